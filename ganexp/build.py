@@ -1,0 +1,130 @@
+"""From a checked config to objects: the one call of Hydra's instantiate, and what only importing can check."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+
+from ganexp.config import Mistake, nearest
+
+OURS = ("ganexp.", "torch.optim.")  # what a checkpoint may name
+HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+
+
+def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = None) -> Any:
+    """The object a node describes. `path`: its full key in the config, for messages.
+
+    `allowed`: prefixes that every `_target_` must have: for a config read from a file. Raises Mistake for an unknown or
+    missing argument, a value of a wrong type, a target that is not there or not allowed, and for whatever the constructor
+    itself refuses.
+    """
+    check(node, path, allowed)
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except InstantiationException as error:
+        inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
+        raise located(error.__cause__ or error, f"{path}.{inner}" if inner else path) from error
+
+
+def located(error: BaseException, path: str) -> Mistake:
+    """The error of a node at `path` as a Mistake. Errors that begin with an argument's name, `shape: …`, get its full key."""
+    return Mistake(f"{path}{'.' if re.match(r'[a-z_]+: ', str(error)) else ': '}{one_line(error)}")
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:
+    """Check every node in `value` against the signature of what it builds. Raises Mistake, naming the full key."""
+    if isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            check(item, f"{path}[{i}]", allowed)
+    if not isinstance(value, Mapping):
+        return
+    if "_target_" in value:
+        check_arguments(value, path, allowed)
+    for key, item in value.items():
+        check(item, f"{path}.{key}", allowed)
+
+
+def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None) -> None:
+    target = str(node["_target_"])
+    if allowed is not None and not target.startswith(tuple(allowed)):
+        raise Mistake(
+            f"{path}._target_: the file asks to run {target}, which is not one of ganexp's own; "
+            f"if you trust the file, add trust=[{target.split('.')[0]}]"
+        )
+    try:
+        made = get_object(target)
+    except Exception as error:
+        raise Mistake(f"{path}._target_: {target} cannot be imported: {one_line(error)}") from error
+    if not callable(made):
+        raise Mistake(f"{path}._target_: {target} is not a class or a function")
+    parameters = signature(made)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for key in node.keys() - HYDRA_KEYS - set(known):
+        raise Mistake(f"{path}.{key}: {target} has no such argument{nearest(key, known)}")
+    required = {n for n in known if parameters[n].default is inspect.Parameter.empty}
+    for key in sorted(required - node.keys()):
+        if not node.get("_partial_"):
+            raise Mistake(f"{path}.{key}: {target} needs this argument")
+    hints = type_hints(made)
+    for key in node.keys() & hints.keys():
+        if not fits(node[key], hints[key]):
+            wanted = getattr(hints[key], "__name__", None) if not typing.get_args(hints[key]) else None
+            raise Mistake(f"{path}.{key}: {node[key]!r} is not of type {wanted or str(hints[key]).replace('typing.', '')}")
+
+
+def signature(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(made).parameters
+    except ValueError:  # a builtin without one
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def type_hints(made: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    except (NameError, TypeError, AttributeError):  # names known to type checkers only
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain config value can be of this type; nodes, and types that no config can spell, are left to the constructor."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, typing.TypeVar) or (isinstance(value, Mapping) and "_target_" in value):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is typing.Annotated:
+        return fits(value, arguments[0])
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    container = origin or hint
+    if inspect.isclass(container) and issubclass(container, Sequence) and container is not str:
+        if not isinstance(value, list | tuple):
+            return False
+        each = [a for a in arguments if a is not Ellipsis]
+        return not each or all(any(fits(item, a) for a in each) for item in value)
+    if inspect.isclass(container) and issubclass(container, Mapping):
+        return isinstance(value, Mapping)
+    # A module, an optimizer, a path …: a bare number, text or list is not one of them.
+    return not isinstance(value, int | float | str | list) or not inspect.isclass(container) or issubclass(str, container)

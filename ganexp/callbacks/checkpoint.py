@@ -1,0 +1,87 @@
+"""Save the run: the last states, and the best by a metric."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from ganexp.callbacks.metrics import Metrics
+
+
+class Checkpoint(pl.Callback):
+    """Every `every` steps, and at the end, write `folder`/step-N.ckpt and point last.ckpt at it; best.ckpt is the best by `monitor`.
+
+    `keep`: how many of the step-N files stay. `monitor`: a metric's name in the log (`swd/pixels`); null takes the first of
+    the metrics. Every file appears by renaming, whole or not at all. Raises RuntimeError if a file that was written is
+    not there.
+    """
+
+    def __init__(self, folder: str, every: int = 500, keep: int = 2, monitor: str | None = None):
+        self.folder, self.every, self.keep, self.monitor = Path(folder), every, keep, monitor
+        self.best: dict[str, Any] | None = None  # {"metric", "value", "step"}
+
+    def check_monitor(self, callbacks: Sequence[object]) -> None:
+        """Raises ValueError if `monitor` is not measured by the run's other callbacks."""
+        names = [str(m.name) for c in callbacks if isinstance(c, Metrics) for m in c.metrics]
+        if self.monitor is not None and self.monitor not in names:
+            raise ValueError(f"monitor: no metric {self.monitor} is measured, only {', '.join(names) or 'none'}")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        improved = self.note_best(trainer)
+        step = trainer.global_step
+        if not (improved or step % self.every == 0 or step == trainer.max_steps):
+            return
+        temporary = self.folder / "writing.tmp"
+        trainer.save_checkpoint(temporary)  # every rank: it ends in a barrier
+        if not trainer.is_global_zero:
+            return
+        if not temporary.is_file():
+            raise RuntimeError(f"no checkpoint was written to {self.folder} at step {step}")
+        if improved:
+            place(temporary, self.folder / "best.ckpt")
+        if step % self.every == 0 or step == trainer.max_steps:
+            place(temporary, self.folder / f"step-{step:08d}.ckpt")
+            place(temporary, self.folder / "last.ckpt")
+        temporary.unlink()
+        for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
+            old.unlink()
+
+    def note_best(self, trainer: pl.Trainer) -> bool:
+        """Whether the metrics were measured at this very step and are the best so far."""
+        metrics = self.measured(trainer)
+        if metrics is None or not metrics.history or metrics.history[-1][0] != trainer.global_step:
+            return False
+        metric = next(m for m in metrics.metrics if self.monitor in (None, m.name))
+        value = metrics.history[-1][1][str(metric.name)]
+        sign = -1 if metric.higher_is_better else 1
+        if self.best is not None and sign * value >= sign * self.best["value"]:
+            return False
+        self.best = {"metric": str(metric.name), "value": value, "step": trainer.global_step}
+        return True
+
+    @staticmethod
+    def measured(trainer: pl.Trainer) -> Metrics | None:
+        """The run's metrics, if it has any."""
+        return next((c for c in trainer.callbacks if isinstance(c, Metrics) and c.metrics), None)  # type: ignore[attr-defined]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+def place(file: Path, name: Path) -> None:
+    """Give `file` a second name, replacing what had it before, without a moment in which neither is there."""
+    fresh = name.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    try:
+        os.link(file, fresh)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, fresh)
+    os.replace(fresh, name)

@@ -1,0 +1,68 @@
+"""One bar for the whole run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from tqdm import tqdm
+
+SHOWN = {
+    "D": "loss/discriminator",
+    "G": "loss/generator",
+    "D(x)": "D(x)",
+    "D(G(z))": "D(G(z))/before",
+}
+
+
+class Progress(pl.Callback):
+    """Steps, time left, images/s and the last losses; once a second on a terminal, every half minute in a file.
+
+    `images_per_second` is the run's mean, the pictures, metrics and checkpoints between the steps counted in.
+    """
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+        self.images_per_second = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
+        self.started, self.images_before, self.shown = time.monotonic(), system.images_seen, 0.0
+        if trainer.is_global_zero:
+            wait = 1.0 if sys.stderr.isatty() else 30.0
+            self.wait = wait
+            self.bar = tqdm(
+                total=trainer.max_steps,
+                initial=trainer.global_step,
+                mininterval=wait,
+                maxinterval=wait,
+                unit="step",
+                dynamic_ncols=sys.stderr.isatty(),
+                bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        now = time.monotonic()
+        self.images_per_second = (system.images_seen - self.images_before) / max(now - self.started, 1e-9)
+        if self.bar is None:
+            return
+        if now - self.shown > self.wait or trainer.global_step == trainer.max_steps:
+            self.shown = now
+            values = {short: system.scalars[name] for short, name in SHOWN.items() if name in system.scalars}
+            numbers = torch.stack(list(values.values())).tolist() if values else []
+            shown = {short: f"{number:.3f}" for short, number in zip(values, numbers, strict=True)}
+            self.bar.set_postfix(shown | {"images/s": f"{self.images_per_second:,.0f}"}, refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
+        self.close()
+
+    def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

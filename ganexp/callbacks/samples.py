@@ -1,0 +1,65 @@
+"""The training picture: the same latents drawn again and again as the generator learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from ganexp import pictures
+from ganexp.systems.base import System
+
+
+class Samples(pl.Callback):
+    """Every `every` steps, and at the start and the end, a picture of `num` samples from fixed latents.
+
+    It goes to `folder`/step-N.png and to TensorBoard; at the end all of them become `gif`. Conditional systems
+    draw a column for each class. Points are drawn over the real ones.
+    """
+
+    def __init__(self, folder: str, gif: str, every: int = 500, num: int = 64):
+        self.folder, self.gif = Path(folder), Path(gif)
+        self.every, self.num = every, num
+
+    def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
+        if trainer.global_step == 0:
+            self.draw(trainer, system)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            self.draw(trainer, system)
+
+    def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
+        if trainer.is_global_zero:
+            pictures.animate(sorted(self.folder.glob("step-*.png")), self.gif)
+
+    def draw(self, trainer: pl.Trainer, system: System) -> None:
+        if not trainer.is_global_zero:
+            return
+        samples = fixed_samples(system, self.num)
+        columns = system.classes or pictures.columns_for(self.num)
+        real = trainer.datamodule.real(2000)  # type: ignore[attr-defined]
+        step = trainer.global_step
+        picture = pictures.draw(samples, columns, real, f"step {step:,}")
+        pictures.save(picture, self.folder / f"step-{step:08d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", pictures.to_tensor(picture), step)
+
+
+def fixed_samples(system: System, n: int, seed: int = 0, label: int | None = None) -> Tensor:
+    """n samples that depend on the weights and `seed` alone; the random state is left as it was.
+
+    Conditional systems draw the classes in turn, or `label` only.
+    """
+    devices = [system.device] if system.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        y = torch.arange(n, device=system.device) % system.classes if system.classes else None
+        if label is not None:
+            y = torch.full((n,), label, device=system.device)
+        return system.sample(n, y)

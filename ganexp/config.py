@@ -1,0 +1,298 @@
+"""The config tree: its typed top level, where it lies, and how a command line becomes a checked config.
+
+Everything here answers without importing torch: a misspelled key costs a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+HERE = Path(__file__).resolve().parent
+CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a clone
+PICK_ANY = ("regularizer", "augment", "metrics", "callbacks", "logger")
+PICK_ONE = ("model", "data", "loss", "schedule", "hardware")
+
+
+class Mistake(Exception):
+    """What the user got wrong, in one message: where (full config key or file), what, and what would be right."""
+
+
+@dataclass
+class Task:
+    """What to do, and the top-level keys it reads: the others may not be set on its command line."""
+
+    _target_: str = MISSING
+    reads: list[str] = MISSING
+
+
+@dataclass
+class Training:
+    """How long and how often, in steps: one step = one batch = one update of D."""
+
+    max_steps: int = MISSING
+    log_every: int = MISSING
+    samples_every: int = MISSING
+    metrics_every: int = MISSING
+    checkpoint_every: int = MISSING
+
+
+@dataclass
+class Optimizers:
+    generator: dict[str, Any] = MISSING
+    discriminator: dict[str, Any] = MISSING
+
+
+@dataclass
+class Config:
+    """The top level. A key that is not here is refused, wherever it was written."""
+
+    name: str = MISSING
+    seed: int = MISSING
+    task: Task = field(default_factory=Task)
+    model: dict[str, Any] = MISSING
+    data: dict[str, Any] = MISSING
+    loss: dict[str, Any] = MISSING
+    regularizer: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
+    optimizer: Optimizers = field(default_factory=Optimizers)
+    schedule: dict[str, Any] = MISSING
+    metrics: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    hardware: dict[str, Any] = MISSING
+    trainer: Training = field(default_factory=Training)
+    checkpoint: str | None = None
+    num: int = MISSING
+    label: int | None = None
+    grid: bool = MISSING
+    num_images: int = MISSING
+    trust: list[str] = field(default_factory=list)
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def run_dir() -> str:
+    """The run folder: Hydra's output folder, or before that is settled the folder of a single run."""
+    hydra = HydraConfig.get()
+    return str(hydra.run.dir) if OmegaConf.is_missing(hydra.runtime, "output_dir") else str(hydra.runtime.output_dir)
+
+
+OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+
+
+# -- composing -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def config_tree(config_dir: str | None = None) -> Iterator[None]:
+    """Hydra on our config tree, and on the user's own (`--config-dir`) after it. Raises Mistake if that is not a folder."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise Mistake(f"--config-dir: there is no folder {config_dir}")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), job_name="ganexp", version_base="1.3"):
+        if config_dir is not None:
+            search_path = GlobalHydra.instance().config_loader().get_search_path()
+            search_path.append("command-line", f"file://{Path(config_dir).resolve()}")
+        yield
+
+
+def compose_checked(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
+    """The config of one job, Hydra's own part included. Raises Mistake for anything that composing can see."""
+    parsed = parse(overrides)
+    for override in parsed:
+        check_option(override)
+    check_keys(parsed, config_name)
+    cfg = composed(overrides, config_name)
+    HydraConfig.instance().set_config(cfg)
+    check_nodes(resolved(cfg))
+    check_reads(parsed, cfg)
+    return cfg
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config without Hydra's part as plain containers, every interpolation followed. Raises Mistake where one leads nowhere."""
+    job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    try:
+        container = OmegaConf.to_container(job, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise Mistake(explain(error)) from error
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """A first job with the first value of every sweep, then one for every other value: enough to see each value once."""
+    axes = []
+    for text, override in zip(overrides, parse(overrides), strict=True):
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+        elif not override.is_sweep_override():
+            axes.append([text])
+    first = [axis[0] for axis in axes]
+    return [first] + [[*first[:i], value, *first[i + 1 :]] for i, axis in enumerate(axes) for value in axis[1:]]
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise Mistake(f"the command line cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
+    try:
+        return compose(config_name, overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Mistake(explain(error)) from error
+    except yaml.YAMLError as error:
+        raise Mistake(f"a config file is not YAML: {' '.join(str(error).split())}") from error
+
+
+# -- checking --------------------------------------------------------------------------------------------------------
+
+
+def groups(parent: str = "") -> list[str]:
+    """All config groups, nested ones as `model/generator`; without Hydra's."""
+    loader = GlobalHydra.instance().config_loader()
+    found = []
+    for name in loader.list_groups(parent):
+        path = f"{parent}/{name}" if parent else name
+        if path != "hydra":
+            found += [path, *groups(path)]
+    return found
+
+
+def options(group: str) -> list[str]:
+    return sorted(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
+
+
+def values_of(override: Override) -> list[str | None]:
+    """The option names that an override of a group asks for."""
+    if override.is_sweep_override():
+        return [str(v) for v in override.sweep_string_iterator() if not str(v).startswith("[")]
+    value = override.value()
+    return [None if v is None else str(v) for v in (value if isinstance(value, list) else [value])]
+
+
+def check_option(override: Override) -> None:
+    """Raises Mistake for an option that its group does not have, and for a group that is not there."""
+    group = override.key_or_group
+    known = groups()
+    if "/" in group and group not in known and not options(group):
+        raise Mistake(f"{group}: there is no such group{nearest(group, known)}")
+    offered = options(group) if group in known or group.startswith("hydra/") else []
+    if not offered or override.is_delete():
+        return
+    values = values_of(override)
+    if group in PICK_ONE and isinstance(override.value(), list):
+        raise Mistake(f"{group}: takes one option, not a list; to try several, separate them by commas and add -m")
+    for value in values:
+        if value is not None and value not in offered:
+            raise Mistake(f"{group}={value}: there is no such option{nearest(value, offered)}")
+
+
+def check_keys(parsed: Sequence[Override], config_name: str) -> None:
+    """Raises Mistake for a key that the chosen options do not have."""
+    chosen = [o for o in parsed if is_group(o)]
+    cfg = composed([str(o.input_line) for o in chosen if not o.is_sweep_override()], config_name)
+    for override in parsed:
+        if is_group(override) or override.is_add() or override.is_force_add():
+            continue
+        node: Any = cfg
+        parts = override.key_or_group.split(".")
+        for i, part in enumerate(parts):
+            if OmegaConf.is_list(node) and part.isdigit():
+                return
+            if not OmegaConf.is_dict(node) or part not in node:
+                path, inside = ".".join(parts[: i + 1]), ".".join(parts[:i])
+                siblings = [f"{inside}.{key}" if inside else str(key) for key in (node if OmegaConf.is_dict(node) else [])]
+                raise Mistake(f"{path}: there is no such key{nearest(path, [s for s in siblings if '_target_' not in s])}")
+            node = node._get_node(part) if OmegaConf.is_missing(node, part) else node[part]
+
+
+def is_group(override: Override) -> bool:
+    return override.key_or_group in groups() or override.key_or_group.startswith("hydra/")
+
+
+def check_nodes(config: dict[str, Any]) -> None:
+    """Raises Mistake for a node that says nothing of what it builds: every mapping is a typed field or has a `_target_`."""
+    nodes = {key: config[key] for key in PICK_ONE}
+    for group in PICK_ANY:
+        nodes |= {f"{group}.{name}": node for name, node in config[group].items()}
+    for key, node in nodes.items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            group = key.split(".")[0]
+            raise Mistake(f"{key}: must be a mapping with a _target_; choose an option of the group: {', '.join(options(group))}")
+    for key, value in config["trainer"].items():
+        if value < 1:
+            raise Mistake(f"trainer.{key}: at least 1 step, not {value}")
+    if config["num"] < 1 or config["num_images"] < 2:
+        raise Mistake("num, num_images: at least 1 sample to draw and 2 to measure")
+    if "LOCAL_WORLD_SIZE" not in os.environ and HydraConfig.get().runtime.choices.get("hardware") == "multinode":
+        raise Mistake(
+            "hardware=multinode: is started by torchrun, once on every node: "
+            "torchrun --nnodes=2 --nproc-per-node=8 --node-rank=0 --master-addr=HOST --master-port=29500 -m ganexp hardware=multinode …"
+        )
+
+
+def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
+    """Raises Mistake for a key that the chosen task would ignore, and for a task that lacks its checkpoint."""
+    task, reads = HydraConfig.get().runtime.choices["task"], cfg.task.reads
+    for override in parsed:
+        key = re.split(r"[./]", override.key_or_group)[0]
+        if key not in ("task", "hydra", *reads):
+            raise Mistake(f"{override.key_or_group}: task={task} does not read it, only {', '.join(reads)}")
+    if "checkpoint" in reads and cfg.checkpoint is None:
+        raise Mistake(f"checkpoint: task={task} needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt")
+    whole = any(o.key_or_group == "data" for o in parsed)
+    if task != "train" and not whole and any(o.key_or_group.startswith("data.") for o in parsed):
+        raise Mistake(f"data: task={task} takes the checkpoint's data; to change it, name it whole: data=mnist data.root=…")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint: the right spelling, if one is near, and what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, 1, 0.6)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return hint + (f" (there are: {', '.join(known)})" if known and len(known) <= 40 else "")
+
+
+def explain(error: Exception) -> str:
+    """Hydra's and OmegaConf's several lines as one: the file, the full key, what is wrong, and what would be right."""
+    text = str(error)
+    if lost := re.search(r"(?:In '([^']+)': )?Could not find '([^']+?)/([^'/]+)'", text):
+        where, group, name = lost.groups()
+        return f"{f'{where}.yaml: ' if where else ''}{group}={name}: there is no such option{nearest(name, options(group))}"
+    key = re.search(r"full_key: (\S+)", text)
+    file = re.search(r"In '([^']+)'", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("full_key", "object_type", "In '", "reference_type", "Error merging", "Set the env"))]
+    what = said[0] if said else lines[0]
+    if unknown := re.search(r"Key '(\S+)' (?:not in|is not in struct)", what):
+        path = key.group(1) if key else unknown.group(1)
+        inside = path.rpartition(".")[0]
+        fields = {"": Config, "trainer": Training, "optimizer": Optimizers, "task": Task}.get(inside)
+        siblings = [f"{inside}.{f}".lstrip(".") for f in getattr(fields, "__dataclass_fields__", {})]
+        what = f"there is no such key{nearest(path, siblings)}"
+    where = f"{file.group(1)}.yaml: " if file else ""
+    return f"{where}{key.group(1) + ': ' if key else ''}{what}"

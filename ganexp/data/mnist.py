@@ -1,0 +1,50 @@
+"""MNIST and Fashion-MNIST through torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+from torchvision import datasets
+
+from ganexp.data.module import DataModule
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+class MNIST(DataModule):
+    """60,000 digits of 28×28 px (LeCun et al. 1998), as uint8 [60000, 1, 28, 28]; labels 0 to 9.
+
+    `root`: torchvision's folder, the files lie in `root/MNIST/raw`; they are downloaded if missing. Raises FileNotFoundError
+    naming the files and their place where the download fails, ValueError for a damaged file.
+    """
+
+    dataset = datasets.MNIST
+
+    def __init__(self, root: str, shape: Sequence[int], classes: int, batch_size: int, seed: int):
+        super().__init__(shape, classes, batch_size, seed)
+        self.root = Path(root).expanduser()
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        folder = self.root / self.dataset.__name__ / "raw"
+        missing = [f for f in FILES if not (folder / f).is_file() and not (folder / f"{f}.gz").is_file()]
+        try:
+            data = self.dataset(str(self.root), download=True)
+        except (RuntimeError, URLError, OSError) as error:
+            if missing:
+                raise FileNotFoundError(
+                    f"{self.dataset.__name__} could not be downloaded ({error}). Put {', '.join(missing)} "
+                    f"(plain or .gz) into {folder}, or set data.root to the folder above {self.dataset.__name__}/raw"
+                ) from error
+            raise ValueError(f"{folder} holds a damaged file: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{folder} holds a damaged file: {error}") from error
+        return data.data.numpy()[:, None], data.targets.numpy()
+
+
+class FashionMNIST(MNIST):
+    """60,000 articles of clothing of 28×28 px (Xiao et al. 2017, arXiv:1708.07747); files in `root/FashionMNIST/raw`."""
+
+    dataset = datasets.FashionMNIST

@@ -1,0 +1,102 @@
+"""The one data module: a data set in memory as one array, a batch as one gather, scaling on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+class Batches:
+    """Endless batches of indices [batch_size / ranks]: every epoch a new permutation, the incomplete last batch left out.
+
+    The k-th batch depends on (seed, k) alone: the ranks of a run share one permutation and each takes its own part of a batch.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int, ranks: int, start: int):
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.ranks, self.start = rank, ranks, start
+
+    def __iter__(self) -> Iterator[Tensor]:
+        per_epoch = self.size // self.batch_size
+        epoch, first = divmod(self.start, per_epoch)
+        while True:
+            order = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(self.size))
+            for k in range(first, per_epoch):
+                yield order[k * self.batch_size : (k + 1) * self.batch_size][self.rank :: self.ranks]
+            epoch, first = epoch + 1, 0
+
+
+class Gather:
+    """Endless batches (x, y): one gather each from the two arrays."""
+
+    def __init__(self, x: Tensor, y: Tensor, indices: Batches):
+        self.x, self.y, self.indices = x, y, indices
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for i in self.indices:
+            yield self.x[i], self.y[i]
+
+
+class DataModule(pl.LightningDataModule):
+    """A data set is a subclass with `load`, and an option with the facts that the networks are built from.
+
+    `shape`: of one sample, [C, H, W] or [D]. `classes`: number of labels, 0 if unlabelled. `batch_size`: of the whole run,
+    split evenly over its devices. `seed`: of the order. Batches are x float32 [N, *shape], images in [-1, 1] and points in
+    their own units, and y int64 [N]. `notes`: what `load` left out, if anything; it is logged and kept in run.json.
+    """
+
+    def __init__(self, shape: Sequence[int], classes: int, batch_size: int = 64, seed: int = 0):
+        super().__init__()
+        if len(shape) not in (1, 3) or min(shape) < 1:
+            raise ValueError(f"shape: positive sizes [C, H, W] of images or [D] of points, not {list(shape)}")
+        if batch_size < 2:
+            raise ValueError(f"batch_size: at least 2, not {batch_size}")
+        self.shape, self.classes = tuple(shape), classes
+        self.batch_size, self.seed = batch_size, seed
+        self.x, self.y = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        self.notes: list[str] = []
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """x, images as uint8 [N, C, H, W] or points as float32 [N, D], and y int64 [N], zeros where there are no labels.
+
+        Raises FileNotFoundError or ValueError, saying which file belongs where.
+        """
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Load the data into memory and check it against the facts; nothing the second time. Raises ValueError, or what `load` does."""
+        if len(self.x):
+            return
+        x, y = self.load()
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"shape: the data has samples of shape {list(x.shape[1:])}, not {list(self.shape)}")
+        if len(x) < self.batch_size:
+            raise ValueError(f"batch_size: {self.batch_size}, but the data has only {len(x)} samples")
+        if len(y) and not 0 <= y.min() <= y.max() < max(self.classes, 1):
+            raise ValueError(f"classes: {self.classes}, but the data has labels from {y.min()} to {y.max()}")
+        self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
+        if self.x.ndim == 4:
+            self.x = self.x.contiguous(memory_format=torch.channels_last)
+
+    def train_dataloader(self) -> Gather:
+        trainer = self.trainer
+        rank, ranks, start = (trainer.global_rank, trainer.world_size, trainer.global_step) if trainer else (0, 1, 0)
+        return Gather(self.x, self.y, Batches(len(self.x), self.batch_size, self.seed, rank, ranks, start))
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        x, y = batch
+        return to_unit_range(x), y
+
+    def real(self, n: int) -> Tensor:
+        """n real samples as a system draws them, [-1, 1] float32: all where there are no more, else the first n of a
+        fixed permutation."""
+        order = np.random.default_rng(0).permutation(len(self.x))[:n]
+        return to_unit_range(self.x[torch.from_numpy(np.sort(order))])
+
+
+def to_unit_range(x: Tensor) -> Tensor:
+    """uint8 images to float32 in [-1, 1]; points as they are."""
+    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x

@@ -1,0 +1,26 @@
+"""Priors over z. `sample(n, device)` gives z [n, dim]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Normal:
+    """z ~ N(0, 1)."""
+
+    def __init__(self, dim: int = 100):
+        self.dim = dim
+
+    def sample(self, n: int, device: torch.device) -> Tensor:
+        return torch.randn(n, self.dim, device=device)
+
+
+class Uniform:
+    """z ~ U(-1, 1)."""
+
+    def __init__(self, dim: int = 100):
+        self.dim = dim
+
+    def sample(self, n: int, device: torch.device) -> Tensor:
+        return torch.rand(n, self.dim, device=device) * 2 - 1

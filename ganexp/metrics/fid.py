@@ -1,0 +1,68 @@
+"""Fréchet distance between two sets of features (Heusel et al. 2017, arXiv:1706.08500, equation 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+
+def frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
+    """|mean_a - mean_b|² + tr(cov_a + cov_b - 2 (cov_a cov_b)^½), float64, never complex nor NaN.
+
+    tr (AB)^½ is the sum of the roots of the eigenvalues of A^½ B A^½, which is symmetric; rounding makes some of them
+    slightly negative where there are fewer samples than dimensions: those are 0.
+    """
+    values, vectors = torch.linalg.eigh(cov_a)
+    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
+    return (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+
+
+class FID(Metric):
+    """The Fréchet distance of features, ≥ 0, smaller is better. Sums in float64: constant memory, exact over ranks.
+
+    `features`: an extractor, x -> [N, dim]. `update(x, real)` takes batches in [-1, 1]. Raises ValueError below two samples a
+    side, and for samples that are not finite.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+
+    def __init__(self, features: nn.Module):
+        super().__init__()
+        self.features = features
+        self.name = f"fid/{features.name}"
+        self.dim = 0
+
+    def start(self, dim: int) -> None:
+        """Lay out the sums: the dimension is known from the first batch on."""
+        self.dim = dim
+        for side in ("real", "fake"):
+            self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
+            self.add_state(f"{side}_sum", torch.zeros(dim, dtype=torch.float64), "sum")
+            self.add_state(f"{side}_products", torch.zeros(dim, dim, dtype=torch.float64), "sum")
+        self.to(self.device)
+
+    def update(self, x: Tensor, real: bool) -> None:
+        f = self.features(x).double()
+        if not f.isfinite().all():
+            raise ValueError(f"{self.name}: {'real' if real else 'generated'} samples with NaN or infinite features")
+        if not self.dim:
+            self.start(f.shape[1])
+        side = "real" if real else "fake"
+        for name, value in (("count", len(f)), ("sum", f.sum(0)), ("products", f.T @ f)):
+            state = getattr(self, f"{side}_{name}")
+            state += value
+
+    def moments(self, side: str) -> tuple[Tensor, Tensor]:
+        n, total, products = (getattr(self, f"{side}_{name}") for name in ("count", "sum", "products"))
+        if n < 2:
+            raise ValueError(f"{self.name}: {int(n)} {side} samples; at least 2 are needed")
+        mean = total / n
+        return mean, (products - n * torch.outer(mean, mean)) / (n - 1)
+
+    def compute(self) -> Any:
+        return frechet(*self.moments("real"), *self.moments("fake"))

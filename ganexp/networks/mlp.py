@@ -1,0 +1,63 @@
+"""Multi-layer perceptrons: the generator and discriminator of the original GAN (Goodfellow et al. 2014, arXiv:1406.2661)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Generator(nn.Module):
+    """z [N, latent_dim], y [N] -> x [N, *shape]; images end in tanh, points in a linear layer.
+
+    `classes`: append a one-hot label to z; null ignores y.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], latent_dim: int, hidden: Sequence[int] = (256, 512, 1024), classes: int | None = None
+    ):
+        super().__init__()
+        self.shape, self.classes = tuple(shape), classes
+        widths = [latent_dim + (classes or 0), *hidden]
+        self.hidden = nn.Sequential()
+        for n_in, n_out in zip(widths, widths[1:], strict=False):
+            self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True))
+        self.out = nn.Linear(widths[-1], prod(shape))
+        self.squash = nn.Tanh() if len(shape) == 3 else nn.Identity()
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        if self.classes:
+            z = torch.cat([z, F.one_hot(y, self.classes).to(z.dtype)], 1)
+        return self.squash(self.out(self.hidden(z))).view(-1, *self.shape)
+
+
+class Discriminator(nn.Module):
+    """x [N, *shape], y [N] -> logits [N, outputs]; dropout after each hidden layer.
+
+    `classes`: append a one-hot label to x; null ignores y.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        hidden: Sequence[int] = (1024, 512, 256),
+        dropout: float = 0.3,
+        classes: int | None = None,
+        outputs: int = 1,
+    ):
+        super().__init__()
+        self.classes = classes
+        widths = [prod(shape) + (classes or 0), *hidden]
+        self.hidden = nn.Sequential()
+        for n_in, n_out in zip(widths, widths[1:], strict=False):
+            self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(dropout))
+        self.out = nn.Linear(widths[-1], outputs)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x.flatten(1)
+        if self.classes:
+            x = torch.cat([x, F.one_hot(y, self.classes).to(x.dtype)], 1)
+        return self.out(self.hidden(x))

@@ -1,0 +1,91 @@
+"""Samples as pictures: a grid of images, a scatter of points, an animation of the run."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+GRID = 640  # px: smaller grids are enlarged to about this
+
+
+def draw(samples: Tensor, columns: int, real: Tensor, title: str) -> Image.Image:
+    """A picture of samples [N, *shape]: a grid for images, a scatter over the real points for points of two coordinates.
+
+    Raises ValueError for points of another dimension.
+    """
+    if samples.ndim == 4:
+        return grid(samples, columns)
+    if samples.ndim == 2 and samples.shape[1] == 2:
+        return scatter(samples, real, title)
+    raise ValueError(f"there is no picture of samples of shape {list(samples.shape[1:])}")
+
+
+def grid(images: Tensor, columns: int) -> Image.Image:
+    """Images [N, C, H, W] in [-1, 1], row by row. Small ones are enlarged smoothly, by a whole factor."""
+    images = images.detach().float().cpu().clamp(-1, 1)
+    if images.shape[1] == 2:  # grey and alpha
+        images = images[:, :1]
+    sheet = make_grid(images, nrow=columns, padding=2 if images.shape[-1] >= 24 else 1, normalize=True, value_range=(-1, 1))
+    picture = Image.fromarray(sheet.mul(255).add(0.5).byte().permute(1, 2, 0).numpy())
+    factor = max(1, round(GRID / picture.width))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
+
+
+def scatter(points: Tensor, real: Tensor, title: str) -> Image.Image:
+    """Points [N, 2] over the real ones [M, 2]; the axes follow the real ones, so that a run's pictures can be compared."""
+    figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    for x, style in ((real, {"s": 5, "c": "#bbbbbb", "label": "real"}), (points, {"s": 9, "c": "#d1495b", "label": "generated"})):
+        axes.scatter(*x.detach().float().cpu().numpy().T, linewidths=0, **style)
+    low, high = real.min(0).values, real.max(0).values
+    margin = (high - low) * 0.15
+    axes.set(xlim=ends(low, high, margin, 0), ylim=ends(low, high, margin, 1), title=title)
+    axes.legend(loc="upper right")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def ends(low: Tensor, high: Tensor, margin: Tensor, axis: int) -> tuple[float, float]:
+    return float(low[axis] - margin[axis]), float(high[axis] + margin[axis])
+
+
+def columns_for(n: int) -> int:
+    """Columns of a grid of n that is about square."""
+    return math.ceil(math.sqrt(n))
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """uint8 [3, H, W], for TensorBoard."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write under a temporary name, then rename: a reader never sees half a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
+        picture.save(file, format=path.suffix[1:])
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def animate(frames: Sequence[Path], path: Path, seconds: float = 6.0) -> None:
+    """All frames as one GIF that plays in about `seconds` and rests on the last frame."""
+    if not frames:
+        return
+    pictures = [Image.open(f).convert("P", palette=Image.Palette.ADAPTIVE) for f in frames]
+    durations = [max(40, int(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [2000]
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".gif", delete=False) as file:
+        pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)

@@ -1,0 +1,142 @@
+"""What every system is: something that trains by steps, logs scalars, and draws samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ganexp.ema import EMA
+
+
+class Latent(Protocol):
+    """A prior over z."""
+
+    dim: int
+
+    def sample(self, n: int, device: torch.device) -> Tensor: ...
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Inside, no parameter of `network` collects a gradient. Put it around the forward, not only the backward."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    for p in learning:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in learning:
+            p.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Inside, `network` is in eval mode and nothing is differentiated; every module's own mode is restored."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class System(pl.LightningModule):
+    """A generator, its prior and its average; subclasses add how it learns.
+
+    `classes`: number of classes the networks are conditioned on; null is unconditional. Raises ValueError for 0.
+    `ema_half_life`: images after which an old weight of the averaged generator counts half; null keeps no average.
+    One optimizer step is one global step: see `uncounted`.
+    """
+
+    def __init__(self, latent: Latent, generator: nn.Module, classes: int | None, ema_half_life: float | None):
+        super().__init__()
+        if classes == 0:
+            raise ValueError("classes: a conditional model needs labelled data, and this data has no classes")
+        self.automatic_optimization = False
+        self.latent, self.generator, self.classes = latent, generator, classes
+        self.ema = EMA(generator, ema_half_life) if ema_half_life else None
+        self.images_seen = 0
+        self.scalars: dict[str, Tensor] = {}  # of the last step, under their names in the log; not yet reduced over ranks
+
+    # -- sampling ----------------------------------------------------------------------------------------------------
+
+    @property
+    def sampler(self) -> nn.Module:
+        """The generator that draws samples: the average where there is one."""
+        return self.ema.average if self.ema is not None else self.generator
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """n samples [n, *shape], float32. `y` [n] asks for classes; without it a conditional model draws them evenly."""
+        if y is None:
+            y = self.draw_labels(n)
+        z = self.latent.sample(n, self.device)
+        with evaluating(self.sampler):
+            return self.sampler(z, y.to(self.device)).float()
+
+    def draw_labels(self, n: int) -> Tensor:
+        """Labels [n], uniform over the classes; zeros for an unconditional model."""
+        return torch.randint(self.classes or 1, (n,), device=self.device)
+
+    def check_shapes(self, shape: tuple[int, ...]) -> None:
+        """Run both halves once on two samples. Raises ValueError where they do not fit the data's shape or each other."""
+        drawn = tuple(self.sample(2).shape[1:])
+        if drawn != shape:
+            raise ValueError(f"the generator draws samples of shape {list(drawn)}, the data's is {list(shape)}")
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def uncounted(optimizer: Any) -> None:
+        """Keep the next step of `optimizer` out of Lightning's global step, which counts every optimizer's.
+
+        Lightning hangs its counters on these two hooks anew for each batch (no public way: a test reads the event file).
+        """
+        optimizer._on_before_step = optimizer._on_after_step = lambda: None
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that learn, by the name their optimizer has in the log."""
+        raise NotImplementedError
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for scheduler in self.lr_schedulers() or []:  # type: ignore[union-attr]
+            scheduler.step()  # type: ignore[call-arg]
+        if self.due(self.trainer.log_every_n_steps, self.global_step):
+            self.write_scalars()
+
+    def due(self, every: int, step: int) -> bool:
+        """Whether `step` is the first, the last or a multiple of `every`."""
+        return step == 1 or step % every == 0 or step == self.trainer.max_steps
+
+    def write_scalars(self) -> None:
+        """The last step's scalars, means over the ranks, to every logger, at the global step."""
+        names = sorted(self.scalars)
+        values = self.trainer.strategy.reduce(torch.stack([self.scalars[name].float() for name in names]), reduce_op="mean")
+        scalars = dict(zip(names, values.tolist(), strict=True)) | {"images_seen": self.images_seen}
+        for name, optimizer in zip(self.networks(), self.trainer.optimizers, strict=True):
+            scalars[f"lr/{name}"] = optimizer.param_groups[0]["lr"]
+        for logger in self.trainer.loggers:
+            logger.log_metrics(scalars, step=self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["images_seen"] = self.images_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.images_seen = checkpoint["images_seen"]
+
+
+def gradient_norm(network: nn.Module) -> Tensor:
+    """L2 norm of all gradients of `network`, a scalar."""
+    return torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+
+
+MakeOptimizer = Callable[[Any], Optimizer]
+MakeSchedule = Callable[[Optimizer], LRScheduler]

@@ -1,0 +1,59 @@
+"""Several processes: ours on this machine, or torchrun's on many."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch.multiprocessing import spawn as spawn_processes
+
+
+def external() -> bool:
+    """Whether somebody else, torchrun or we ourselves, has started this process as one of several."""
+    return "LOCAL_RANK" in os.environ
+
+
+def must_spawn(trainer: pl.Trainer) -> bool:
+    return trainer.world_size > 1 and not external()
+
+
+def spawn(config: dict[str, Any], run_dir: Path, trainer: pl.Trainer) -> None:
+    """Run the training in one process per device and wait. Raises ProcessException, after ending the others, if one dies.
+
+    Not Lightning's launcher: that one repeats the command line, and with it the whole sweep the run may be part of.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn_processes(worker, (config, run_dir, trainer.num_devices, port), nprocs=trainer.num_devices)
+
+
+def worker(local_rank: int, config: dict[str, Any], run_dir: Path, ranks: int, port: int) -> None:
+    from ganexp.tasks.train import Train
+
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "NODE_RANK": "0",
+        "LOCAL_RANK": str(local_rank),
+        "WORLD_SIZE": str(ranks),
+        "RANK": str(local_rank),
+    }
+    if config["hardware"].get("accelerator") == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
+    Train(config, run_dir).fit()
+
+
+def agree(value: str) -> str:
+    """Rank 0's value, on every rank that torchrun started; needed for what each would choose alone: the run folder's time."""
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    values = [value]
+    dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    return values[0]

@@ -1,0 +1,194 @@
+"""task=train: build everything, then play the game."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from ganexp.build import build, located, one_line
+from ganexp.callbacks.checkpoint import Checkpoint
+from ganexp.callbacks.record import Record, environment
+from ganexp.config import Mistake
+from ganexp.data.module import DataModule
+from ganexp.systems.base import System
+from ganexp.tasks import processes
+from ganexp.tasks.memory import keep_freed_memory
+
+log = logging.getLogger(__name__)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+
+
+class SaveConfig(pl.Callback):
+    """Puts the config into every checkpoint, as plain containers: a checkpoint alone is enough to sample."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, system: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+
+class Train:
+    """Train a system. Building raises Mistake for all that can be wrong before the first step, and writes nothing."""
+
+    def __init__(self, config: dict[str, Any], run_dir: Path):
+        self.config, self.run_dir = config, run_dir
+        quiet()
+        if config["hardware"].get("accelerator") in ("auto", "cpu"):
+            keep_freed_memory()
+        pl.seed_everything(config["seed"], verbose=False)  # the weights; `fit` sets each rank's own
+        self.data: DataModule = build(config["data"], "data")
+        self.system: System = build(config["model"], "model")
+        if not isinstance(self.system, System):
+            raise Mistake(f"model._target_: {config['model']['_target_']} is not a System (ganexp.systems)")
+        check_fit(self.system, self.data)
+        self.trainer = self.make_trainer()
+        if self.data.batch_size % self.trainer.world_size:
+            raise Mistake(f"data.batch_size: {self.data.batch_size} cannot be split over {self.trainer.world_size} devices")
+        try:
+            self.data.prepare()
+        except (OSError, ValueError) as error:
+            raise located(error, "data") from error
+
+    def make_trainer(self) -> pl.Trainer:
+        config, training = self.config, self.config["trainer"]
+        callbacks = {name: build(node, f"callbacks.{name}") for name, node in config["callbacks"].items()}
+        for callback in callbacks.values():
+            if isinstance(callback, Checkpoint):
+                try:
+                    callback.check_monitor(list(callbacks.values()))
+                except ValueError as error:
+                    raise located(error, "callbacks.checkpoint") from error
+        loggers = {name: build(node, f"logger.{name}") for name, node in config["logger"].items()}
+        precision = config["hardware"].get("precision", "32-true")
+        if precision not in PRECISIONS:
+            raise Mistake(f"hardware.precision: {precision}; choose one of {', '.join(PRECISIONS)}")
+        try:
+            trainer: pl.Trainer = build(config["hardware"], "hardware")(
+                max_steps=training["max_steps"],
+                max_epochs=-1,
+                log_every_n_steps=training["log_every"],
+                callbacks=[*callbacks.values(), SaveConfig(config)],
+                logger=list(loggers.values()),
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+            )
+        except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+            raise Mistake(f"hardware: {one_line(error)}") from error
+        return trainer
+
+    def run(self) -> None:
+        """Train in the run folder; with several devices on this machine, in a process each."""
+        if processes.must_spawn(self.trainer):
+            print(self.announcement(), flush=True)
+            processes.spawn(self.config, self.run_dir, self.trainer)
+        else:
+            self.fit()
+
+    def fit(self) -> None:
+        """This process's part of the training."""
+        trainer, config = self.trainer, self.config
+        facts = {
+            "name": config["name"],
+            "seed": config["seed"],
+            "parameters": {name: count(network) for name, network in self.system.networks().items()},
+            "data": {"samples": len(self.data.x), "shape": list(self.data.shape), "notes": self.data.notes},
+            **environment(trainer),
+        }
+        hyper_parameters = {k: v for k, v in config.items() if k not in ("callbacks", "logger", "task", "metrics")}
+        trainer.callbacks.append(Record(self.run_dir, facts, hyper_parameters))  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            (self.run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            if trainer.world_size == 1 or processes.external():
+                print(self.announcement(), flush=True)
+            for note in self.data.notes:
+                log.warning("data: %s", note)
+        torch.manual_seed(config["seed"] + trainer.global_rank)  # every rank draws its own z
+        trainer.fit(self.system, datamodule=self.data)
+        if trainer.is_global_zero:
+            print(self.closing(), flush=True)
+
+    def announcement(self) -> str:
+        """What is about to happen."""
+        config, trainer, data = self.config, self.trainer, self.data
+        sizes = {name: f"{count(network):,}" for name, network in self.system.networks().items()}
+        parts = [config["loss"]["_target_"], *[n["_target_"] for g in ("regularizer", "augment") for n in config[g].values()]]
+        kind = "images" if len(data.shape) == 3 else "points"
+        devices = f"{trainer.world_size} × {self.system_device()}" if trainer.world_size > 1 else self.system_device()
+        rows = {
+            "model": f"{config['name']}: " + ", ".join(f"{name} {size} parameters" for name, size in sizes.items()),
+            "game": " + ".join(part.rpartition(".")[2] for part in parts),
+            "data": f"{type(data).__name__}, {len(data.x):,} {kind} {'×'.join(map(str, data.shape))}",
+            "steps": f"{trainer.max_steps:,} of {data.batch_size} {kind}",
+            "device": f"{devices}, {trainer.precision}, {torch.get_num_threads()} threads",
+            "run folder": shown(self.run_dir),
+        }
+        return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
+
+    def system_device(self) -> str:
+        device = self.trainer.strategy.root_device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    def closing(self) -> str:
+        """Where everything is."""
+        checkpoint = next((c for c in self.trainer.callbacks if isinstance(c, Checkpoint)), None)  # type: ignore[attr-defined]
+        pictures = sorted((self.run_dir / "samples").glob("*.png"))
+        rows = {"run folder": shown(self.run_dir)}
+        if checkpoint and checkpoint.best:
+            rows["best"] = "{metric} {value:.4g} at step {step:,}".format(**checkpoint.best)
+        if pictures:
+            rows["samples"] = shown(pictures[-1])
+        if (self.run_dir / "training.gif").is_file():
+            rows["animation"] = shown(self.run_dir / "training.gif")
+        if list(self.run_dir.glob("events.out.tfevents.*")):
+            rows["TensorBoard"] = f"tensorboard --logdir {shown(self.run_dir)}"
+        return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
+
+
+def check_fit(system: System, data: DataModule) -> None:
+    """Raises Mistake where the networks do not fit the data, each other, or their augmentations and optimizers."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            system.check_shapes(data.shape)
+        system.configure_optimizers()
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        raise located(error, "model") from error
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def shown(path: Path) -> str:
+    """The path as seen from here, where it lies below."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def quiet() -> None:
+    """Lightning's advice is for other trainers: our data are in memory, our loop has no epochs, our bar is our own."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for text in (
+        ".*does not have many workers.*",
+        ".*`IterableDataset` has `__len__` defined.*",
+        ".*is not a `DataLoader`.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*hyperparameters.*",
+        ".*Experiment logs directory.*",
+        ".*find_unused_parameters=True was specified.*",
+    ):
+        warnings.filterwarnings("ignore", text)
