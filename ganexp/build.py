@@ -100,7 +100,7 @@ def type_hints(made: Any) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain config value can be of this type; nodes, and types that no config can spell, are left to the constructor."""
+    """Whether a plain config value can be of this type; nodes and unknown types are left to the constructor."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar) or (isinstance(value, Mapping) and "_target_" in value):
         return True

@@ -130,7 +130,7 @@ def compose_checked(overrides: Sequence[str], config_name: str = "config") -> Di
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The config without Hydra's part as plain containers, every interpolation followed. Raises Mistake where one leads nowhere."""
+    """The config without Hydra's part, as plain containers. Raises Mistake for an interpolation that leads nowhere."""
     job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
         container = OmegaConf.to_container(job, resolve=True, throw_on_missing=True)
@@ -250,8 +250,8 @@ def check_nodes(config: dict[str, Any]) -> None:
         raise Mistake("num, num_images: at least 1 sample to draw and 2 to measure")
     if "LOCAL_WORLD_SIZE" not in os.environ and HydraConfig.get().runtime.choices.get("hardware") == "multinode":
         raise Mistake(
-            "hardware=multinode: is started by torchrun, once on every node: "
-            "torchrun --nnodes=2 --nproc-per-node=8 --node-rank=0 --master-addr=HOST --master-port=29500 -m ganexp hardware=multinode …"
+            "hardware=multinode: is started by torchrun, once on every node: torchrun --nnodes=2 --nproc-per-node=8 "
+            "--node-rank=0 --master-addr=HOST --master-port=29500 -m ganexp hardware=multinode …"
         )
 
 
@@ -286,7 +286,11 @@ def explain(error: Exception) -> str:
     key = re.search(r"full_key: (\S+)", text)
     file = re.search(r"In '([^']+)'", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("full_key", "object_type", "In '", "reference_type", "Error merging", "Set the env"))]
+    said = [
+        line
+        for line in lines
+        if not line.startswith(("full_key", "object_type", "In '", "reference_type", "Error merging", "Set the env"))
+    ]
     what = said[0] if said else lines[0]
     if unknown := re.search(r"Key '(\S+)' (?:not in|is not in struct)", what):
         path = key.group(1) if key else unknown.group(1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -46,8 +46,8 @@ def scatter(points: Tensor, real: Tensor, title: str) -> Image.Image:
     """Points [N, 2] over the real ones [M, 2]; the axes follow the real ones, so that a run's pictures can be compared."""
     figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
-    for x, style in ((real, {"s": 5, "c": "#bbbbbb", "label": "real"}), (points, {"s": 9, "c": "#d1495b", "label": "generated"})):
-        axes.scatter(*x.detach().float().cpu().numpy().T, linewidths=0, **style)
+    for x, size, color, label in ((real, 5, "#bbbbbb", "real"), (points, 9, "#d1495b", "generated")):
+        axes.scatter(*x.detach().float().cpu().numpy().T, s=size, c=color, label=label, linewidths=0)
     low, high = real.min(0).values, real.max(0).values
     margin = (high - low) * 0.15
     axes.set(xlim=ends(low, high, margin, 0), ylim=ends(low, high, margin, 1), title=title)
@@ -70,22 +70,35 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
-def save(picture: Image.Image, path: Path) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a picture."""
+def single(image: Tensor) -> Image.Image:
+    """One image [C, H, W] in [-1, 1], as it is; 1 to 4 channels are grey, grey and alpha, RGB, RGBA."""
+    array = image.add(1).mul(127.5).add(0.5).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file under a temporary name, then rename: a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
-        picture.save(file, format=path.suffix[1:])
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    replace(path, lambda file: picture.save(file, format="PNG"))
 
 
 def animate(frames: Sequence[Path], path: Path, seconds: float = 6.0) -> None:
     """All frames as one GIF that plays in about `seconds` and rests on the last frame."""
     if not frames:
         return
-    pictures = [Image.open(f).convert("P", palette=Image.Palette.ADAPTIVE) for f in frames]
+    pictures = [Image.open(f).convert("RGB").quantize(64, dither=Image.Dither.NONE) for f in frames]
     durations = [max(40, int(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [2000]
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".gif", delete=False) as file:
-        pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    replace(
+        path,
+        lambda file: pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0),
+    )

@@ -14,7 +14,7 @@ from ganexp.callbacks.metrics import Metrics
 
 
 class Checkpoint(pl.Callback):
-    """Every `every` steps, and at the end, write `folder`/step-N.ckpt and point last.ckpt at it; best.ckpt is the best by `monitor`.
+    """Every `every` steps, and at the end, write `folder`/step-N.ckpt, which is also last.ckpt; best.ckpt is the best by `monitor`.
 
     `keep`: how many of the step-N files stay. `monitor`: a metric's name in the log (`swd/pixels`); null takes the first of
     the metrics. Every file appears by renaming, whole or not at all. Raises RuntimeError if a file that was written is

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from tqdm import tqdm
 
 from ganexp.systems.base import System
 
@@ -58,12 +59,18 @@ def chunks(n: int, rank: int = 0, ranks: int = 1) -> Iterator[slice]:
 
 
 def evaluate(
-    metrics: Sequence[Metric], system: System, real: Tensor, num: int, rank: int = 0, ranks: int = 1
+    metrics: Sequence[Metric],
+    system: System,
+    real: Tensor,
+    num: int,
+    rank: int = 0,
+    ranks: int = 1,
+    show: str | None = None,
 ) -> dict[str, float]:
     """Every metric by its name: `num` samples of the system against the real ones [M, *shape] in [-1, 1].
 
     The ranks share the work. The samples depend on the weights alone, and the random state is left as it was: measuring
-    more often changes nothing.
+    more often changes nothing. `show`: the name of a progress bar; null shows none.
     """
     devices = [system.device] if system.device.type == "cuda" else []
     for metric in metrics:
@@ -73,7 +80,7 @@ def evaluate(
             metric.update(real[part].to(system.device), real=True)
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(rank)
-        for part in chunks(num, rank, ranks):
+        for part in tqdm(list(chunks(num, rank, ranks)), desc=show, disable=show is None, leave=False):
             fake = system.sample(part.stop - part.start)
             for metric in metrics:
                 metric.update(fake, real=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -19,7 +20,6 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 import ganexp
 from ganexp.callbacks.checkpoint import Checkpoint
-from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.progress import Progress
 from ganexp.systems.base import System
 
@@ -44,9 +44,11 @@ class Record(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(flat(self.hyper_parameters), values)
+            else:
+                logger.log_hyperparams(flat(self.hyper_parameters))
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if system.due(trainer.log_every_n_steps * 10, trainer.global_step) and trainer.is_global_zero:
+        if system.due(10 * system.log_every, trainer.global_step) and trainer.is_global_zero:
             self.write(trainer, system, "running")
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
@@ -102,7 +104,7 @@ def environment(trainer: pl.Trainer) -> dict[str, Any]:
     """Versions, commit and hardware: what a number depends on beside the config."""
     device = trainer.strategy.root_device
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(["ganexp", *sys.argv[1:]]),
         "git_commit": git_commit(),
         "versions": {
             "ganexp": ganexp.__version__,

@@ -20,8 +20,9 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 class Folder(DataModule):
     """All images below `root`, in the order of their paths, as uint8 [N, *shape]; no labels.
 
-    `shape`: [channels, height, width]; 1 channel is grey, 2 grey and alpha, 3 RGB, 4 RGBA. `fit`: how another aspect becomes this one: `crop` the
-    middle, `pad` with black, or `squash`. Pictures are resized with antialiasing. Unreadable files are left out and noted.
+    `shape`: [channels, height, width]; 1 channel is grey, 2 grey and alpha, 3 RGB, 4 RGBA. `fit`: how another aspect becomes
+    this one: `crop` the middle, `pad` with black, or `squash`. Pictures are resized with antialiasing. Unreadable files are
+    left out and noted.
     Raises FileNotFoundError for a folder that is not there or holds no image, ValueError where more than one in a hundred is
     unreadable, or for a shape that is no image's.
     """

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+
 class Batches:
     """Endless batches of indices [batch_size / ranks]: every epoch a new permutation, the incomplete last batch left out.
 
@@ -67,7 +68,7 @@ class DataModule(pl.LightningDataModule):
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Load the data into memory and check it against the facts; nothing the second time. Raises ValueError, or what `load` does."""
+        """Load the data into memory and check it against the facts; only once. Raises ValueError, or what `load` does."""
         if len(self.x):
             return
         x, y = self.load()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,7 +37,7 @@ class Random(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             widths = [channels, *(self.width * 2**i for i in range(4))]
-            levels = [nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)]
+            levels = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)]
             for level in levels:
                 nn.init.kaiming_normal_(level.weight)
         return nn.ModuleList(levels).requires_grad_(False)

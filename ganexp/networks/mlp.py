@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -23,7 +24,7 @@ class Generator(nn.Module):
         self.shape, self.classes = tuple(shape), classes
         widths = [latent_dim + (classes or 0), *hidden]
         self.hidden = nn.Sequential()
-        for n_in, n_out in zip(widths, widths[1:], strict=False):
+        for n_in, n_out in pairwise(widths):
             self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True))
         self.out = nn.Linear(widths[-1], prod(shape))
         self.squash = nn.Tanh() if len(shape) == 3 else nn.Identity()
@@ -52,7 +53,7 @@ class Discriminator(nn.Module):
         self.classes = classes
         widths = [prod(shape) + (classes or 0), *hidden]
         self.hidden = nn.Sequential()
-        for n_in, n_out in zip(widths, widths[1:], strict=False):
+        for n_in, n_out in pairwise(widths):
             self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(dropout))
         self.out = nn.Linear(widths[-1], outputs)
 

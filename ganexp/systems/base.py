@@ -107,10 +107,14 @@ class System(pl.LightningModule):
         raise NotImplementedError
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        for scheduler in self.lr_schedulers() or []:  # type: ignore[union-attr]
+        for scheduler in self.lr_schedulers() or []:
             scheduler.step()  # type: ignore[call-arg]
-        if self.due(self.trainer.log_every_n_steps, self.global_step):
+        if self.due(self.log_every, self.global_step):
             self.write_scalars()
+
+    @property
+    def log_every(self) -> int:
+        return self.trainer.log_every_n_steps  # type: ignore[attr-defined]
 
     def due(self, every: int, step: int) -> bool:
         """Whether `step` is the first, the last or a multiple of `every`."""

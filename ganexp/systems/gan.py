@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, frozen, gradient_norm
@@ -62,7 +63,7 @@ class GAN(System):
         real, y = batch
         step = self.global_step + 1
         update_g = step % self.d_steps == 0
-        self.measuring = self.due(self.trainer.log_every_n_steps, step)
+        self.measuring = self.due(self.log_every, step)
 
         with torch.set_grad_enabled(update_g and not self.fresh_fakes):
             fake = self.generate(y)
@@ -76,7 +77,7 @@ class GAN(System):
             self.ema.update(self.generator, images * self.d_steps, self.images_seen)
 
     def discriminator_step(self, real: Tensor, fake: Tensor, y: Tensor) -> None:
-        optimizer, _ = self.optimizers()  # type: ignore[misc, union-attr]
+        optimizer, _ = cast(list[LightningOptimizer], self.optimizers())
         real_logits, fake_logits = self.score(real, y), self.score(fake, y)
         terms = self.loss.discriminator(real_logits, fake_logits) | self.penalties(real, fake, y)
         loss = torch.stack(list(terms.values())).sum()
@@ -92,7 +93,7 @@ class GAN(System):
         self.note({"D(x)": real_logits.sigmoid().mean(), "D(G(z))/before": fake_logits.sigmoid().mean()})
 
     def generator_step(self, real: Tensor, fake: Tensor, y: Tensor) -> None:
-        _, optimizer = self.optimizers()  # type: ignore[misc, union-attr]
+        _, optimizer = cast(list[LightningOptimizer], self.optimizers())
         with frozen(self.discriminator):
             fake_logits = self.score(fake, y)
             loss = self.loss.generator(fake_logits, self.score(real, y) if self.loss.needs_real else None)

@@ -1,4 +1,4 @@
-"""Let the C library keep the memory it has: half as many page faults again would cost a training step on the CPU a tenth of its time."""
+"""Let the C library keep the memory it has: page faults cost a training step on the CPU about a tenth of its time."""
 
 from __future__ import annotations
 

@@ -10,20 +10,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from ganexp.build import build, located, one_line
+from ganexp.build import build, located
 from ganexp.callbacks.checkpoint import Checkpoint
 from ganexp.callbacks.record import Record, environment
 from ganexp.config import Mistake
 from ganexp.data.module import DataModule
 from ganexp.systems.base import System
 from ganexp.tasks import processes
+from ganexp.tasks.hardware import make_trainer
 from ganexp.tasks.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 class SaveConfig(pl.Callback):
@@ -68,24 +67,16 @@ class Train:
                 except ValueError as error:
                     raise located(error, "callbacks.checkpoint") from error
         loggers = {name: build(node, f"logger.{name}") for name, node in config["logger"].items()}
-        precision = config["hardware"].get("precision", "32-true")
-        if precision not in PRECISIONS:
-            raise Mistake(f"hardware.precision: {precision}; choose one of {', '.join(PRECISIONS)}")
-        try:
-            trainer: pl.Trainer = build(config["hardware"], "hardware")(
-                max_steps=training["max_steps"],
-                max_epochs=-1,
-                log_every_n_steps=training["log_every"],
-                callbacks=[*callbacks.values(), SaveConfig(config)],
-                logger=list(loggers.values()),
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-            )
-        except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-            raise Mistake(f"hardware: {one_line(error)}") from error
-        return trainer
+        return make_trainer(
+            config["hardware"],
+            {
+                "max_steps": training["max_steps"],
+                "max_epochs": -1,
+                "log_every_n_steps": training["log_every"],
+                "callbacks": [*callbacks.values(), SaveConfig(config)],
+                "logger": list(loggers.values()),
+            },
+        )
 
     def run(self) -> None:
         """Train in the run folder; with several devices on this machine, in a process each."""
@@ -190,5 +181,7 @@ def quiet() -> None:
         ".*hyperparameters.*",
         ".*Experiment logs directory.*",
         ".*find_unused_parameters=True was specified.*",
+        ".*LeafSpec.*",
+        ".*in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", text)

@@ -1,0 +1,44 @@
+"""The Trainer that a hardware option asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from ganexp.build import build, one_line
+from ganexp.config import Mistake
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # the weights stay in float32: penalties need it
+ALWAYS = {
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
+def make_trainer(node: dict[str, Any], arguments: dict[str, Any]) -> pl.Trainer:
+    """The node's Trainer, with our arguments added. Raises Mistake for a device or a precision that this machine lacks."""
+    precision = node.get("precision", "32-true")
+    if precision not in PRECISIONS:
+        raise Mistake(f"hardware.precision: {precision}; choose one of {', '.join(PRECISIONS)}")
+    if node.get("accelerator") in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise Mistake(
+            "hardware.accelerator: this machine has no GPU that torch can use (torch.cuda.is_available() is False): "
+            "it lacks the card, its driver, or a torch built for it; hardware=cpu runs here"
+        )
+    try:
+        trainer: pl.Trainer = build(node, "hardware")(**arguments, **ALWAYS)
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+        raise Mistake(f"hardware: {one_line(error)}") from error
+    if precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+        raise Mistake("hardware.precision: 16-mixed needs a GPU; on the CPU choose bf16-mixed")
+    return trainer
+
+
+def device(node: dict[str, Any]) -> torch.device:
+    """The first device the node asks for."""
+    return make_trainer(node, {"logger": False}).strategy.root_device
