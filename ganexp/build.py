@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import pathlib
 import re
 import types
 import typing
@@ -14,6 +16,7 @@ from hydra.utils import get_object, instantiate
 
 from ganexp.config import Mistake, nearest
 
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it says each error again that we explain
 OURS = ("ganexp.", "torch.optim.")  # what a checkpoint may name
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
@@ -81,8 +84,12 @@ def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] |
     hints = type_hints(made)
     for key in node.keys() & hints.keys():
         if not fits(node[key], hints[key]):
-            wanted = getattr(hints[key], "__name__", None) if not typing.get_args(hints[key]) else None
-            raise Mistake(f"{path}.{key}: {node[key]!r} is not of type {wanted or str(hints[key]).replace('typing.', '')}")
+            raise Mistake(f"{path}.{key}: {node[key]!r} is not of type {spelled(hints[key])}")
+
+
+def spelled(hint: Any) -> str:
+    """A type as one writes it, without the modules."""
+    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else re.sub(r"\b(\w+\.)+(?=\w)", "", str(hint))
 
 
 def signature(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -123,8 +130,11 @@ def fits(value: Any, hint: Any) -> bool:
         if not isinstance(value, list | tuple):
             return False
         each = [a for a in arguments if a is not Ellipsis]
+        if container is tuple and Ellipsis not in arguments and len(value) != len(each):
+            return False
         return not each or all(any(fits(item, a) for a in each) for item in value)
     if inspect.isclass(container) and issubclass(container, Mapping):
         return isinstance(value, Mapping)
     # A module, an optimizer, a path …: a bare number, text or list is not one of them.
-    return not isinstance(value, int | float | str | list) or not inspect.isclass(container) or issubclass(str, container)
+    plain = isinstance(value, int | float | str | list)
+    return not plain or not inspect.isclass(container) or container in (object, pathlib.Path)

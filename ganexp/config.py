@@ -11,11 +11,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -88,6 +92,7 @@ class Config:
     trust: list[str] = field(default_factory=list)
 
 
+TYPED: dict[str, Any] = {"": Config, "trainer": Training, "optimizer": Optimizers, "task": Task}
 ConfigStore.instance().store(name="schema", node=Config)
 
 
@@ -108,12 +113,16 @@ def config_tree(config_dir: str | None = None) -> Iterator[None]:
     """Hydra on our config tree, and on the user's own (`--config-dir`) after it. Raises Mistake if that is not a folder."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise Mistake(f"--config-dir: there is no folder {config_dir}")
+    search_path = create_config_search_path(str(CONF_DIR))
+    if config_dir is not None:
+        search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}", anchor="schema")
+    version.setbase("1.3")
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), job_name="ganexp", version_base="1.3"):
-        if config_dir is not None:
-            search_path = GlobalHydra.instance().config_loader().get_search_path()
-            search_path.append("command-line", f"file://{Path(config_dir).resolve()}")
+    Hydra.create_main_hydra2("ganexp", search_path)
+    try:
         yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def compose_checked(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
@@ -123,7 +132,6 @@ def compose_checked(overrides: Sequence[str], config_name: str = "config") -> Di
         check_option(override)
     check_keys(parsed, config_name)
     cfg = composed(overrides, config_name)
-    HydraConfig.instance().set_config(cfg)
     check_nodes(resolved(cfg))
     check_reads(parsed, cfg)
     return cfg
@@ -156,30 +164,37 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise Mistake(f"the command line cannot be read: {str(error).splitlines()[0]}") from error
+        raise Mistake(f"the command line cannot be read: {' '.join(str(error).split())}") from error
 
 
 def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
     try:
-        return compose(config_name, overrides=list(overrides), return_hydra_config=True)
+        cfg = compose(config_name, overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise Mistake(explain(error)) from error
+        message = explain(error)
+        for recipe in (o.removeprefix("experiment=") for o in overrides if o.startswith("experiment=")):
+            message = re.sub("^config.yaml:", f"experiment/{recipe}.yaml:", message)  # Hydra blames who included it
+        raise Mistake(message) from error
+    except ValueError as error:
+        raise Mistake(" ".join(str(error).split())) from error
     except yaml.YAMLError as error:
         raise Mistake(f"a config file is not YAML: {' '.join(str(error).split())}") from error
+    HydraConfig.instance().set_config(cfg)  # for the interpolations that ask Hydra
+    return cfg
 
 
 # -- checking --------------------------------------------------------------------------------------------------------
 
 
-def groups(parent: str = "") -> list[str]:
+def groups() -> list[str]:
     """All config groups, nested ones as `model/generator`; without Hydra's."""
-    loader = GlobalHydra.instance().config_loader()
-    found = []
-    for name in loader.list_groups(parent):
-        path = f"{parent}/{name}" if parent else name
-        if path != "hydra":
-            found += [path, *groups(path)]
-    return found
+    return _groups(GlobalHydra.instance().config_loader())
+
+
+@lru_cache(maxsize=1)  # Hydra searches the folders anew for each question
+def _groups(loader: ConfigLoader, parent: str = "") -> list[str]:
+    paths = [f"{parent}/{name}" if parent else name for name in loader.list_groups(parent)]
+    return [group for path in paths if path != "hydra" for group in [path, *_groups.__wrapped__(loader, path)]]
 
 
 def options(group: str) -> list[str]:
@@ -204,9 +219,11 @@ def check_option(override: Override) -> None:
     if not offered or override.is_delete():
         return
     values = values_of(override)
-    if group in PICK_ONE and isinstance(override.value(), list):
+    if group not in PICK_ANY and not override.is_sweep_override() and isinstance(override.value(), list):
         raise Mistake(f"{group}: takes one option, not a list; to try several, separate them by commas and add -m")
     for value in values:
+        if value is None and group != "experiment":
+            raise Mistake(f"{group}: cannot be null{'; for none write ' + group + '=[]' if group in PICK_ANY else ''}")
         if value is not None and value not in offered:
             raise Mistake(f"{group}={value}: there is no such option{nearest(value, offered)}")
 
@@ -223,11 +240,11 @@ def check_keys(parsed: Sequence[Override], config_name: str) -> None:
         for i, part in enumerate(parts):
             if OmegaConf.is_list(node) and part.isdigit():
                 return
-            if not OmegaConf.is_dict(node) or part not in node:
+            if not OmegaConf.is_dict(node) or part not in list(node):
                 path, inside = ".".join(parts[: i + 1]), ".".join(parts[:i])
                 siblings = [f"{inside}.{key}" if inside else str(key) for key in (node if OmegaConf.is_dict(node) else [])]
                 raise Mistake(f"{path}: there is no such key{nearest(path, [s for s in siblings if '_target_' not in s])}")
-            node = node._get_node(part) if OmegaConf.is_missing(node, part) else node[part]
+            node = None if i + 1 == len(parts) or OmegaConf.is_missing(node, part) else node[part]
 
 
 def is_group(override: Override) -> bool:
@@ -235,7 +252,12 @@ def is_group(override: Override) -> bool:
 
 
 def check_nodes(config: dict[str, Any]) -> None:
-    """Raises Mistake for a node that says nothing of what it builds: every mapping is a typed field or has a `_target_`."""
+    """Raises Mistake for a mapping that is neither a typed field nor has a `_target_`, and for impossible numbers."""
+    for path, kind in TYPED.items():
+        node = config[path] if path else config
+        for key in node.keys() - kind.__dataclass_fields__.keys() - {"experiment"}:
+            full = f"{path}.{key}".lstrip(".")
+            raise Mistake(f"{full}: there is no such key{nearest(full, fields(path))}")
     nodes = {key: config[key] for key in PICK_ONE}
     for group in PICK_ANY:
         nodes |= {f"{group}.{name}": node for name, node in config[group].items()}
@@ -246,6 +268,8 @@ def check_nodes(config: dict[str, Any]) -> None:
     for key, value in config["trainer"].items():
         if value < 1:
             raise Mistake(f"trainer.{key}: at least 1 step, not {value}")
+    if not 0 <= config["seed"] < 2**32:
+        raise Mistake(f"seed: from 0 to {2**32 - 1}, not {config['seed']}")
     if config["num"] < 1 or config["num_images"] < 2:
         raise Mistake("num, num_images: at least 1 sample to draw and 2 to measure")
     if "LOCAL_WORLD_SIZE" not in os.environ and HydraConfig.get().runtime.choices.get("hardware") == "multinode":
@@ -253,6 +277,21 @@ def check_nodes(config: dict[str, Any]) -> None:
             "hardware=multinode: is started by torchrun, once on every node: torchrun --nnodes=2 --nproc-per-node=8 "
             "--node-rank=0 --master-addr=HOST --master-port=29500 -m ganexp hardware=multinode …"
         )
+
+
+def fields(path: str) -> list[str]:
+    """The full keys of a typed mapping."""
+    return [f"{path}.{key}".lstrip(".") for key in TYPED[path].__dataclass_fields__] if path in TYPED else []
+
+
+def as_written(cfg: DictConfig, message: str) -> str:
+    """A message with its key where the user wrote it: `model.loss` only refers to `loss`."""
+    references = OmegaConf.to_container(cfg.model, resolve=False)
+    assert isinstance(references, dict)
+    for key, value in references.items():
+        if isinstance(value, str) and (whole := re.fullmatch(r"\$\{([a-z_.]+)\}", value)):
+            message = re.sub(rf"^model\.{key!s}(?=[.:])", whole.group(1), message)
+    return message
 
 
 def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
@@ -279,7 +318,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def explain(error: Exception) -> str:
     """Hydra's and OmegaConf's several lines as one: the file, the full key, what is wrong, and what would be right."""
-    text = str(error)
+    text = "\n".join(str(e) for e in (error, error.__cause__) if e)
     if lost := re.search(r"(?:In '([^']+)': )?Could not find '([^']+?)/([^'/]+)'", text):
         where, group, name = lost.groups()
         return f"{f'{where}.yaml: ' if where else ''}{group}={name}: there is no such option{nearest(name, options(group))}"
@@ -294,9 +333,8 @@ def explain(error: Exception) -> str:
     what = said[0] if said else lines[0]
     if unknown := re.search(r"Key '(\S+)' (?:not in|is not in struct)", what):
         path = key.group(1) if key else unknown.group(1)
-        inside = path.rpartition(".")[0]
-        fields = {"": Config, "trainer": Training, "optimizer": Optimizers, "task": Task}.get(inside)
-        siblings = [f"{inside}.{f}".lstrip(".") for f in getattr(fields, "__dataclass_fields__", {})]
-        what = f"there is no such key{nearest(path, siblings)}"
+        what = f"there is no such key{nearest(path, fields(path.rpartition('.')[0]))}"
+    if "Missing mandatory value" in what and key:
+        what = f"must be given: {key.group(1)}=…"
     where = f"{file.group(1)}.yaml: " if file else ""
     return f"{where}{key.group(1) + ': ' if key else ''}{what}"

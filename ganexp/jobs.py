@@ -25,7 +25,10 @@ def build_task(cfg: DictConfig, folder: Path) -> Any:
     """The task, built and checked but not run. Raises Mistake; writes nothing."""
     from ganexp.build import build  # torch: only now
 
-    return build({"_target_": cfg.task._target_, "_partial_": True}, "task")(config.resolved(cfg), folder)
+    try:
+        return build({"_target_": cfg.task._target_, "_partial_": True}, "task")(config.resolved(cfg), folder)
+    except Mistake as mistake:
+        raise Mistake(config.as_written(cfg, str(mistake))) from mistake
 
 
 def run(cfg: DictConfig) -> int:
@@ -115,11 +118,12 @@ def sweep_job(cfg: DictConfig) -> None:
 
 
 def summary(folder: Path) -> tuple[list[str], int]:
-    """A line for every job of a sweep, and how many failed."""
+    """A line for every job of a sweep, with what it does not share with all the others, and how many failed."""
     lines, failed = [f"sweep {folder}"], 0
-    for hydra_folder in sorted(folder.glob("*/.hydra"), key=lambda p: (len(p.parent.name), p.parent.name)):
-        job = hydra_folder.parent
-        overrides = " ".join(OmegaConf.to_container(OmegaConf.load(hydra_folder / "overrides.yaml")))  # type: ignore[arg-type]
+    jobs = {file.parent.parent: list(OmegaConf.load(file)) for file in folder.glob("*/.hydra/overrides.yaml")}
+    shared = set.intersection(*map(set, jobs.values())) if len(jobs) > 1 else set()
+    for job in sorted(jobs, key=lambda path: (len(path.name), path.name)):
+        overrides = " ".join(text for text in jobs[job] if text not in shared)
         file = job / "run.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         status = record.get("status", "finished" if not (job / "error.txt").is_file() else "failed")

@@ -6,11 +6,17 @@ import torch
 from torch import Tensor
 
 
+def positive(dim: int) -> int:
+    if dim < 1:
+        raise ValueError(f"dim: at least 1, not {dim}")
+    return dim
+
+
 class Normal:
     """z ~ N(0, 1)."""
 
     def __init__(self, dim: int = 100):
-        self.dim = dim
+        self.dim = positive(dim)
 
     def sample(self, n: int, device: torch.device) -> Tensor:
         return torch.randn(n, self.dim, device=device)
@@ -20,7 +26,7 @@ class Uniform:
     """z ~ U(-1, 1)."""
 
     def __init__(self, dim: int = 100):
-        self.dim = dim
+        self.dim = positive(dim)
 
     def sample(self, n: int, device: torch.device) -> Tensor:
         return torch.rand(n, self.dim, device=device) * 2 - 1

@@ -44,10 +44,11 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 
 def scatter(points: Tensor, real: Tensor, title: str) -> Image.Image:
     """Points [N, 2] over the real ones [M, 2]; the axes follow the real ones, so that a run's pictures can be compared."""
+    points, real = points.detach().float().cpu(), real.cpu()
     figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     for x, size, color, label in ((real, 5, "#bbbbbb", "real"), (points, 9, "#d1495b", "generated")):
-        axes.scatter(*x.detach().float().cpu().numpy().T, s=size, c=color, label=label, linewidths=0)
+        axes.scatter(x[:, 0], x[:, 1], s=size, c=color, label=label, linewidths=0)
     low, high = real.min(0).values, real.max(0).values
     margin = (high - low) * 0.15
     axes.set(xlim=ends(low, high, margin, 0), ylim=ends(low, high, margin, 1), title=title)

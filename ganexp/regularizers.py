@@ -19,11 +19,19 @@ def gradient(score: Score, x: Tensor) -> Tensor:
     return torch.autograd.grad(score(x).sum(), x, create_graph=True)[0].flatten(1)
 
 
+def checked(weight: float, every: int) -> tuple[float, int]:
+    if weight < 0:
+        raise ValueError(f"weight: at least 0, not {weight}")
+    if every < 1:
+        raise ValueError(f"every: at least every step, 1, not {every}")
+    return weight, every
+
+
 class R1:
     """weight / 2 · |grad D(x)|² at real images (Mescheder et al. 2018, arXiv:1801.04406, equation 9)."""
 
     def __init__(self, weight: float = 1.0, every: int = 1):
-        self.weight, self.every = weight, every
+        self.weight, self.every = checked(weight, every)
 
     def __call__(self, score: Score, real: Tensor, fake: Tensor) -> Tensor:
         return self.weight / 2 * gradient(score, real).square().sum(1).mean()
@@ -33,7 +41,7 @@ class R2:
     """weight / 2 · |grad D(x)|² at fake images (same paper, equation 10)."""
 
     def __init__(self, weight: float = 1.0, every: int = 1):
-        self.weight, self.every = weight, every
+        self.weight, self.every = checked(weight, every)
 
     def __call__(self, score: Score, real: Tensor, fake: Tensor) -> Tensor:
         return self.weight / 2 * gradient(score, fake).square().sum(1).mean()
@@ -43,7 +51,7 @@ class WGANGP:
     """weight · (|grad D(x)| - 1)² between real and fake (Gulrajani et al. 2017, arXiv:1704.00028, equation 3)."""
 
     def __init__(self, weight: float = 10.0, every: int = 1):
-        self.weight, self.every = weight, every
+        self.weight, self.every = checked(weight, every)
 
     def __call__(self, score: Score, real: Tensor, fake: Tensor) -> Tensor:
         mix = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)

@@ -14,7 +14,7 @@ from ganexp.callbacks.metrics import Metrics
 
 
 class Checkpoint(pl.Callback):
-    """Every `every` steps, and at the end, write `folder`/step-N.ckpt, which is also last.ckpt; best.ckpt is the best by `monitor`.
+    """Every `every` steps, and at the end, write `folder`/step-N.ckpt, also as last.ckpt; best.ckpt is the best by `monitor`.
 
     `keep`: how many of the step-N files stay. `monitor`: a metric's name in the log (`swd/pixels`); null takes the first of
     the metrics. Every file appears by renaming, whole or not at all. Raises RuntimeError if a file that was written is
@@ -22,6 +22,8 @@ class Checkpoint(pl.Callback):
     """
 
     def __init__(self, folder: str, every: int = 500, keep: int = 2, monitor: str | None = None):
+        if every < 1 or keep < 1:
+            raise ValueError(f"every: {every}, keep: {keep}; both are at least 1")
         self.folder, self.every, self.keep, self.monitor = Path(folder), every, keep, monitor
         self.best: dict[str, Any] | None = None  # {"metric", "value", "step"}
 

@@ -23,9 +23,17 @@ class Metrics(pl.Callback):
     """
 
     def __init__(self, metrics: dict[str, Metric], every: int = 500, num: int = 2000):
+        if every < 1 or num < 2:
+            raise ValueError(f"every: {every}, num: {num}; at least 1 and 2")
         self.metrics = list(metrics.values())
         self.every, self.num = every, num
         self.history: list[tuple[int, dict[str, float]]] = []
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if a metric cannot be of samples of this shape."""
+        for metric in self.metrics:
+            metric.update(torch.zeros(2, *shape), real=True)
+            metric.reset()
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         if trainer.global_step == 0:
@@ -80,7 +88,7 @@ def evaluate(
             metric.update(real[part].to(system.device), real=True)
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(rank)
-        for part in tqdm(list(chunks(num, rank, ranks)), desc=show, disable=show is None, leave=False):
+        for part in tqdm(list(chunks(num, rank, ranks)), desc=show, disable=None if show else True, leave=False):
             fake = system.sample(part.stop - part.start)
             for metric in metrics:
                 metric.update(fake, real=False)

@@ -22,6 +22,8 @@ class Samples(pl.Callback):
     """
 
     def __init__(self, folder: str, gif: str, every: int = 500, num: int = 64):
+        if every < 1 or num < 1:
+            raise ValueError(f"every: {every}, num: {num}; both are at least 1")
         self.folder, self.gif = Path(folder), Path(gif)
         self.every, self.num = every, num
 

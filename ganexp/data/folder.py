@@ -48,7 +48,7 @@ class Folder(DataModule):
         if not files:
             raise FileNotFoundError(f"root: {self.root} holds no image ({' '.join(sorted(EXTENSIONS))})")
         with ThreadPoolExecutor() as pool:
-            images = list(tqdm(pool.map(self.read, files), total=len(files), desc="reading images", leave=False))
+            images = list(tqdm(pool.map(self.read, files), total=len(files), desc="reading images", leave=False, disable=None))
         unreadable = [str(f) for f, image in zip(files, images, strict=True) if image is None]
         if len(unreadable) > 0.01 * len(files):
             raise ValueError(f"{len(unreadable)} of {len(files)} images below {self.root} are unreadable: {unreadable[0]}, …")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 from torchvision import datasets
@@ -30,17 +30,19 @@ class MNIST(DataModule):
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         folder = self.root / self.dataset.__name__ / "raw"
         missing = [f for f in FILES if not (folder / f).is_file() and not (folder / f"{f}.gz").is_file()]
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             data = self.dataset(str(self.root), download=True)
-        except (RuntimeError, URLError, OSError) as error:
+        except (RuntimeError, OSError, ValueError) as error:
+            for path in made:  # the failed download's empty folders
+                with suppress(OSError):
+                    path.rmdir()
             if missing:
                 raise FileNotFoundError(
-                    f"{self.dataset.__name__} could not be downloaded ({error}). Put {', '.join(missing)} "
-                    f"(plain or .gz) into {folder}, or set data.root to the folder above {self.dataset.__name__}/raw"
+                    f"root: put {', '.join(missing)} (plain or .gz) into {folder}, or set data.root to the folder above "
+                    f"{self.dataset.__name__}/raw; the download failed: {error}"
                 ) from error
-            raise ValueError(f"{folder} holds a damaged file: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{folder} holds a damaged file: {error}") from error
+            raise ValueError(f"root: {folder} holds a damaged file: {error}") from error
         return data.data.numpy()[:, None], data.targets.numpy()
 
 

@@ -28,6 +28,13 @@ def map_sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
     return sizes
 
 
+def widths(width: int, blocks: int) -> list[int]:
+    """Channels of each block, from the image on: doubling, up to 8 × width. Raises ValueError below 1."""
+    if width < 1:
+        raise ValueError(f"width: at least 1 channel, not {width}")
+    return [width * min(2**i, 8) for i in range(blocks)]
+
+
 def init_weights(module: nn.Module) -> None:
     """Weights from N(0, 0.02), batch-norm scales from N(1, 0.02), biases 0 (section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
@@ -49,7 +56,7 @@ class Generator(nn.Module):
         super().__init__()
         self.classes = classes
         sizes = map_sizes(shape)
-        channels = [shape[0]] + [width * min(2**i, 8) for i in range(len(sizes) - 1)]
+        channels = [shape[0], *widths(width, len(sizes) - 1)]
         sizes, channels = sizes[::-1], channels[::-1]
         self.bottom = (channels[0], *sizes[0])
         # A transposed convolution of a 1×1 map is a linear layer.
@@ -91,7 +98,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         sizes = map_sizes(shape)
-        channels = [shape[0]] + [width * min(2**i, 8) for i in range(len(sizes) - 1)]
+        channels = [shape[0], *widths(width, len(sizes) - 1)]
         self.blocks = nn.Sequential()
         for i in range(len(sizes) - 1):
             normed = norm and i > 0

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def positive(hidden: Sequence[int]) -> Sequence[int]:
+    if any(width < 1 for width in hidden):
+        raise ValueError(f"hidden: layers of at least 1 unit, not {list(hidden)}")
+    return hidden
+
+
 class Generator(nn.Module):
     """z [N, latent_dim], y [N] -> x [N, *shape]; images end in tanh, points in a linear layer.
 
@@ -22,7 +28,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.shape, self.classes = tuple(shape), classes
-        widths = [latent_dim + (classes or 0), *hidden]
+        widths = [latent_dim + (classes or 0), *positive(hidden)]
         self.hidden = nn.Sequential()
         for n_in, n_out in pairwise(widths):
             self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True))
@@ -51,7 +57,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.classes = classes
-        widths = [prod(shape) + (classes or 0), *hidden]
+        widths = [prod(shape) + (classes or 0), *positive(hidden)]
         self.hidden = nn.Sequential()
         for n_in, n_out in pairwise(widths):
             self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(dropout))

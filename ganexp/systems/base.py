@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
@@ -60,7 +60,9 @@ class System(pl.LightningModule):
     def __init__(self, latent: Latent, generator: nn.Module, classes: int | None, ema_half_life: float | None):
         super().__init__()
         if classes == 0:
-            raise ValueError("classes: a conditional model needs labelled data, and this data has no classes")
+            raise ValueError("classes: this model is conditional, and the data has no classes; model=dcgan is not")
+        if ema_half_life is not None and ema_half_life <= 0:
+            raise ValueError(f"ema_half_life: a number of images, or null for no average, not {ema_half_life}")
         self.automatic_optimization = False
         self.latent, self.generator, self.classes = latent, generator, classes
         self.ema = EMA(generator, ema_half_life) if ema_half_life else None
@@ -107,8 +109,8 @@ class System(pl.LightningModule):
         raise NotImplementedError
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        for scheduler in self.lr_schedulers() or []:
-            scheduler.step()  # type: ignore[call-arg]
+        for scheduler in cast(list[LRScheduler], self.lr_schedulers()):
+            scheduler.step()
         if self.due(self.log_every, self.global_step):
             self.write_scalars()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], i
     """
     if not file.is_file():
         raise Mistake(f"checkpoint: there is no file {file}")
+    if not zipfile.is_zipfile(file):
+        raise Mistake(f"checkpoint: {file} cannot be read, it is damaged or no checkpoint")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Mistake(f"checkpoint: {file} holds more than tensors and plain values, and may run code: refused") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # torch raises whatever the bytes lead it to
         raise Mistake(f"checkpoint: {file} cannot be read, it is damaged or no checkpoint ({one_line(error)})") from error
     if not isinstance(content, dict) or not {"config", "state_dict", "global_step"} <= content.keys():
         raise Mistake(f"checkpoint: {file} is not one of ganexp's: it holds no config")

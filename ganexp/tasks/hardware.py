@@ -30,12 +30,12 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any]) -> pl.Trainer:
             "hardware.accelerator: this machine has no GPU that torch can use (torch.cuda.is_available() is False): "
             "it lacks the card, its driver, or a torch built for it; hardware=cpu runs here"
         )
+    if precision == "16-mixed" and (node.get("accelerator") == "cpu" or not torch.cuda.is_available()):
+        raise Mistake("hardware.precision: 16-mixed needs a GPU; on the CPU choose bf16-mixed")
     try:
         trainer: pl.Trainer = build(node, "hardware")(**arguments, **ALWAYS)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         raise Mistake(f"hardware: {one_line(error)}") from error
-    if precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
-        raise Mistake("hardware.precision: 16-mixed needs a GPU; on the CPU choose bf16-mixed")
     return trainer
 
 

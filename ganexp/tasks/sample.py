@@ -45,7 +45,7 @@ class Sample:
             pictures.save(pictures.grid(samples, by_class or pictures.columns_for(n)), written)
         elif samples.ndim == 4:
             written = self.run_dir
-            for i, image in enumerate(tqdm(samples, desc="writing", leave=False)):
+            for i, image in enumerate(tqdm(samples, desc="writing", leave=False, disable=None)):
                 pictures.save(pictures.single(image), self.run_dir / f"{i:05d}.png")
         else:
             written = self.run_dir / "samples.npy"

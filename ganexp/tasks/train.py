@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import random
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
@@ -14,6 +16,7 @@ from torch import nn
 
 from ganexp.build import build, located
 from ganexp.callbacks.checkpoint import Checkpoint
+from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
 from ganexp.config import Mistake
 from ganexp.data.module import DataModule
@@ -43,9 +46,10 @@ class Train:
         quiet()
         if config["hardware"].get("accelerator") in ("auto", "cpu"):
             keep_freed_memory()
-        pl.seed_everything(config["seed"], verbose=False)  # the weights; `fit` sets each rank's own
+        seed_all(config["seed"])  # the weights: the same on every rank
         self.data: DataModule = build(config["data"], "data")
         self.system: System = build(config["model"], "model")
+        check_optimizers(config)
         if not isinstance(self.system, System):
             raise Mistake(f"model._target_: {config['model']['_target_']} is not a System (ganexp.systems)")
         check_fit(self.system, self.data)
@@ -66,6 +70,11 @@ class Train:
                     callback.check_monitor(list(callbacks.values()))
                 except ValueError as error:
                     raise located(error, "callbacks.checkpoint") from error
+            if isinstance(callback, Metrics):
+                try:
+                    callback.check(self.data.shape)
+                except (ValueError, RuntimeError) as error:
+                    raise located(error, "metrics") from error
         loggers = {name: build(node, f"logger.{name}") for name, node in config["logger"].items()}
         return make_trainer(
             config["hardware"],
@@ -81,7 +90,6 @@ class Train:
     def run(self) -> None:
         """Train in the run folder; with several devices on this machine, in a process each."""
         if processes.must_spawn(self.trainer):
-            print(self.announcement(), flush=True)
             processes.spawn(self.config, self.run_dir, self.trainer)
         else:
             self.fit()
@@ -101,11 +109,10 @@ class Train:
         if trainer.is_global_zero:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             (self.run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-            if trainer.world_size == 1 or processes.external():
-                print(self.announcement(), flush=True)
+            print(self.announcement(), flush=True)
             for note in self.data.notes:
                 log.warning("data: %s", note)
-        torch.manual_seed(config["seed"] + trainer.global_rank)  # every rank draws its own z
+        seed_all(config["seed"] + trainer.global_rank)  # every rank draws its own z
         trainer.fit(self.system, datamodule=self.data)
         if trainer.is_global_zero:
             print(self.closing(), flush=True)
@@ -147,14 +154,33 @@ class Train:
         return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
 
 
+def check_optimizers(config: dict[str, Any]) -> None:
+    """Raises Mistake for what an optimizer or the schedule refuses: they are built only when training starts."""
+    for name, node in config["optimizer"].items():
+        try:
+            optimizer = build(node, f"optimizer.{name}")([nn.Parameter(torch.zeros(1))])
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise located(error, f"optimizer.{name}") from error
+        try:
+            build(config["schedule"], "schedule")(optimizer)
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise located(error, "schedule") from error
+
+
 def check_fit(system: System, data: DataModule) -> None:
-    """Raises Mistake where the networks do not fit the data, each other, or their augmentations and optimizers."""
+    """Raises Mistake where the networks do not fit the data, each other, or their augmentations."""
     try:
         with torch.random.fork_rng(devices=[]):
             system.check_shapes(data.shape)
-        system.configure_optimizers()
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         raise located(error, "model") from error
+
+
+def seed_all(seed: int) -> None:
+    """Not Lightning's seed_everything: that leaves a note by which its DDP sets every rank back to the same state."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def count(network: nn.Module) -> int:
@@ -171,8 +197,8 @@ def shown(path: Path) -> str:
 
 def quiet() -> None:
     """Lightning's advice is for other trainers: our data are in memory, our loop has no epochs, our bar is our own."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for library in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     for text in (
         ".*does not have many workers.*",
         ".*`IterableDataset` has `__len__` defined.*",

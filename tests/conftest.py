@@ -1,0 +1,119 @@
+"""What the tests share: the command line in this process, tiny runs, and data in the real file layouts, made here."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganexp.__main__ import main
+
+# Three steps of a shrunk model, with a picture, a metric and a checkpoint in the middle and at the end.
+TINY = [
+    "hardware=cpu",
+    "trainer.max_steps=3",
+    "trainer.log_every=1",
+    "trainer.samples_every=2",
+    "trainer.metrics_every=2",
+    "trainer.checkpoint_every=2",
+    "callbacks.metrics.num=32",
+    "callbacks.samples.num=4",
+    "data.batch_size=8",
+]
+NARROW = {
+    "mlp": ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]"],
+    "dcgan": ["model.generator.width=2", "model.discriminator.width=2"],
+    "cdcgan": ["model.generator.width=2", "model.discriminator.width=2"],
+}
+
+
+@dataclass
+class Answer:
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path  # where it was called
+
+    @property
+    def run(self) -> Path:
+        """The only run folder there is."""
+        (folder,) = [path.parent for path in self.folder.glob("outputs/**/.hydra")]
+        return folder
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return json.loads((self.run / "run.json").read_text())
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """`python -m ganexp ARGUMENTS` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def call(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["ganexp", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Answer(int(ended.value.code or 0), out, err, tmp_path)
+
+    return call
+
+
+def write_idx(folder: Path, images: int = 64, compress: bool = False) -> None:
+    """MNIST's four files, with random content."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        pixels = random.integers(0, 256, (images, 28, 28), np.uint8)
+        labels = (np.arange(images) % 10).astype(np.uint8)
+        contents = {
+            f"{part}-images-idx3-ubyte": struct.pack(">4i", 2051, images, 28, 28) + pixels.tobytes(),
+            f"{part}-labels-idx1-ubyte": struct.pack(">2i", 2049, images) + labels.tobytes(),
+        }
+        for name, content in contents.items():
+            if compress:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            else:
+                (folder / name).write_bytes(content)
+
+
+def write_images(folder: Path, count: int = 16, size: tuple[int, int] = (40, 30)) -> None:
+    """Coloured pictures, half of them in a folder below."""
+    random = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / ("more" if i % 2 else ".") / f"{i:03d}.{'png' if i % 3 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with MNIST, Fashion-MNIST and pictures."""
+    root = tmp_path_factory.mktemp("data")
+    write_idx(root / "MNIST" / "raw")
+    write_idx(root / "FashionMNIST" / "raw")
+    write_images(root / "pictures")
+    return root
+
+
+def data_overrides(name: str, root: Path) -> list[str]:
+    """What each data option needs beside its name."""
+    return {
+        "mnist": [f"data.root={root}"],
+        "fashion_mnist": [f"data.root={root}"],
+        "folder": [f"data.root={root}/pictures", "data.shape=[3,16,16]"],
+    }.get(name, [])

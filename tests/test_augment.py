@@ -1,0 +1,60 @@
+"""What D sees is changed as it says, and stays differentiable."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ganexp.augment import Flip
+
+
+def images(n: int) -> torch.Tensor:
+    """Every pixel of its own value: no image is its own mirror image."""
+    return torch.arange(n * 3 * 4 * 5).float().view(n, 3, 4, 5)
+
+
+def mirrored(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Which images of `out` are mirrored; the others must be as they were."""
+    mirror = torch.stack([x[..., i] for i in (4, 3, 2, 1, 0)], -1)
+    flipped, same = ((out == y).flatten(1).all(1) for y in (mirror, x))
+    assert (flipped ^ same).all()
+    return flipped
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    torch.manual_seed(0)
+    x = images(1000)
+    first, second = mirrored(x, Flip()(x)), mirrored(x, Flip()(x))
+    assert 440 < first.sum() < 560
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("probability", [0, 1])
+def test_never_and_always(probability: float) -> None:
+    x = images(200)
+    assert (mirrored(x, Flip(probability)(x)) == bool(probability)).all()
+
+
+def test_a_quarter() -> None:
+    torch.manual_seed(0)
+    x = images(1000)
+    assert 200 < mirrored(x, Flip(0.25)(x)).sum() < 300
+
+
+def test_gradients_go_back_to_their_own_pixels() -> None:
+    torch.manual_seed(0)
+    x = images(50).requires_grad_()
+    out = Flip()(x)
+    out.square().sum().backward()  # 2 x at every pixel, wherever it went
+    assert x.grad is not None and torch.equal(x.grad, 2 * x.detach())
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
+def test_a_probability_is_between_0_and_1(probability: float) -> None:
+    with pytest.raises(ValueError, match="probability"):
+        Flip(probability)
+
+
+def test_points_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \[2\]"):
+        Flip()(torch.zeros(8, 2))

@@ -1,0 +1,204 @@
+"""What people get wrong: one message with the full key or file and what would be right, exit code 2, nothing made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, Answer, write_idx, write_images
+
+# (command line, what the one message must contain)
+MISTAKES = [
+    # a misspelled group, option or key
+    ("modl=dcgan", "modl: there is no such key; did you mean model?"),
+    ("model=dcgann", "model=dcgann: there is no such option; did you mean dcgan?"),
+    ("model/generater=mlp", "model/generater: there is no such group; did you mean model/generator?"),
+    ("model/generator=mpl", "model/generator=mpl: there is no such option; did you mean mlp?"),
+    ("loss=bcee", "loss=bcee: there is no such option; did you mean bce?"),
+    ("regularizer=[r1,wgan_pg]", "regularizer=wgan_pg: there is no such option; did you mean wgan_gp?"),
+    ("callbacks=[smaples]", "callbacks=smaples: there is no such option; did you mean samples?"),
+    ("hydra/launcher=jobblib", "hydra/launcher=jobblib: there is no such option; did you mean joblib?"),
+    ("task=trian", "task=trian: there is no such option; did you mean train?"),
+    ("sead=3", "sead: there is no such key; did you mean seed?"),
+    ("+sead=3", "sead: there is no such key; did you mean seed?"),
+    ("trainer.maxsteps=3", "trainer.maxsteps: there is no such key; did you mean trainer.max_steps?"),
+    ("+trainer.maxsteps=3", "trainer.maxsteps: there is no such key; did you mean trainer.max_steps?"),
+    ("model.d_stepz=2", "model.d_stepz: there is no such key; did you mean model.d_steps?"),
+    ("model.generator.widht=3", "model.generator.widht: there is no such key; did you mean model.generator.width?"),
+    ("+model.generator.widht=3", "model.generator.widht: ganexp.networks.dcgan.Generator has no such argument; did you mean width?"),
+    ("+optimizer.generator.bata=1", "optimizer.generator.bata: torch.optim.Adam has no such argument"),
+    ("+optimizer.generators.lr=1", "optimizer.generators: there is no such key; did you mean optimizer.generator?"),
+    ("regularizer=[wgan_gp] regularizer.r1.weight=1", "regularizer.r1: there is no such key"),
+    ("loss=hinge loss.real=0.9", "loss.real: there is no such key"),
+    ("model.generator._target_=ganexp.networks.dcgan.Generater", "model.generator._target_: ganexp.networks.dcgan.Generater cannot be"),
+    # a wrong type
+    ("trainer.max_steps=many", "trainer.max_steps: Value 'many' of type 'str' could not be converted to Integer"),
+    ("trainer.max_steps=2.5", "trainer.max_steps: Value '2.5'"),
+    ("seed=a", "seed: Value 'a'"),
+    ("optimizer.generator.lr=fast", "optimizer.generator.lr: 'fast' is not of type float | Tensor"),
+    ("optimizer.generator.betas=[0.5]", "optimizer.generator.betas: [0.5] is not of type tuple"),
+    ("model.d_steps=two", "model.d_steps: 'two' is not of type int"),
+    ("regularizer.r1.weight=heavy", "regularizer.r1.weight: 'heavy' is not of type float"),
+    ("model.loss=3", "model.loss: 3 is not of type Loss"),
+    ("data.shape=8", "data.shape: 8 is not of type Sequence[int]"),
+    ("model=[mlp,dcgan]", "model: takes one option, not a list"),
+    ("loss=null", "loss: cannot be null"),
+    ("regularizer=null", "regularizer: cannot be null; for none write regularizer=[]"),
+    # an impossible value or shape
+    ("trainer.max_steps=0", "trainer.max_steps: at least 1 step, not 0"),
+    ("seed=-1", "seed: from 0 to"),
+    ("optimizer.generator.lr=-1", "optimizer.generator: Invalid learning rate: -1"),
+    ("loss.real=2", "loss.real: a target is a number in [0, 1]"),
+    ("loss.real=[0.9,0.1]", "loss.real: a target is a number in [0, 1]"),
+    ("regularizer.r1.every=0", "regularizer.r1.every: at least every step"),
+    ("model.d_steps=0", "model.d_steps: at least 1 update of D"),
+    ("model.latent.dim=0", "model.latent.dim: at least 1, not 0"),
+    ("model.ema_half_life=-3", "model.ema_half_life: a number of images"),
+    ("model=dcgan data=sine", "model.generator: DCGAN takes images [1-4 channels, 8-256 px, 8-256 px], not shape [2]"),
+    ("data.shape=[1,4,4]", "not shape [1, 4, 4]"),
+    ("data.shape=[3,8,8]", "data.shape: the data has samples of shape [1, 8, 8], not [3, 8, 8]"),
+    ("data.batch_size=5000", "data.batch_size: 5000, but the data has only 1797 samples"),
+    ("hardware=ddp_cpu data.batch_size=7", "data.batch_size: 7 cannot be split over 2 devices"),
+    ("model=mlp data=sine augment=[flip]", "model: flip mirrors images"),
+    ("model=mlp data=sine metrics=[fid]", "metrics: random features are of images"),
+    ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: no metric kid/x is measured, only swd/pixels"),
+    ("model=gan", "model.discriminator: ganexp.systems.gan.GAN needs this argument"),
+    ("model=cdcgan data=folder data.root=pictures", "this model is conditional, and the data has no classes"),
+    # hardware that is not there
+    ("hardware=tpu", "hardware=tpu: there is no such option; did you mean gpu?"),
+    ("hardware.accelerator=quantum", "hardware: You selected an invalid accelerator name"),
+    ("hardware.precision=17", "hardware.precision: 17; choose one of 32-true, bf16-mixed, 16-mixed"),
+    ("hardware=multinode", "torchrun --nnodes=2"),
+    # data and files that are not there, or not what they should be
+    ("model=dcgan data=folder", "data.root: must be given"),
+    ("model=dcgan data=folder data.root=nowhere", "data.root: there is no folder nowhere"),
+    ("model=dcgan data=folder data.root=empty", "data.root: empty holds no image"),
+    ("model=dcgan data=folder data.root=broken data.batch_size=2", "are unreadable: broken/a.png"),
+    ("data=mnist data.root=damaged", "damaged/MNIST/raw holds a damaged file"),
+    ("task=sample", "checkpoint: task=sample needs one"),
+    ("task=sample checkpoint=nowhere.ckpt", "checkpoint: there is no file nowhere.ckpt"),
+    ("task=sample checkpoint=text.ckpt", "checkpoint: text.ckpt cannot be read"),
+    ("task=sample checkpoint=cut.ckpt", "checkpoint: cut.ckpt cannot be read"),
+    ("task=sample checkpoint=other.ckpt", "checkpoint: other.ckpt is not one of ganexp's"),
+    ("task=sample checkpoint=code.ckpt", "code.ckpt holds more than tensors and plain values"),
+    ("task=sample checkpoint=target.ckpt", "the file asks to run os.system"),
+    ("hydra.run.dir=text.ckpt/run", "hydra.run.dir: the run folder"),
+    # a key that the task would ignore
+    ("num=5", "num: task=train does not read it"),
+    ("task=sample checkpoint=text.ckpt model=mlp", "model: task=sample does not read it"),
+    ("task=sample checkpoint=text.ckpt num=0", "num, num_images: at least 1"),
+    ("task=evaluate checkpoint=text.ckpt metrics=[]", "metrics: none chosen"),
+    ("task=evaluate checkpoint=text.ckpt data.batch_size=2", "data: task=evaluate takes the checkpoint's data"),
+    # a mistake in a file, or around it
+    ("--config-dir=nowhere", "--config-dir: there is no folder nowhere"),
+    ("--config-dir=mine experiment=option", "experiment/option.yaml: loss=hinges: there is no such option; did you mean hinge?"),
+    ("--config-dir=mine experiment=key", "experiment/key.yaml: sead: there is no such key; did you mean seed?"),
+    ("--config-dir=mine experiment=typed", "experiment/typed.yaml: trainer.max_step: there is no such key; did you mean trainer.max_steps?"),
+    ("--config-dir=mine experiment=nested", "model.d_stepz: ganexp.systems.gan.GAN has no such argument; did you mean d_steps?"),
+    ("--config-dir=mine experiment=kind", "trainer.max_steps: Value 'many'"),
+    ("--config-dir=mine experiment=syntax", "a config file is not YAML"),
+    ("--config-dir=mine experiment=lost", "name: Interpolation key 'data.nmae' not found"),
+    ("--config-dir=mine experiment=options", "experiment=options: there is no such option; did you mean option?"),
+    ("trainer.max_steps", "the command line cannot be read"),
+    ("-m loss=bce,hing", "loss=hing: there is no such option; did you mean hinge?"),
+    ("-m seed=1,b", "seed: Value 'b'"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that can be wrong with a file."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    write_images(folder / "pictures")
+    (folder / "empty").mkdir()
+    (folder / "broken").mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / "broken" / name).write_bytes(b"no picture")
+    write_idx(folder / "damaged" / "MNIST" / "raw")
+    labels = folder / "damaged" / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-3])
+
+    (folder / "text.ckpt").write_text("no checkpoint")
+    torch.save({"weights": torch.zeros(2)}, folder / "other.ckpt")
+    (folder / "cut.ckpt").write_bytes((folder / "other.ckpt").read_bytes()[:300])
+    torch.save({"code": os.system}, folder / "code.ckpt")
+    hostile = {"model": {"_target_": "os.system", "command": "touch hacked"}}
+    torch.save({"config": hostile, "state_dict": {}, "global_step": 1}, folder / "target.ckpt")
+
+    experiments = folder / "mine" / "experiment"
+    experiments.mkdir(parents=True)
+    for name, text in {
+        "option": "defaults:\n  - override /loss: hinges\n",
+        "key": "sead: 3\n",
+        "typed": "trainer: {max_step: 3}\n",
+        "nested": "model: {d_stepz: 3}\n",
+        "kind": "trainer: {max_steps: many}\n",
+        "syntax": "trainer: {max_steps: [1\n",
+        "lost": "name: ${data.nmae}\n",
+    }.items():
+        (experiments / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+    return folder
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("line, expected", MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_one_message(line: str, expected: str, place: Path, cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    before = contents(place)
+    words = line.split()
+    answer = cli(*words, *(TINY if line == "model=mlp data=sine" else []))
+    assert answer.code == 2, (answer.code, answer.out, answer.err)
+    assert expected in answer.err
+    said = [text for text in answer.err.splitlines() if text.strip()]
+    assert len(said) == 1 and said[0].startswith("ganexp: "), answer.err
+    assert contents(place) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
+@pytest.mark.parametrize("line", ["hardware=gpu", "hardware=ddp", "hardware.precision=16-mixed"])
+def test_a_gpu_that_is_not_there(line: str, cli: Callable[..., Answer]) -> None:
+    answer = cli(line)
+    assert answer.code == 2 and "GPU" in answer.err and "cpu" in answer.err.lower()
+
+
+def test_mnist_offline_names_the_files(cli: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ganexp.data.mnist import FILES, MNIST
+
+    monkeypatch.setattr(MNIST.dataset, "mirrors", [f"file://{tmp_path}/nothing/"])
+    answer = cli("data=mnist", "data.root=here/data")
+    assert answer.code == 2
+    assert all(name in answer.err for name in FILES) and "here/data/MNIST/raw" in answer.err
+    assert contents(tmp_path) == []
+
+
+QUICK = """
+import sys
+sys.argv = ["ganexp"] + sys.argv[1:]
+from ganexp.__main__ import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "line", ["--help", "--cfg job", "--cfg job --resolve", "model=dcgann", "trainer.max_steps=x", "+sead=1", "-m loss=bce,hing"]
+)
+def test_composing_answers_without_torch(line: str, tmp_path: Path) -> None:
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", QUICK, *line.split()], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    seconds = time.monotonic() - start
+    assert done.stderr.strip().splitlines()[-1] == "False", "torch was imported"
+    assert done.returncode == (0 if line.startswith("--") else 2)
+    assert seconds < 10  # the aim is 2 on a quiet machine; here only that no heavy import came back
+    assert contents(tmp_path) == []

@@ -1,0 +1,220 @@
+"""Network shapes, sizes and what they depend on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganexp.networks import dcgan, mlp
+
+SIDES = [8, 16, 32, 64, 128, 256, 28, 9, 15, 33, 100]
+SHAPES = [(c, side, side) for side in SIDES for c in (1, 2, 3, 4)] + [(3, 24, 50), (1, 100, 9), (2, 8, 256)]
+Y = torch.tensor([0, 1, 2])
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def enlarge(network: nn.Module, factor: float) -> None:
+    """Far outside the range that fresh weights give."""
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(factor)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dcgan_fits_any_image(shape: tuple[int, ...]) -> None:
+    g, d = dcgan.Generator(shape, latent_dim=5, width=2), dcgan.Discriminator(shape, width=2)
+    x = g(torch.randn(3, 5), Y)
+    assert x.shape == (3, *shape)
+    assert d(x, Y).shape == (3, 1)
+    assert dcgan.Discriminator(shape, width=2, classes=3, outputs=4)(x, Y).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "side, sides",
+    [
+        (8, [8, 4, 2]),
+        (9, [9, 4, 2]),
+        (15, [15, 7, 3]),
+        (16, [16, 8, 4]),
+        (28, [28, 14, 7]),
+        (33, [33, 16, 8, 4]),
+        (64, [64, 32, 16, 8, 4]),
+        (100, [100, 50, 25, 12, 6]),
+        (256, [256, 128, 64, 32, 16, 8, 4]),
+    ],
+)
+def test_map_sizes(side: int, sides: list[int]) -> None:
+    assert dcgan.map_sizes([3, side, side]) == [(s, s) for s in sides]
+
+
+def test_map_sizes_of_a_wide_image() -> None:
+    assert dcgan.map_sizes([3, 24, 50]) == [(24, 50), (12, 25), (6, 12)]
+
+
+def test_every_size_ends_in_a_small_map() -> None:
+    for side in range(8, 257):
+        sizes = dcgan.map_sizes([1, side, side])
+        assert 2 <= sizes[-1][0] <= 7 and len(sizes) >= 3
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 7, 64), (3, 64, 7), (3, 257, 64), (3, 64, 257), (0, 8, 8), (5, 8, 8), (2,), (8, 8), (1, 1, 8, 8)]
+)
+def test_dcgan_refuses_what_is_not_an_image_it_can_draw(shape: tuple[int, ...]) -> None:
+    for make in (lambda: dcgan.Generator(shape, 4), lambda: dcgan.Discriminator(shape)):
+        with pytest.raises(ValueError, match="DCGAN takes images"):
+            make()
+
+
+@pytest.mark.parametrize("width", [0, -2])
+def test_layers_are_not_empty(width: int) -> None:
+    for make in (lambda: dcgan.Generator((1, 8, 8), 4, width), lambda: dcgan.Discriminator((1, 8, 8), width)):
+        with pytest.raises(ValueError, match="^width: "):
+            make()
+    for make in (lambda: mlp.Generator([2], 4, [8, width]), lambda: mlp.Discriminator([2], [width])):
+        with pytest.raises(ValueError, match="^hidden: "):
+            make()
+
+
+def test_dcgan_64_is_the_published_size() -> None:
+    # G: z to 4×4×512            100 · 512 · 16             =   819,200
+    #    batch norms             2 · (512 + 256 + 128 + 64) =     1,920
+    #    512-256, 256-128,       16 · (512 · 256 + 256 · 128
+    #    128-64                      + 128 · 64)            = 2,752,512
+    #    64-3 and its bias       16 · 64 · 3 + 3            =     3,075
+    assert count(dcgan.Generator((3, 64, 64), latent_dim=100, width=64)) == 3_576_707
+    # D: 3-64 and its bias       16 · 3 · 64 + 64           =     3,136
+    #    64-128, 128-256, 256-512                           = 2,752,512
+    #    batch norms             2 · (128 + 256 + 512)      =     1,792
+    #    4×4×512 to 1            512 · 16 + 1               =     8,193
+    assert count(dcgan.Discriminator((3, 64, 64), width=64)) == 2_765_633
+    # Without batch norm three biases, 128 + 256 + 512, in its place.
+    assert count(dcgan.Discriminator((3, 64, 64), width=64, norm=False)) == 2_765_633 - 896
+    # A label: ten more inputs of the projection, an embedding of ten.
+    assert count(dcgan.Generator((3, 64, 64), 100, 64, classes=10)) == 3_576_707 + 10 * 512 * 16
+    assert count(dcgan.Discriminator((3, 64, 64), 64, classes=10)) == 2_765_633 + 10 * 512 * 16
+
+
+def test_channels_double_up_to_eight_times_the_width() -> None:
+    d = dcgan.Discriminator((1, 256, 256), width=2)
+    assert [m.out_channels for m in d.modules() if isinstance(m, nn.Conv2d)] == [2, 4, 8, 16, 16, 16]
+    g = dcgan.Generator((1, 256, 256), 4, width=2)
+    assert [m.in_channels for m in g.modules() if isinstance(m, nn.ConvTranspose2d)] == [16, 16, 16, 8, 4, 2]
+
+
+def test_batch_norm_can_be_left_out() -> None:
+    x = torch.randn(3, 1, 32, 32)
+    normed, plain = dcgan.Discriminator((1, 32, 32), 4), dcgan.Discriminator((1, 32, 32), 4, norm=False)
+    assert [m.num_features for m in normed.modules() if isinstance(m, nn.BatchNorm2d)] == [8, 16]  # none after the first
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules())
+    # Each image is scored alone.
+    enlarge(plain, 10)
+    enlarge(normed, 10)
+    torch.testing.assert_close(plain(x, Y)[:2], plain(x[:2], Y[:2]))
+    assert not torch.allclose(normed(x, Y)[:2], normed(x[:2], Y[:2]), rtol=1e-2)
+
+
+def test_initialisation() -> None:
+    torch.manual_seed(0)
+    for network in (dcgan.Generator((3, 32, 32), 100, 32, classes=10), dcgan.Discriminator((3, 32, 32), 32, classes=10)):
+        kinds = set()
+        for module in network.modules():
+            weight = getattr(module, "weight", None)
+            if weight is None:
+                continue
+            kinds.add(type(module).__name__)
+            normal = isinstance(module, nn.BatchNorm2d)
+            tolerance = 5 * 0.02 / weight.numel() ** 0.5
+            assert weight.mean().item() == pytest.approx(1.0 if normal else 0.0, abs=tolerance)
+            assert weight.std().item() == pytest.approx(0.02, abs=tolerance)
+            assert getattr(module, "bias", None) is None or not module.bias.any()
+        assert kinds in ({"Linear", "BatchNorm2d", "ConvTranspose2d"}, {"Conv2d", "BatchNorm2d", "Linear", "Embedding"})
+
+
+@pytest.mark.parametrize("make", [lambda s: dcgan.Generator(s, 4, 2), lambda s: mlp.Generator(s, 4, [8])], ids=["dcgan", "mlp"])
+def test_images_lie_in_range(make: type) -> None:
+    torch.manual_seed(0)
+    g = make((3, 16, 16))
+    enlarge(g, 100)
+    x = g(torch.randn(3, 4), Y)
+    assert 0.99 < x.abs().max() <= 1 and x.min() < 0 < x.max()
+
+
+def test_points_end_linear() -> None:
+    torch.manual_seed(0)
+    g = mlp.Generator([2], 4, [8])
+    enlarge(g, 100)
+    assert g(torch.randn(3, 4), Y).abs().max() > 10
+
+
+GENERATORS = {
+    "dcgan": lambda classes: dcgan.Generator((1, 16, 16), 4, 2, classes=classes),
+    "mlp": lambda classes: mlp.Generator((1, 16, 16), 4, [8], classes=classes),
+}
+DISCRIMINATORS = {
+    "dcgan": lambda classes, outputs: dcgan.Discriminator((1, 16, 16), 2, classes=classes, outputs=outputs),
+    "mlp": lambda classes, outputs: mlp.Discriminator((1, 16, 16), [8], classes=classes, outputs=outputs),
+}
+
+
+def differs(network: nn.Module, x: Tensor) -> Tensor:
+    """[N, …]: where the output changes with the label alone."""
+    network.eval()
+    enlarge(network, 10)
+    return network(x, torch.tensor([0, 0, 0])) != network(x, torch.tensor([1, 2, 1]))
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_only_conditional_generators_heed_the_label(kind: str) -> None:
+    torch.manual_seed(0)
+    z = torch.randn(3, 4)
+    assert differs(GENERATORS[kind](3), z).flatten(1).any(1).all()
+    assert not differs(GENERATORS[kind](None), z).any()
+
+
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_only_conditional_discriminators_heed_the_label(kind: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, 16, 16)
+    assert differs(DISCRIMINATORS[kind](3, 1), x).all()
+    assert not differs(DISCRIMINATORS[kind](None, 1), x).any()
+
+
+def test_the_projection_touches_the_first_logit_only() -> None:
+    torch.manual_seed(0)
+    d = dcgan.Discriminator((1, 16, 16), 2, classes=3, outputs=4).eval()
+    x = torch.randn(3, 1, 16, 16)
+    assert differs(d, x).tolist() == [[True, False, False, False]] * 3
+    h = d.blocks(x).flatten(1)
+    expected = d.out(h)[:, 0] + torch.stack([d.label.weight[k] @ h[i] for i, k in enumerate((2, 0, 1))])
+    torch.testing.assert_close(d(x, torch.tensor([2, 0, 1]))[:, 0], expected)
+
+
+def test_the_mlp_of_the_sine() -> None:
+    g = mlp.Generator([2], 2, [16, 32])
+    assert count(g) == (2 * 16 + 16) + (16 * 32 + 32) + (32 * 2 + 2)
+    d = mlp.Discriminator([2], [256, 128, 64])
+    assert count(d) == (2 * 256 + 256) + (256 * 128 + 128) + (128 * 64 + 64) + (64 * 1 + 1)
+    x = g(torch.randn(3, 2), Y)
+    assert x.shape == (3, 2) and d(x, Y).shape == (3, 1)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 28, 28), (3, 5, 7)], ids=str)
+def test_mlp_shapes(shape: tuple[int, ...]) -> None:
+    x = mlp.Generator(shape, 4, [8], classes=3)(torch.randn(3, 4), Y)
+    assert x.shape == (3, *shape)
+    assert mlp.Discriminator(shape, [8], classes=3, outputs=4)(x, Y).shape == (3, 4)
+
+
+def test_mlp_drops_out_while_it_learns() -> None:
+    torch.manual_seed(0)
+    d, x = mlp.Discriminator([2], [64], dropout=0.5), torch.randn(3, 2)
+    assert not torch.equal(d(x, Y), d(x, Y))
+    d.eval()
+    assert torch.equal(d(x, Y), d(x, Y))
+    never = mlp.Discriminator([2], [64], dropout=0.0)
+    assert torch.equal(never(x, Y), never(x, Y))

@@ -1,0 +1,166 @@
+"""What a run leaves behind, and what its numbers count."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from conftest import NARROW, TINY, Answer
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ganexp.losses import BCE
+
+LONGER = [*TINY, "trainer.max_steps=10", "trainer.samples_every=5", "trainer.metrics_every=5", "trainer.checkpoint_every=5"]
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory: pytest.TempPathFactory) -> Answer:
+    """One run of ten steps for all tests here, G learning at every second."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("run")
+    patch.chdir(folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "ganexp", *LONGER, *NARROW["cdcgan"], "model.d_steps=2", "schedule=linear"],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    patch.undo()
+    return Answer(done.returncode, done.stdout, done.stderr, folder)
+
+
+def events(answer: Answer) -> EventAccumulator:
+    return EventAccumulator(str(answer.run), size_guidance={"images": 0, "scalars": 0}).Reload()
+
+
+def test_it_ends_well(answer: Answer) -> None:
+    assert answer.code == 0, answer.err
+    assert "Warning" not in answer.err, answer.err
+
+
+def test_the_event_file_counts_steps(answer: Answer) -> None:
+    """Two optimizers, one axis: Lightning alone would count 15."""
+    read = events(answer)
+    assert [e.step for e in read.Scalars("loss/discriminator")] == list(range(1, 11))
+    assert [e.step for e in read.Images("samples")] == [0, 5, 10]
+    assert [e.step for e in read.Scalars("swd/pixels")] == [0, 0, 5, 10]  # Lightning repeats the first with the HParams
+    assert [e.value for e in read.Scalars("images_seen")] == [8 * step for step in range(1, 11)]
+    rates = [e.value for e in read.Scalars("lr/generator")]
+    assert rates == pytest.approx([2e-4 * (1 - step / 10) for step in range(1, 11)], abs=1e-9)
+
+
+def test_the_event_file_holds_what_is_promised(answer: Answer) -> None:
+    scalars = set(events(answer).Tags()["scalars"])
+    terms = {"loss/discriminator/real", "loss/discriminator/fake", "loss/discriminator/r1", "loss/generator"}
+    games = {"D(x)", "D(G(z))/before", "D(G(z))/after", "gradient_norm/generator", "gradient_norm/discriminator"}
+    assert terms | games | {"lr/discriminator", "images_seen"} <= scalars
+
+
+def test_hyper_parameters_reach_tensorboard(answer: Answer) -> None:
+    contents = events(answer).summary_metadata
+    assert any("hparams" in tag for tag in contents), list(contents)
+    assert "optimizer.generator.lr: 0.0002" in (answer.run / "hparams.yaml").read_text()
+
+
+def test_checkpoints(answer: Answer) -> None:
+    folder = answer.run / "checkpoints"
+    assert {p.name for p in folder.iterdir()} == {"best.ckpt", "last.ckpt", "step-00000005.ckpt", "step-00000010.ckpt"}
+    last = torch.load(folder / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 10 and last["images_seen"] == 80
+    assert last["config"]["data"]["shape"] == [1, 8, 8]
+    best = torch.load(folder / "best.ckpt", weights_only=True)
+    assert best["global_step"] == answer.record["best"]["step"]
+
+
+def test_best_is_the_smallest_value(answer: Answer) -> None:
+    with open(answer.run / "metrics.csv") as file:
+        values = {int(row["step"]): float(row["swd/pixels"]) for row in csv.DictReader(file) if row["swd/pixels"]}
+    assert set(values) == {0, 5, 10}
+    step = min((5, 10), key=lambda s: values[s])
+    best = answer.record["best"]
+    assert best["metric"] == "swd/pixels" and best["step"] == step
+    assert best["value"] == pytest.approx(values[step])
+
+
+def test_pictures(answer: Answer) -> None:
+    names = sorted(p.name for p in (answer.run / "samples").iterdir())
+    assert names == ["step-00000000.png", "step-00000005.png", "step-00000010.png"]
+    first, last = (Image.open(answer.run / "samples" / name).convert("L") for name in (names[0], names[-1]))
+    assert first.size == last.size and first.tobytes() != last.tobytes()
+    gif = Image.open(answer.run / "training.gif")
+    assert gif.n_frames == 3 and gif.size == last.size
+
+
+def test_run_json(answer: Answer) -> None:
+    record = answer.record
+    assert record["status"] == "finished" and record["steps"] == 10 and record["images_seen"] == 80 and record["seed"] == 0
+    # by hand, width 2: G 110·(4·4) + BN 2·4 + 4·2·16 + BN 2·2 + 2·1·16 + 1; D 1·2·16 + 2 + 2·4·16 + BN 2·4 + (16 + 1) + 10·16
+    assert record["parameters"] == {"discriminator": 347, "generator": 1933}
+    assert record["hardware"]["accelerator"] == "cpu" and record["hardware"]["precision"] == "32-true"
+    assert {"torch", "pytorch_lightning", "ganexp", "python"} <= record["versions"].keys()
+    assert record["images_per_second"] > 0 and "git_commit" in record and "trainer.max_steps=10" in record["command"]
+
+
+def test_the_resolved_config(answer: Answer) -> None:
+    config = yaml.safe_load((answer.run / "config.yaml").read_text())
+    assert "${" not in (answer.run / "config.yaml").read_text()
+    assert config["model"]["generator"]["shape"] == [1, 8, 8] and config["trainer"]["max_steps"] == 10
+    assert (answer.run / ".hydra" / "overrides.yaml").is_file()
+
+
+def test_what_it_says(answer: Answer) -> None:
+    before, after = answer.out.split("run folder", 1)
+    for word in ("cdcgan", "parameters", "1,797 images", "steps", "device", "BCE + R1"):
+        assert word in before
+    for word in ("best", "swd/pixels", "tensorboard --logdir outputs/"):
+        assert word in after
+    for word in ("D(x)=", "D(G(z))=", "images/s=", "10/10"):
+        assert word in answer.err
+
+
+def test_the_same_seed_gives_the_same_weights(cli: Callable[..., Answer], answer: Answer) -> None:
+    again = cli(*LONGER, *NARROW["cdcgan"], "model.d_steps=2", "schedule=linear", "trainer.metrics_every=3")
+    weights = [torch.load(a.run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for a in (answer, again)]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+def test_another_seed_gives_others(cli: Callable[..., Answer], answer: Answer) -> None:
+    again = cli(*LONGER, *NARROW["cdcgan"], "model.d_steps=2", "schedule=linear", "seed=1")
+    weights = [torch.load(a.run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for a in (answer, again)]
+    assert not weights[0]["generator.project.weight"].equal(weights[1]["generator.project.weight"])
+
+
+def test_points_are_a_scatter(cli: Callable[..., Answer]) -> None:
+    answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"])
+    assert answer.code == 0, answer.err
+    colors = Image.open(answer.run / "samples" / "step-00000003.png").convert("RGB").getcolors(1 << 20)
+    assert colors is not None and {(187, 187, 187), (209, 73, 91)} <= {color for _, color in colors}
+
+
+def test_two_runs_in_one_second_do_not_share_a_folder(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    for _ in range(2):
+        assert cli(*TINY, *NARROW["cdcgan"], f"hydra.run.dir={tmp_path}/outputs/same").code == 0
+    assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == ["same", "same_2"]
+
+
+def test_a_run_that_fails_says_so(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(BCE, "generator", fail)
+    answer = cli(*TINY, *NARROW["cdcgan"])
+    assert answer.code == 1 and "out of luck" in answer.err and "Traceback" not in answer.err
+    assert answer.record["status"] == "failed" and "out of luck" in answer.record["error"]
+    assert "Traceback" in (answer.run / "error.txt").read_text()
+
+
+def test_a_checkpoint_that_is_not_written_is_an_error(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", lambda *_: None)
+    answer = cli(*TINY, *NARROW["cdcgan"])
+    assert answer.code == 1 and "no checkpoint was written" in answer.err

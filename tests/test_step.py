@@ -1,0 +1,223 @@
+"""The adversarial step: who learns when, from what, and how it is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from ganexp import ema, latents, losses, regularizers
+from ganexp.data.toy import Sine
+from ganexp.networks import mlp
+from ganexp.systems.base import evaluating, frozen
+from ganexp.systems.gan import GAN
+
+
+def make_gan(**changes: Any) -> GAN:
+    torch.manual_seed(0)
+    parts: dict[str, Any] = {
+        "latent": latents.Normal(2),
+        "generator": mlp.Generator([2], 2, [8]),
+        "discriminator": mlp.Discriminator([2], [8], dropout=0.0),
+        "loss": losses.BCE(),
+        "regularizers": {},
+        "augment": {},
+        "optimizer_g": lambda p: torch.optim.SGD(p, 0.1),
+        "optimizer_d": lambda p: torch.optim.SGD(p, 0.2),
+        "schedule": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0, 0),
+    }
+    return GAN(**(parts | changes))
+
+
+def fit(system: GAN, steps: int, *callbacks: pl.Callback) -> pl.Trainer:
+    data = Sine([2], 0, batch_size=16, seed=0)
+    data.prepare()
+    trainer = pl.Trainer(
+        max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, callbacks=list(callbacks),
+    )  # fmt: skip
+    trainer.fit(system, datamodule=data)
+    return trainer
+
+
+class Watch(pl.Callback):
+    """The weights of both networks after every batch."""
+
+    def __init__(self) -> None:
+        self.d: list[Tensor] = []
+        self.g: list[Tensor] = []
+
+    def on_train_batch_end(self, trainer: Any, system: Any, *rest: Any) -> None:
+        self.d.append(nn.utils.parameters_to_vector(system.discriminator.parameters()).detach().clone())
+        self.g.append(nn.utils.parameters_to_vector(system.generator.parameters()).detach().clone())
+
+
+def test_one_batch_is_one_step() -> None:
+    assert fit(make_gan(), 7).global_step == 7
+
+
+@pytest.mark.parametrize("d_steps", [1, 2, 3])
+def test_every_d_steps_th_batch_updates_g(d_steps: int) -> None:
+    watch = Watch()
+    start = nn.utils.parameters_to_vector(make_gan().generator.parameters())
+    fit(make_gan(d_steps=d_steps), 6, watch)
+    g = [start, *watch.g]
+    moved = [not a.equal(b) for a, b in zip(g, g[1:], strict=False)]
+    assert moved == [(step + 1) % d_steps == 0 for step in range(6)]
+    assert all(not a.equal(b) for a, b in zip(watch.d, watch.d[1:], strict=False))
+
+
+def test_the_step_is_the_published_one() -> None:
+    """Two steps by hand, with plain torch, give the same weights."""
+    system = make_gan()
+    watch = Watch()
+    z: list[Tensor] = []
+    drawn = system.latent.sample
+
+    class Remember:
+        dim = 2
+
+        def sample(self, n: int, device: torch.device) -> Tensor:
+            z.append(drawn(n, device))
+            return z[-1]
+
+    system.latent = Remember()
+    fit(system, 2, watch)
+
+    hand = make_gan()
+    g, d = hand.generator, hand.discriminator
+    sgd_g, sgd_d = torch.optim.SGD(g.parameters(), 0.1), torch.optim.SGD(d.parameters(), 0.2)
+    data = Sine([2], 0, batch_size=16, seed=0)
+    data.prepare()
+    batches = iter(data.train_dataloader())
+    for k in range(2):
+        x, y = next(batches)
+        fake = g(z[-2 + k], y)
+        sgd_d.zero_grad()
+        (-torch.sigmoid(d(x, y)).log().mean() - (1 - torch.sigmoid(d(fake.detach(), y))).log().mean()).backward()
+        sgd_d.step()
+        sgd_g.zero_grad()
+        (-torch.sigmoid(d(fake, y)).log().mean()).backward()
+        sgd_g.step()
+        torch.testing.assert_close(nn.utils.parameters_to_vector(d.parameters()), watch.d[k])
+        torch.testing.assert_close(nn.utils.parameters_to_vector(g.parameters()), watch.g[k])
+
+
+def test_d_collects_nothing_while_g_learns() -> None:
+    system = make_gan()
+    seen = []
+
+    class Spy(losses.BCE):
+        def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+            seen.append([p.requires_grad for p in system.discriminator.parameters()])
+            return super().generator(fake, real)
+
+    system.loss = Spy()
+    fit(system, 1)
+    assert seen and not any(seen[0])
+    assert all(p.requires_grad for p in system.discriminator.parameters())
+
+
+def test_fresh_fakes_are_a_second_batch() -> None:
+    for fresh, draws in ((False, 1), (True, 2)):
+        system = make_gan(fresh_fakes=fresh)
+        calls: list[int] = []
+        system.generator.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        fit(system, 3)
+        assert len(calls) == 3 * draws
+
+
+def test_a_lazy_regularizer_weighs_as_much() -> None:
+    penalties: list[int] = []
+
+    class Count(regularizers.R1):
+        def __call__(self, score: Any, real: Tensor, fake: Tensor) -> Tensor:
+            penalties.append(1)
+            return super().__call__(score, real, fake)
+
+    system = make_gan(regularizers={"r1": Count(1.0, every=4)})
+    fit(system, 8)
+    assert len(penalties) == 2
+    eager = make_gan(regularizers={"r1": regularizers.R1(1.0, every=1)})
+    fit(eager, 1)
+    lazy = make_gan(regularizers={"r1": regularizers.R1(1.0, every=4)})
+    fit(lazy, 1)
+    torch.testing.assert_close(lazy.scalars["loss/discriminator/r1"], 4 * eager.scalars["loss/discriminator/r1"])
+
+
+def test_a_relativistic_loss_gets_the_real_logits() -> None:
+    system = make_gan(loss=losses.Relativistic())
+    fit(system, 2)
+    assert system.scalars["loss/generator"].isfinite()
+
+
+def test_the_average_follows_the_generator() -> None:
+    system = make_gan(ema_half_life=16.0)
+    watch = Watch()
+    fit(system, 5, watch)
+    by_hand = nn.utils.parameters_to_vector(make_gan().generator.parameters())
+    for k, weights in enumerate(watch.g):
+        decay = 0.5 ** (16 / min(16.0, 0.05 * 16 * (k + 1)))
+        by_hand = decay * by_hand + (1 - decay) * weights
+    assert isinstance(system.ema, ema.EMA) and system.sampler is system.ema.average
+    torch.testing.assert_close(nn.utils.parameters_to_vector(system.ema.average.parameters()), by_hand)
+
+
+def test_schedules_count_steps() -> None:
+    system = make_gan(schedule=lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, total_iters=10), d_steps=3)
+    trainer = fit(system, 5)
+    assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == pytest.approx([0.1, 0.05])
+
+
+def test_images_seen() -> None:
+    system = make_gan()
+    fit(system, 5)
+    assert system.images_seen == 5 * 16
+
+
+def test_sampling_restores_what_it_changes() -> None:
+    system = make_gan(generator=nn.Sequential())
+    system.generator = mlp.Generator([2], 2, [8])
+    system.generator.hidden.append(nn.Dropout())
+    system.generator.hidden[0].eval()
+    modes = [m.training for m in system.generator.modules()]
+    assert system.sample(3).shape == (3, 2)
+    assert [m.training for m in system.generator.modules()] == modes
+    assert not system.sample(3).requires_grad
+
+
+def test_frozen_and_evaluating_restore_after_an_error() -> None:
+    net = nn.Linear(1, 1)
+    net.bias.requires_grad_(False)
+    for context in (frozen, evaluating):
+        with pytest.raises(KeyError), context(net):
+            raise KeyError
+    assert net.weight.requires_grad and not net.bias.requires_grad and net.training
+
+
+def test_penalties_run_in_float32_under_autocast() -> None:
+    kinds = []
+
+    class Spy(regularizers.R1):
+        def __call__(self, score: Any, real: Tensor, fake: Tensor) -> Tensor:
+            kinds.append((real.dtype, fake.dtype, torch.is_autocast_enabled("cpu")))
+            return super().__call__(score, real, fake)
+
+    system = make_gan(regularizers={"r1": Spy()})
+    data = Sine([2], 0, batch_size=16, seed=0)
+    data.prepare()
+    pl.Trainer(
+        max_steps=1, max_epochs=-1, accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    ).fit(system, datamodule=data)  # fmt: skip
+    assert kinds == [(torch.float32, torch.float32, False)]
+
+
+def test_classes_of_unlabelled_data_are_refused() -> None:
+    with pytest.raises(ValueError, match="classes"):
+        make_gan(classes=0)
+    with pytest.raises(ValueError, match="d_steps"):
+        make_gan(d_steps=0)

@@ -1,0 +1,48 @@
+"""Sweeps: every job in its own folder, one that fails stops no other, and the end says how each ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from conftest import NARROW, TINY, Answer
+
+
+def sweep_folder(folder: Path) -> Path:
+    (sweep,) = (folder / "outputs" / "sweep").iterdir()
+    return sweep
+
+
+def test_every_combination_and_one_failure(cli: Callable[..., Answer]) -> None:
+    answer = cli("-m", "model=mlp,dcgan", "data=sine", "seed=1,2", *TINY, "trainer.max_steps=2")
+    assert answer.code == 1
+    sweep = sweep_folder(answer.folder)
+    records = {job.name: json.loads((job / "run.json").read_text()) for job in sweep.iterdir() if job.is_dir()}
+    assert {name: r["status"] for name, r in records.items()} == {"0": "finished", "1": "finished", "2": "failed", "3": "failed"}
+    assert [records[name]["seed"] for name in "01"] == [1, 2]
+    assert "DCGAN takes images" in records["2"]["error"]
+    assert "2 of 4 jobs failed" in answer.out and "model=mlp seed=2" in answer.out and "swd/pixels" in answer.out
+    overrides = yaml.safe_load((sweep / "3" / ".hydra" / "overrides.yaml").read_text())
+    assert {"model=dcgan", "seed=2"} <= set(overrides)
+
+
+def test_the_seeds_differ(cli: Callable[..., Answer]) -> None:
+    answer = cli("-m", "model=mlp", "data=sine", "seed=1,2", *TINY, *NARROW["mlp"])
+    assert answer.code == 0, answer.err
+    values = [json.loads(file.read_text())["last"]["swd/pixels"] for file in sweep_folder(answer.folder).glob("*/run.json")]
+    assert len(set(values)) == 2 and "all 2 jobs finished" in answer.out
+
+
+def test_jobs_in_parallel(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ganexp", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=mlp", "data=sine",
+         "seed=1,2", *TINY, *NARROW["mlp"]],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "all 2 jobs finished" in done.stdout
+    assert len(list(sweep_folder(tmp_path).glob("*/checkpoints/last.ckpt"))) == 2
