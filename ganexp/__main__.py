@@ -17,6 +17,7 @@ def main() -> None:
     """The command line."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a config may name the user's own modules
+    sys.argv[1:] = config.with_home(sys.argv[1:])
     args = get_args_parser().parse_args()
     try:
         sys.exit(answer(args.help or args.cfg or args.info, args.hydra_help or args.shell_completion, args))

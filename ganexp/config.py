@@ -160,6 +160,11 @@ def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
     return [first] + [[*first[:i], value, *first[i + 1 :]] for i, axis in enumerate(axes) for value in axis[1:]]
 
 
+def with_home(words: Sequence[str]) -> list[str]:
+    """`data.root=~/photos` with the home folder in place: neither the shell nor Hydra's grammar puts it there."""
+    return [word.replace("=~/", f"={Path.home()}/", 1) for word in words]
+
+
 def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(overrides))

@@ -384,8 +384,8 @@ def test_large_pictures_are_averaged(tmp_path: Path) -> None:
 
 
 def test_a_turned_picture_keeps_its_detail(tmp_path: Path) -> None:
-    """Stripes 2 px wide, 512×128 px when turned, to 64 px high: a JPEG decoded at a quarter would be all grey."""
-    picture = Image.fromarray(((np.arange(128) // 2 % 2) * 255).astype(np.uint8)[None].repeat(512, 0))
+    """Stripes 4 px high, 512×128 px when turned, to 64 px: a JPEG decoded at a quarter of its size would be all grey."""
+    picture = Image.fromarray(((np.arange(2, 130) // 4 % 2) * 255).astype(np.uint8)[None].repeat(512, 0))
     exif = picture.getexif()
     exif[0x0112] = 6
     picture.save(tmp_path / "a.jpg", exif=exif, quality=100)

@@ -22,7 +22,7 @@ def test_shape(make: type) -> None:
 @pytest.mark.parametrize("make", [Normal, Uniform])
 @pytest.mark.parametrize("dim", [0, -1])
 def test_a_latent_has_a_dimension(make: type, dim: int) -> None:
-    with pytest.raises(ValueError, match="^dim: "):
+    with pytest.raises(ValueError, match=r"^dim: "):
         make(dim)
 
 

@@ -192,6 +192,7 @@ def test_swd_of_unequal_counts() -> None:
 def test_stretch_takes_evenly_spaced_quantiles() -> None:
     rows = torch.tensor([[0.0], [1.0], [2.0]])
     assert stretch(rows, 6).flatten().tolist() == [0, 0, 1, 1, 2, 2]
+    assert stretch(rows, 5).flatten().tolist() == [0, 0, 1, 2, 2]
     assert stretch(rows, 3).flatten().tolist() == [0, 1, 2]
 
 

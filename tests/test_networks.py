@@ -73,10 +73,10 @@ def test_dcgan_refuses_what_is_not_an_image_it_can_draw(shape: tuple[int, ...]) 
 @pytest.mark.parametrize("width", [0, -2])
 def test_layers_are_not_empty(width: int) -> None:
     for make in (lambda: dcgan.Generator((1, 8, 8), 4, width), lambda: dcgan.Discriminator((1, 8, 8), width)):
-        with pytest.raises(ValueError, match="^width: "):
+        with pytest.raises(ValueError, match=r"^width: "):
             make()
     for make in (lambda: mlp.Generator([2], 4, [8, width]), lambda: mlp.Discriminator([2], [width])):
-        with pytest.raises(ValueError, match="^hidden: "):
+        with pytest.raises(ValueError, match=r"^hidden: "):
             make()
 
 

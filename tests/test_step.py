@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -65,9 +66,9 @@ def test_every_d_steps_th_batch_updates_g(d_steps: int) -> None:
     start = nn.utils.parameters_to_vector(make_gan().generator.parameters())
     fit(make_gan(d_steps=d_steps), 6, watch)
     g = [start, *watch.g]
-    moved = [not a.equal(b) for a, b in zip(g, g[1:], strict=False)]
+    moved = [not a.equal(b) for a, b in pairwise(g)]
     assert moved == [(step + 1) % d_steps == 0 for step in range(6)]
-    assert all(not a.equal(b) for a, b in zip(watch.d, watch.d[1:], strict=False))
+    assert all(not a.equal(b) for a, b in pairwise(watch.d))
 
 
 def test_the_step_is_the_published_one() -> None:

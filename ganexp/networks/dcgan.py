@@ -1,7 +1,8 @@
 """DCGAN for any image size (Radford et al. 2016, arXiv:1511.06434, figure 1).
 
     size 64:  z -> 4×4 512 -> 8×8 256 -> 16×16 128 -> 32×32 64 -> 64×64 image        (the discriminator mirrors it)
-    size 28:  z -> 3×3 256 -> 7×7 128 -> 14×14 64 -> 28×28 image
+    size 28:  z -> 7×7 128 -> 14×14 64 -> 28×28 image
+    size  8:  z -> 2×2 128 -> 4×4 64 -> 8×8 image
 
 Each block halves (doubles) the map; the number of blocks follows from the image size.
 """

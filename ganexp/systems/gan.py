@@ -57,6 +57,7 @@ class GAN(System):
         self.regularizers, self.augment = dict(regularizers), dict(augment)
         self.optimizer_g, self.optimizer_d, self.schedule = optimizer_g, optimizer_d, schedule
         self.d_steps, self.fresh_fakes = d_steps, fresh_fakes
+        self.to(memory_format=torch.channels_last)  # convolutions are faster so, on the CPU by a tenth
         self.measuring = False  # whether this step's scalars are logged: gradient norms cost a pass over all weights
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -1,0 +1,143 @@
+"""Images per second of ganexp against a plain PyTorch loop that does the same work, in the same process.
+
+    python benchmarks/speed.py mlp            MLP on 28×28 grey images
+    python benchmarks/speed.py dcgan          DCGAN on 64×64 colour images
+
+Both train the same networks with the same loss, Adam and batch on images that lie in memory. The loop is the tutorials': data
+already scaled to float32, no frozen discriminator, torch's defaults everywhere. Ours is the whole program: Trainer, data module,
+TensorBoard and CSV logging at the default cadence, progress bar. Neither averages the generator. Rounds alternate, and the ratio
+of each round is taken, so that a machine that is shared slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.nn import functional as F
+
+from ganexp import config
+from ganexp.build import build
+from ganexp.data.module import DataModule
+from ganexp.tasks.memory import keep_freed_memory
+from ganexp.tasks.train import quiet
+
+TASKS = {"mlp": ("model=mlp", [1, 28, 28], 60), "dcgan": ("model=dcgan", [3, 64, 64], 6)}
+
+
+class Noise(DataModule):
+    """Random images: what they show does not change how long a step takes."""
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        x = np.random.default_rng(0).integers(0, 256, (2048, *self.shape), np.uint8)
+        return x, np.zeros(len(x), np.int64)
+
+
+class Clock(pl.Callback):
+    """Seconds per step, the first `warm_up` steps left out."""
+
+    def __init__(self, warm_up: int):
+        self.warm_up = warm_up
+
+    def on_train_batch_start(self, trainer: Any, system: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.warm_up:
+            self.started = time.perf_counter()
+
+    def on_train_end(self, trainer: Any, system: Any) -> None:
+        self.seconds = (time.perf_counter() - self.started) / (trainer.max_steps - self.warm_up)
+
+
+class Ours:
+    def __init__(self, resolved: dict[str, Any], data: DataModule, steps: int):
+        self.resolved, self.data, self.steps = resolved, data, steps
+        self.system = build(resolved["model"], "model")
+
+    def round(self) -> float:
+        clock = Clock(warm_up=max(1, self.steps // 5))
+        loggers = [build(node, "logger") for node in self.resolved["logger"].values()]
+        trainer = build(self.resolved["hardware"], "hardware")(
+            max_steps=self.steps + clock.warm_up, max_epochs=-1, logger=loggers,
+            callbacks=[build(self.resolved["callbacks"]["progress"], "callbacks.progress"), clock],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            log_every_n_steps=self.resolved["trainer"]["log_every"], use_distributed_sampler=False,
+        )  # fmt: skip
+        trainer.fit(self.system, datamodule=self.data)
+        return clock.seconds
+
+
+class Plain:
+    """The loop of the tutorials."""
+
+    def __init__(self, resolved: dict[str, Any], data: DataModule, steps: int):
+        self.g = build(resolved["model"]["generator"], "generator")
+        self.d = build(resolved["model"]["discriminator"], "discriminator")
+        self.optimizer_g = torch.optim.Adam(self.g.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        self.optimizer_d = torch.optim.Adam(self.d.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        self.images = data.x.contiguous().float() / 127.5 - 1
+        self.batch_size, self.steps, self.latent = data.batch_size, steps, resolved["model"]["latent"]["dim"]
+
+    def round(self) -> float:
+        warm_up = max(1, self.steps // 5)
+        for step in range(self.steps + warm_up):
+            if step == warm_up:
+                started = time.perf_counter()
+            losses = self.step(self.images[torch.randint(len(self.images), (self.batch_size,))])
+            if step % 50 == 0:
+                _ = [loss.item() for loss in losses]
+        return (time.perf_counter() - started) / self.steps
+
+    def step(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.zeros(len(real), dtype=torch.long)
+        ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)
+        self.optimizer_d.zero_grad()
+        fake = self.g(torch.randn(len(real), self.latent), y)
+        loss_real = F.binary_cross_entropy_with_logits(self.d(real, y), ones)
+        loss_fake = F.binary_cross_entropy_with_logits(self.d(fake.detach(), y), zeros)
+        loss_d = loss_real + loss_fake
+        loss_d.backward()
+        self.optimizer_d.step()
+
+        self.optimizer_g.zero_grad()
+        loss_g = F.binary_cross_entropy_with_logits(self.d(fake, y), ones)
+        loss_g.backward()
+        self.optimizer_g.step()
+        return loss_d, loss_g
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-size", type=int, default=64)
+    arguments = parser.parse_args()
+    model, shape, steps = TASKS[arguments.task]
+
+    quiet()
+    keep_freed_memory()  # for both: it is a setting of the whole process
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [model, "loss=bce", "regularizer=[]", "model.ema_half_life=null", "hardware=cpu", f"data.shape={shape}"]
+        with config.config_tree():
+            resolved = config.resolved(config.compose_checked([*overrides, f"hydra.run.dir={folder}/run"]))
+        data = Noise(shape, 0, arguments.batch_size, 0)
+        data.prepare()
+        ours, plain = Ours(resolved, data, steps), Plain(resolved, data, steps)
+        times = [(ours.round(), plain.round()) for _ in range(arguments.rounds + 1)][1:]
+
+    per_second = [[arguments.batch_size / seconds for seconds in column] for column in zip(*times, strict=True)]
+    ratios = [b / a for a, b in times]
+    print(f"{arguments.task}, batch {arguments.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"  ganexp      {statistics.median(per_second[0]):8.1f} images/s")
+    print(f"  plain loop  {statistics.median(per_second[1]):8.1f} images/s")
+    print(
+        f"  ratio       {statistics.median(ratios):8.3f}  (median of {len(ratios)} rounds, {min(ratios):.3f} to {max(ratios):.3f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Who may import whom (see the README's table of the code): read from the source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "ganexp"
+LEAVES = {"networks", "losses", "regularizers", "augment", "latents", "metrics", "data", "ema", "pictures"}
+MAY = {leaf: {leaf} for leaf in LEAVES} | {
+    "systems": {"systems", "networks", "losses", "regularizers", "augment", "latents", "ema"},
+    "callbacks": {"callbacks", "systems", "pictures", ""},
+    "config": set(),
+    "build": {"config"},
+    "jobs": {"config", "build", "tasks", ""},
+    "__main__": {"config", "jobs"},
+    "tasks": {"tasks", "systems", "callbacks", "data", "pictures", "build", "config"},
+    "__init__": set(),
+}
+
+
+def imported(file: Path) -> set[str]:
+    """The parts of ganexp a file imports: `losses`, `data`, …; the bare package is ''."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ganexp":
+            parts = (node.module or "").split(".")[1:2]
+            found |= set(parts) if parts else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {[*a.name.split("."), ""][1] for a in node.names if a.name.split(".")[0] == "ganexp"}
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_layers(file: Path) -> None:
+    part = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert imported(file) <= MAY[part] | {part}
+
+
+def test_only_config_and_jobs_know_omegaconf() -> None:
+    """Everything else gets plain values."""
+    knows = {f.name for f in ROOT.rglob("*.py") if "omegaconf" in f.read_text(encoding="utf-8")}
+    assert knows == {"config.py", "jobs.py"}
