@@ -123,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         overrides = [model, "loss=bce", "regularizer=[]", "model.ema_half_life=null", "hardware=cpu", f"data.shape={shape}"]
         with config.config_tree():
-            resolved = config.resolved(config.compose_checked([*overrides, f"hydra.run.dir={folder}/run"]))
+            resolved = config.resolved(config.compose_checked([*overrides, "hydra.run.dir=" + folder]))
         data = Noise(shape, 0, arguments.batch_size, 0)
         data.prepare()
         ours, plain = Ours(resolved, data, steps), Plain(resolved, data, steps)
@@ -134,9 +134,8 @@ def main() -> None:
     print(f"{arguments.task}, batch {arguments.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"  ganexp      {statistics.median(per_second[0]):8.1f} images/s")
     print(f"  plain loop  {statistics.median(per_second[1]):8.1f} images/s")
-    print(
-        f"  ratio       {statistics.median(ratios):8.3f}  (median of {len(ratios)} rounds, {min(ratios):.3f} to {max(ratios):.3f})"
-    )
+    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+    print(f"  ratio       {middle:8.3f}  (median of {len(ratios)} rounds, {low:.3f} to {high:.3f})")
 
 
 if __name__ == "__main__":

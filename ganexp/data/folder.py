@@ -63,8 +63,12 @@ class Folder(DataModule):
         size = (width, height)
         try:
             with Image.open(file) as opened:
-                opened.draft(MODES[channels], (2 * width, 2 * height))  # a JPEG decodes faster at a half or a quarter
-                image = ImageOps.exif_transpose(opened).convert(MODES[channels])
+                enough = 2 * max(width, height)  # either way up
+                opened.draft(MODES[channels], (enough, enough))  # a JPEG decodes faster at a half or a quarter
+                image = ImageOps.exif_transpose(opened)
+                if image.mode.startswith("I;16"):  # Pillow would clip, not scale
+                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                image = image.convert(MODES[channels])
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
         lanczos = Image.Resampling.LANCZOS

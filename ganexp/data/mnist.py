@@ -33,7 +33,7 @@ class MNIST(DataModule):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             data = self.dataset(str(self.root), download=True)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, AssertionError, KeyError) as error:  # the last two from no IDX file
             for path in made:  # the failed download's empty folders
                 with suppress(OSError):
                     path.rmdir()

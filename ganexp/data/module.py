@@ -74,6 +74,8 @@ class DataModule(pl.LightningDataModule):
         x, y = self.load()
         if x.shape[1:] != self.shape:
             raise ValueError(f"shape: the data has samples of shape {list(x.shape[1:])}, not {list(self.shape)}")
+        if len(x) != len(y):
+            raise ValueError(f"the data has {len(x)} samples and {len(y)} labels")
         if len(x) < self.batch_size:
             raise ValueError(f"batch_size: {self.batch_size}, but the data has only {len(x)} samples")
         if len(y) and not 0 <= y.min() <= y.max() < max(self.classes, 1):

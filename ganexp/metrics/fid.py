@@ -10,15 +10,22 @@ from torchmetrics import Metric
 
 
 def frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
-    """|mean_a - mean_b|² + tr(cov_a + cov_b - 2 (cov_a cov_b)^½), float64, never complex nor NaN.
+    """|mean_a - mean_b|² + tr(cov_a + cov_b - 2 (cov_a cov_b)^½) in float64; never complex, NaN or negative.
 
-    tr (AB)^½ is the sum of the roots of the eigenvalues of A^½ B A^½, which is symmetric; rounding makes some of them
-    slightly negative where there are fewer samples than dimensions: those are 0.
+    tr (AB)^½ is the sum of the roots of the eigenvalues of A^½ B A^½, which is symmetric. With fewer samples than dimensions
+    many of them are 0 but for rounding, and a root would make 1e-7 of 1e-14: those are 0.
     """
     values, vectors = torch.linalg.eigh(cov_a)
-    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
-    return (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    root_a = vectors * roots(values) @ vectors.T
+    cross = roots(torch.linalg.eigvalsh(root_a @ cov_b @ root_a)).sum()
+    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    return distance.clamp(min=0)
+
+
+def roots(eigenvalues: Tensor) -> Tensor:
+    """Square roots; of what rounding left of a 0, 0."""
+    smallest = eigenvalues.max() * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
+    return eigenvalues.where(eigenvalues > smallest, 0).sqrt()
 
 
 class FID(Metric):
@@ -58,6 +65,8 @@ class FID(Metric):
             state += value
 
     def moments(self, side: str) -> tuple[Tensor, Tensor]:
+        if not self.dim:
+            raise ValueError(f"{self.name}: no samples")
         n, total, products = (getattr(self, f"{side}_{name}") for name in ("count", "sum", "products"))
         if n < 2:
             raise ValueError(f"{self.name}: {int(n)} {side} samples; at least 2 are needed")
