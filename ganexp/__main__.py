@@ -33,6 +33,9 @@ def answer(about_config: bool, about_hydra: bool, args: object) -> int:
     """The exit code. Raises Mistake."""
     overrides: list[str] = args.overrides  # type: ignore[attr-defined]
     name: str = args.config_name or "config"  # type: ignore[attr-defined]
+    for flag in ("config_path", "experimental_rerun"):
+        if getattr(args, flag, None):
+            raise config.Mistake(f"--{flag.replace('_', '-')}: is not for ganexp; your own options go into a --config-dir")
     if about_hydra:
         return jobs.hydra_main()
     with config.config_tree(args.config_dir):  # type: ignore[attr-defined]

@@ -17,14 +17,15 @@ from hydra.utils import get_object, instantiate
 from ganexp.config import Mistake, nearest
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it says each error again that we explain
-OURS = ("ganexp.", "torch.optim.")  # what a checkpoint may name
+PARTS = ("systems", "networks", "losses", "regularizers", "augment", "latents", "data")
+OURS = (*(f"ganexp.{part}." for part in PARTS), "torch.optim.")  # whose classes a checkpoint may name
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
 def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = None) -> Any:
     """The object a node describes. `path`: its full key in the config, for messages.
 
-    `allowed`: prefixes that every `_target_` must have: for a config read from a file. Raises Mistake for an unknown or
+    `allowed`: for a config read from a file, prefixes of the classes it may name. Raises Mistake for an unknown or
     missing argument, a value of a wrong type, a target that is not there or not allowed, and for whatever the constructor
     itself refuses.
     """
@@ -47,6 +48,8 @@ def one_line(error: BaseException) -> str:
 
 def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:
     """Check every node in `value` against the signature of what it builds. Raises Mistake, naming the full key."""
+    if allowed is not None and isinstance(value, str) and "${" in value:
+        raise Mistake(f"{path}: the file holds an interpolation, {value}; a resolved config has none")
     if isinstance(value, list | tuple):
         for i, item in enumerate(value):
             check(item, f"{path}[{i}]", allowed)
@@ -60,15 +63,18 @@ def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:
 
 def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None) -> None:
     target = str(node["_target_"])
+    refused = Mistake(
+        f"{path}._target_: the file asks to run {target}, which is not one of ganexp's own classes; "
+        f"if you trust the file, add trust=[{target.split('.')[0]}]"
+    )
     if allowed is not None and not target.startswith(tuple(allowed)):
-        raise Mistake(
-            f"{path}._target_: the file asks to run {target}, which is not one of ganexp's own; "
-            f"if you trust the file, add trust=[{target.split('.')[0]}]"
-        )
+        raise refused
     try:
         made = get_object(target)
     except Exception as error:
         raise Mistake(f"{path}._target_: {target} cannot be imported: {one_line(error)}") from error
+    if allowed is not None and not (inspect.isclass(made) and f"{made.__module__}.".startswith(tuple(allowed))):
+        raise refused  # a module reaches others: ganexp.data.module.torch.os.system
     if not callable(made):
         raise Mistake(f"{path}._target_: {target} is not a class or a function")
     parameters = signature(made)

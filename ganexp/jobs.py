@@ -47,7 +47,11 @@ def run(cfg: DictConfig) -> int:
         except OSError as error:
             raise Mistake(f"hydra.run.dir: the run folder {folder} cannot be made: {error.strerror}") from error
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(cfg))
-    result = run_job(lambda _: task.run(), cfg, "hydra.run.dir", None, context)._return_value
+    try:
+        result = run_job(lambda _: task.run(), cfg, "hydra.run.dir", None, context)._return_value
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes the one the other
+        print(f"ganexp: interrupted; what was saved so far is in {folder}", file=sys.stderr)
+        return 130
     if isinstance(result, Mistake):
         raise result
     if isinstance(result, Exception):

@@ -75,6 +75,7 @@ MISTAKES = [
     ("hardware.accelerator=quantum", "hardware: You selected an invalid accelerator name"),
     ("hardware.precision=17", "hardware.precision: 17; choose one of 32-true, bf16-mixed, 16-mixed"),
     ("hardware=multinode", "torchrun --nnodes=2"),
+    ("hardware=ddp_cpu +hardware.num_nodes=2", "hardware.num_nodes: several machines are started by torchrun"),
     # data and files that are not there, or not what they should be
     ("model=dcgan data=folder", "data.root: must be given"),
     ("model=dcgan data=folder data.root=nowhere", "data.root: there is no folder nowhere"),
@@ -88,6 +89,8 @@ MISTAKES = [
     ("task=sample checkpoint=other.ckpt", "checkpoint: other.ckpt is not one of ganexp's"),
     ("task=sample checkpoint=code.ckpt", "code.ckpt holds more than tensors and plain values"),
     ("task=sample checkpoint=target.ckpt", "the file asks to run os.system"),
+    ("task=sample checkpoint=indirect.ckpt", "the file asks to run ganexp.data.module.torch.os.system"),
+    ("task=sample checkpoint=environment.ckpt", "the file holds an interpolation, ${oc.env:HOME}"),
     ("hydra.run.dir=text.ckpt/run", "hydra.run.dir: the run folder"),
     # a key that the task would ignore
     ("num=5", "num: task=train does not read it"),
@@ -105,6 +108,7 @@ MISTAKES = [
     ("--config-dir=mine experiment=syntax", "a config file is not YAML"),
     ("--config-dir=mine experiment=lost", "name: Interpolation key 'data.nmae' not found"),
     ("--config-dir=mine experiment=options", "experiment=options: there is no such option; did you mean option?"),
+    ("--config-path=mine", "--config-path: is not for ganexp"),
     ("trainer.max_steps", "the command line cannot be read"),
     ("-m loss=bce,hing", "loss=hing: there is no such option; did you mean hinge?"),
     ("-m seed=1,b", "seed: Value 'b'"),
@@ -128,8 +132,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"weights": torch.zeros(2)}, folder / "other.ckpt")
     (folder / "cut.ckpt").write_bytes((folder / "other.ckpt").read_bytes()[:300])
     torch.save({"code": os.system}, folder / "code.ckpt")
-    hostile = {"model": {"_target_": "os.system", "command": "touch hacked"}}
-    torch.save({"config": hostile, "state_dict": {}, "global_step": 1}, folder / "target.ckpt")
+    for name, node in {
+        "target": {"_target_": "os.system", "command": "touch hacked"},
+        "indirect": {"_target_": "ganexp.data.module.torch.os.system", "command": "touch hacked"},
+        "environment": {"_target_": "ganexp.latents.Normal", "dim": "${oc.env:HOME}"},
+    }.items():
+        torch.save({"config": {"model": node}, "state_dict": {}, "global_step": 1}, folder / f"{name}.ckpt")
 
     experiments = folder / "mine" / "experiment"
     experiments.mkdir(parents=True)

@@ -58,7 +58,13 @@ def test_the_event_file_counts_steps(answer: Answer) -> None:
 def test_the_event_file_holds_what_is_promised(answer: Answer) -> None:
     scalars = set(events(answer).Tags()["scalars"])
     terms = {"loss/discriminator/real", "loss/discriminator/fake", "loss/discriminator/r1", "loss/generator"}
-    games = {"D(x)", "D(G(z))/before", "D(G(z))/after", "gradient_norm/generator", "gradient_norm/discriminator"}
+    games = {
+        "score/D(x)",
+        "score/D(G(z))_before",
+        "score/D(G(z))_after",
+        "gradient_norm/generator",
+        "gradient_norm/discriminator",
+    }
     assert terms | games | {"lr/discriminator", "images_seen"} <= scalars
 
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 SHOWN = {
     "D": "loss/discriminator",
     "G": "loss/generator",
-    "D(x)": "D(x)",
-    "D(G(z))": "D(G(z))/before",
+    "D(x)": "score/D(x)",
+    "D(G(z))": "score/D(G(z))_before",
 }
 
 

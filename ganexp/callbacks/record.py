@@ -126,9 +126,10 @@ def environment(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with `+` if files have changed since; None outside a repository."""
+    """The commit of the code that runs, with `+` if files have changed since; None where no repository holds the code."""
     here = Path(ganexp.__file__).parent
     try:
+        subprocess.run(["git", "ls-files", "--error-unmatch", "__init__.py"], cwd=here, capture_output=True, check=True)
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -91,7 +91,7 @@ class GAN(System):
 
         self.note({f"loss/discriminator/{name}": term for name, term in terms.items()} | {"loss/discriminator": loss})
         self.note({"logits/real": real_logits.mean(), "logits/fake": fake_logits.mean()})
-        self.note({"D(x)": real_logits.sigmoid().mean(), "D(G(z))/before": fake_logits.sigmoid().mean()})
+        self.note({"score/D(x)": real_logits.sigmoid().mean(), "score/D(G(z))_before": fake_logits.sigmoid().mean()})
 
     def generator_step(self, real: Tensor, fake: Tensor, y: Tensor) -> None:
         _, optimizer = cast(list[LightningOptimizer], self.optimizers())
@@ -105,7 +105,7 @@ class GAN(System):
             self.note({"gradient_norm/generator": gradient_norm(self.generator)})
         self.uncounted(optimizer)
         optimizer.step()
-        self.note({"loss/generator": loss, "D(G(z))/after": fake_logits.sigmoid().mean()})
+        self.note({"loss/generator": loss, "score/D(G(z))_after": fake_logits.sigmoid().mean()})
 
     def generate(self, y: Tensor) -> Tensor:
         return self.generator(self.latent.sample(len(y), self.device), y)

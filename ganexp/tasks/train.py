@@ -54,6 +54,8 @@ class Train:
             raise Mistake(f"model._target_: {config['model']['_target_']} is not a System (ganexp.systems)")
         check_fit(self.system, self.data)
         self.trainer = self.make_trainer()
+        if self.trainer.num_nodes > 1 and not processes.external():
+            raise Mistake("hardware.num_nodes: several machines are started by torchrun, see hardware=multinode")
         if self.data.batch_size % self.trainer.world_size:
             raise Mistake(f"data.batch_size: {self.data.batch_size} cannot be split over {self.trainer.world_size} devices")
         try:
@@ -104,18 +106,19 @@ class Train:
             "data": {"samples": len(self.data.x), "shape": list(self.data.shape), "notes": self.data.notes},
             **environment(trainer),
         }
-        hyper_parameters = {k: v for k, v in config.items() if k not in ("callbacks", "logger", "task", "metrics")}
-        trainer.callbacks.append(Record(self.run_dir, facts, hyper_parameters))  # type: ignore[attr-defined]
+        trainer.callbacks.append(Record(self.run_dir, facts, hyper_parameters(config)))  # type: ignore[attr-defined]
         if trainer.is_global_zero:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             (self.run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             print(self.announcement(), flush=True)
+            log.info(self.announcement())
             for note in self.data.notes:
                 log.warning("data: %s", note)
         seed_all(config["seed"] + trainer.global_rank)  # every rank draws its own z
         trainer.fit(self.system, datamodule=self.data)
         if trainer.is_global_zero:
             print(self.closing(), flush=True)
+            log.info(self.closing())
 
     def announcement(self) -> str:
         """What is about to happen."""
@@ -152,6 +155,14 @@ class Train:
         if list(self.run_dir.glob("events.out.tfevents.*")):
             rows["TensorBoard"] = f"tensorboard --logdir {shown(self.run_dir)}"
         return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
+
+
+def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What one compares runs by: the choices and their numbers, each once, though the model refers to others."""
+    groups = ("seed", "model", "loss", "regularizer", "augment", "optimizer", "schedule", "data", "trainer", "hardware")
+    others = [config[group] for group in groups[2:]] + list(config["optimizer"].values())
+    own = {key: value for key, value in config["model"].items() if not isinstance(value, dict) or value not in others}
+    return {group: config[group] for group in groups} | {"model": own}
 
 
 def check_optimizers(config: dict[str, Any]) -> None:
