@@ -13,9 +13,12 @@ def keep_freed_memory() -> None:
 
     Every step frees and asks for the same activations. Does nothing where the C library is another.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    set_thresholds(1 << 30, (1 << 31) - 1)
+
+
+def set_thresholds(mmap: int, trim: int) -> None:
+    """Bytes from which an allocation is mapped on its own, and of free memory that is given back."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_MMAP_THRESHOLD, mmap)
+        mallopt(M_TRIM_THRESHOLD, trim)
