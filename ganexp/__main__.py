@@ -6,7 +6,9 @@ A mistake ends with one message and exit code 2, before any folder is made; a ru
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from argparse import Namespace
 
 from hydra._internal.utils import get_args_parser
 
@@ -17,10 +19,11 @@ def main() -> None:
     """The command line."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a config may name the user's own modules
+    os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
     sys.argv[1:] = config.with_home(sys.argv[1:])
     args = get_args_parser().parse_args()
     try:
-        sys.exit(answer(args.help or args.cfg or args.info, args.hydra_help or args.shell_completion, args))
+        sys.exit(answer(args))
     except config.Mistake as mistake:
         print(f"ganexp: {mistake}", file=sys.stderr)
         sys.exit(2)
@@ -29,25 +32,29 @@ def main() -> None:
         sys.exit(130)
 
 
-def answer(about_config: bool, about_hydra: bool, args: object) -> int:
+def answer(args: Namespace) -> int:
     """The exit code. Raises Mistake."""
-    overrides: list[str] = args.overrides  # type: ignore[attr-defined]
-    name: str = args.config_name or "config"  # type: ignore[attr-defined]
     for flag in ("config_path", "experimental_rerun"):
         if getattr(args, flag, None):
             raise config.Mistake(f"--{flag.replace('_', '-')}: is not for ganexp; your own options go into a --config-dir")
-    if about_hydra:
+    if args.hydra_help or args.shell_completion:
         return jobs.hydra_main()
-    with config.config_tree(args.config_dir):  # type: ignore[attr-defined]
-        checked = [
-            config.compose_checked(job, name)
-            for job in (config.sweep_jobs(overrides) if args.multirun else [overrides])  # type: ignore[attr-defined]
-        ]
-        if not (about_config or args.multirun):  # type: ignore[attr-defined]
-            return jobs.run(checked[0])
+    about_config = args.help or args.cfg or args.info
+    if args.multirun and about_config:
+        raise config.Mistake("-m: runs a sweep; leave it out to see help or the config of one job")
+    name = args.config_name or "config"
+    with config.config_tree(args.config_dir):
+        if about_config:
+            config.check_spelling(args.overrides, name)
+        else:
+            todo = config.sweep_jobs(args.overrides) if args.multirun else [args.overrides]
+            checked = [config.compose_checked(job, name) for job in todo]
+            if not args.multirun:
+                return jobs.run(checked[0])
     if about_config:
         return jobs.hydra_main()
-    return jobs.sweep(checked[0])
+    flags = [*(["--config-dir", args.config_dir] if args.config_dir else []), "--config-name", name]
+    return jobs.sweep(checked[0], args.overrides, flags)
 
 
 if __name__ == "__main__":

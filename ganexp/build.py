@@ -29,6 +29,8 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
     missing argument, a value of a wrong type, a target that is not there or not allowed, and for whatever the constructor
     itself refuses.
     """
+    if allowed is not None:
+        refuse_interpolations(node, path)
     check(node, path, allowed)
     try:
         return instantiate(dict(node), _convert_="all")
@@ -46,10 +48,20 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def refuse_interpolations(value: Any, path: str) -> None:
+    """Raises Mistake for one in a config that a file holds: it could ask for the environment."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_interpolations(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            refuse_interpolations(item, f"{path}[{i}]")
+    elif isinstance(value, str) and "${" in value:
+        raise Mistake(f"{path}: the file holds an interpolation, {value}; a resolved config has none")
+
+
 def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:
     """Check every node in `value` against the signature of what it builds. Raises Mistake, naming the full key."""
-    if allowed is not None and isinstance(value, str) and "${" in value:
-        raise Mistake(f"{path}: the file holds an interpolation, {value}; a resolved config has none")
     if isinstance(value, list | tuple):
         for i, item in enumerate(value):
             check(item, f"{path}[{i}]", allowed)
@@ -78,10 +90,9 @@ def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] |
     if not callable(made):
         raise Mistake(f"{path}._target_: {target} is not a class or a function")
     parameters = signature(made)
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    for key in node.keys() - HYDRA_KEYS - set(known):
+    for key in set() if anything else node.keys() - HYDRA_KEYS - set(known):
         raise Mistake(f"{path}.{key}: {target} has no such argument{nearest(key, known)}")
     required = {n for n in known if parameters[n].default is inspect.Parameter.empty}
     for key in sorted(required - node.keys()):
@@ -89,7 +100,7 @@ def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] |
             raise Mistake(f"{path}.{key}: {target} needs this argument")
     hints = type_hints(made)
     for key in node.keys() & hints.keys():
-        if not fits(node[key], hints[key]):
+        if not fits(node[key], hints[key]) and not (node[key] is None and parameters[key].default is None):
             raise Mistake(f"{path}.{key}: {node[key]!r} is not of type {spelled(hints[key])}")
 
 
@@ -123,8 +134,8 @@ def fits(value: Any, hint: Any) -> bool:
         return value in arguments
     if origin is typing.Annotated:
         return fits(value, arguments[0])
-    if hint is None or hint is type(None):
-        return value is None
+    if value is None or hint is None or hint is type(None):
+        return value is None and (hint is None or hint is type(None))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

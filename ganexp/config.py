@@ -6,6 +6,7 @@ Everything here answers without importing torch: a misspelled key costs a fracti
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -127,14 +128,20 @@ def config_tree(config_dir: str | None = None) -> Iterator[None]:
 
 def compose_checked(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
     """The config of one job, Hydra's own part included. Raises Mistake for anything that composing can see."""
-    parsed = parse(overrides)
-    for override in parsed:
-        check_option(override)
-    check_keys(parsed, config_name)
+    parsed = check_spelling(overrides, config_name)
     cfg = composed(overrides, config_name)
     check_nodes(resolved(cfg))
     check_reads(parsed, cfg)
     return cfg
+
+
+def check_spelling(overrides: Sequence[str], config_name: str) -> list[Override]:
+    """The parsed overrides. Raises Mistake for a group, an option or a key that is not there."""
+    parsed = parse(overrides)
+    for override in parsed:
+        check_option(override)
+    check_keys(parsed, config_name)
+    return parsed
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -150,14 +157,31 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
     """A first job with the first value of every sweep, then one for every other value: enough to see each value once."""
-    axes = []
-    for text, override in zip(overrides, parse(overrides), strict=True):
-        if override.is_sweep_override() and override.is_discrete_sweep():
-            axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
-        elif not override.is_sweep_override():
-            axes.append([text])
+    axes = sweep_axes(overrides)
     first = [axis[0] for axis in axes]
     return [first] + [[*first[:i], value, *first[i + 1 :]] for i, axis in enumerate(axes) for value in axis[1:]]
+
+
+def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
+    """For every override the values it takes in turn. Raises Mistake for a range without steps."""
+    axes = []
+    for text, override in zip(overrides, parse(overrides), strict=True):
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise Mistake(f"{override.key_or_group}: {text} has no end; name the values, or use range(start,stop,step)")
+        values = override.sweep_string_iterator() if override.is_sweep_override() else None
+        axes.append([text] if values is None else [f"{override.get_key_element()}={value}" for value in values])
+    return axes
+
+
+def sweep_size(overrides: Sequence[str]) -> int:
+    """How many jobs a sweep has."""
+    with config_tree():
+        return math.prod(len(axis) for axis in sweep_axes(overrides))
+
+
+def as_typed(overrides: Any) -> list[str]:
+    """Hydra's record of a command line's overrides, interpolations left as they are."""
+    return [str(override) for override in OmegaConf.to_container(overrides, resolve=False)]
 
 
 def with_home(words: Sequence[str]) -> list[str]:
@@ -167,7 +191,7 @@ def with_home(words: Sequence[str]) -> list[str]:
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
     except HydraException as error:
         raise Mistake(f"the command line cannot be read: {' '.join(str(error).split())}") from error
 
@@ -220,14 +244,14 @@ def check_option(override: Override) -> None:
     known = groups()
     if "/" in group and group not in known and not options(group):
         raise Mistake(f"{group}: there is no such group{nearest(group, known)}")
-    offered = options(group) if group in known or group.startswith("hydra/") else []
-    if not offered or override.is_delete():
+    if not (group in known or group == "experiment" or group.startswith("hydra/")) or override.is_delete():
         return
+    offered = options(group)
     values = values_of(override)
     if group not in PICK_ANY and not override.is_sweep_override() and isinstance(override.value(), list):
         raise Mistake(f"{group}: takes one option, not a list; to try several, separate them by commas and add -m")
     for value in values:
-        if value is None and group != "experiment":
+        if value is None:
             raise Mistake(f"{group}: cannot be null{'; for none write ' + group + '=[]' if group in PICK_ANY else ''}")
         if value is not None and value not in offered:
             raise Mistake(f"{group}={value}: there is no such option{nearest(value, offered)}")
@@ -253,7 +277,7 @@ def check_keys(parsed: Sequence[Override], config_name: str) -> None:
 
 
 def is_group(override: Override) -> bool:
-    return override.key_or_group in groups() or override.key_or_group.startswith("hydra/")
+    return override.key_or_group in (*groups(), "experiment") or override.key_or_group.startswith("hydra/")
 
 
 def check_nodes(config: dict[str, Any]) -> None:
@@ -273,6 +297,9 @@ def check_nodes(config: dict[str, Any]) -> None:
     for key, value in config["trainer"].items():
         if value < 1:
             raise Mistake(f"trainer.{key}: at least 1 step, not {value}")
+    name = Path(config["name"])
+    if not name.parts or name.is_absolute() or ".." in name.parts:
+        raise Mistake(f"name: a folder below outputs/, not {config['name']!r}")
     if not 0 <= config["seed"] < 2**32:
         raise Mistake(f"seed: from 0 to {2**32 - 1}, not {config['seed']}")
     if config["num"] < 1 or config["num_images"] < 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -15,10 +14,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
 from ganexp import config
 from ganexp.config import CONF_DIR, Mistake
+from ganexp.files import read_json, write_json
 
 
 def build_task(cfg: DictConfig, folder: Path) -> Any:
@@ -36,14 +36,15 @@ def run(cfg: DictConfig) -> int:
     while True:
         folder = settle_folder(cfg)
         task = build_task(cfg, folder)
-        if os.environ.get("RANK", "0") != "0":  # of torchrun's processes only the first makes the folder
+        if under_torchrun() and os.environ["RANK"] != "0":  # only the first process makes the folder
             task.run()
             return 0
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=chosen(cfg, "run"))
             break
-        except FileExistsError:
-            continue  # another run took the same second
+        except FileExistsError:  # another run took the same second
+            if under_torchrun():
+                raise Mistake(f"hydra.run.dir: {folder} was taken by another run just now; start again") from None
         except OSError as error:
             raise Mistake(f"hydra.run.dir: the run folder {folder} cannot be made: {error.strerror}") from error
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(cfg))
@@ -52,22 +53,20 @@ def run(cfg: DictConfig) -> int:
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the one the other
         print(f"ganexp: interrupted; what was saved so far is in {folder}", file=sys.stderr)
         return 130
-    if isinstance(result, Mistake):
-        raise result
     if isinstance(result, Exception):
         print(f"ganexp: {report(result, folder)}", file=sys.stderr)
         return 1
     return 0
 
 
+def under_torchrun() -> bool:
+    return "LOCAL_WORLD_SIZE" in os.environ
+
+
 def settle_folder(cfg: DictConfig) -> Path:
     """The run folder, absolute, one that is not there yet; written into Hydra's part of the config for interpolations to see."""
-    wanted = Path(str(cfg.hydra.run.dir)).resolve()
-    folder, n = wanted, 1
-    while folder.exists():
-        n += 1
-        folder = wanted.with_name(f"{wanted.name}_{n}")
-    if "LOCAL_WORLD_SIZE" in os.environ:
+    folder = free_folder(cfg, "run")
+    if under_torchrun():
         from ganexp.tasks.processes import agree
 
         folder = Path(agree(str(folder)))
@@ -75,6 +74,25 @@ def settle_folder(cfg: DictConfig) -> Path:
         cfg.hydra.run.dir = str(folder)
         cfg.hydra.runtime.output_dir = str(folder)
     HydraConfig.instance().set_config(cfg)
+    return folder
+
+
+def chosen(cfg: DictConfig, mode: str) -> bool:
+    """Whether the user named the folder."""
+    return any(override.startswith(f"hydra.{mode}.dir=") for override in config.as_typed(cfg.hydra.overrides.hydra))
+
+
+def free_folder(cfg: DictConfig, mode: str) -> Path:
+    """The folder of a `run` or a `sweep`: with another number where one is there. Raises Mistake if the user named a full one."""
+    wanted = Path(str(cfg.hydra[mode].dir)).resolve()
+    if chosen(cfg, mode):
+        if wanted.is_dir() and any(wanted.iterdir()):
+            raise Mistake(f"hydra.{mode}.dir: {wanted} is there and not empty; every {mode} has a folder of its own")
+        return wanted
+    folder, n = wanted, 1
+    while folder.exists():
+        n += 1
+        folder = wanted.with_name(f"{wanted.name}_{n}")
     return folder
 
 
@@ -96,42 +114,50 @@ def hydra_main() -> int:
     return 0
 
 
-def sweep(cfg: DictConfig) -> int:
-    """Run all jobs of sys.argv, each in its own folder, then say how each ended. 1 if any failed."""
-    folder = Path(str(cfg.hydra.sweep.dir)).resolve()
-    sys.argv.append(f"hydra.sweep.dir='{folder}'")
+def sweep(cfg: DictConfig, overrides: list[str], flags: list[str]) -> int:
+    """Run all jobs, each in its own folder, then say how each ended. 1 if any failed or is missing.
+
+    `cfg`: of the first job. Raises Mistake if the sweep's folder cannot be made.
+    """
+    folder = free_folder(cfg, "sweep")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"hydra.sweep.dir: {folder} cannot be made: {error.strerror}") from error
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    mine = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
+    sys.argv[1:] = ["--multirun", *flags, *mine, f"hydra.sweep.dir='{quoted}'"]
     try:
         hydra_main()
     finally:
-        lines, failed = summary(folder)
+        lines, failed = summary(folder, config.sweep_size(overrides))
         print("\n".join(lines), flush=True)
     return 1 if failed else 0
 
 
 def sweep_job(cfg: DictConfig) -> None:
     """One job, in the folder that Hydra made for it. An error is kept there and said; the other jobs go on."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder, file = Path(HydraConfig.get().runtime.output_dir), Path(HydraConfig.get().runtime.output_dir) / "run.json"
+    outcome: dict[str, Any] = {"status": "finished"}
     try:
         build_task(cfg, folder).run()
     except Exception as error:
-        message = report(error, folder)
-        print(f"ganexp: job {folder.name} failed: {message}", file=sys.stderr)
-        file = folder / "run.json"
-        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        file.write_text(json.dumps({**record, "status": "failed", "error": message}, indent=2) + "\n", encoding="utf-8")
+        outcome = {"status": "failed", "error": report(error, folder)}
+        print(f"ganexp: job {HydraConfig.get().job.num} failed: {outcome['error']}", file=sys.stderr)
+    job = {"job": HydraConfig.get().job.num, "overrides": config.as_typed(HydraConfig.get().overrides.task)}
+    write_json({**read_json(file), **outcome, **job}, file)
 
 
-def summary(folder: Path) -> tuple[list[str], int]:
-    """A line for every job of a sweep, with what it does not share with all the others, and how many failed."""
-    lines, failed = [f"sweep {folder}"], 0
-    jobs = {file.parent.parent: list(OmegaConf.load(file)) for file in folder.glob("*/.hydra/overrides.yaml")}
-    shared = set.intersection(*map(set, jobs.values())) if len(jobs) > 1 else set()
-    for job in sorted(jobs, key=lambda path: (len(path.name), path.name)):
-        overrides = " ".join(text for text in jobs[job] if text not in shared)
-        file = job / "run.json"
-        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        status = record.get("status", "finished" if not (job / "error.txt").is_file() else "failed")
-        failed += status != "finished"
-        said = record.get("error") or " ".join(f"{k} {v:.4g}" for k, v in (record.get("last") or {}).items())
-        lines.append(f"  {job.name:>3}  {status:<11} {overrides}   {said}")
-    return [*lines, f"  {failed} of {len(lines) - 1} jobs failed" if failed else f"  all {len(lines) - 1} jobs finished"], failed
+def summary(folder: Path, expected: int) -> tuple[list[str], int]:
+    """A line for every job of a sweep, with what it does not share with all the others, and how many failed or are missing."""
+    jobs = sorted((r for r in map(read_json, folder.rglob("run.json")) if "job" in r), key=lambda r: r["job"])
+    shared = set.intersection(*(set(r["overrides"]) for r in jobs)) if len(jobs) > 1 else set()
+    lines = [f"sweep {folder}"]
+    for record in jobs:
+        overrides = " ".join(text for text in record["overrides"] if text not in shared)
+        said = record.get("error") or " ".join(f"{k} {v:.4g}" for k, v in (record.get("last") or {}).items() if v is not None)
+        lines.append(f"  {record['job']:>3}  {record['status']:<11} {overrides}   {said}")
+    failed = expected - sum(record["status"] == "finished" for record in jobs)
+    if len(jobs) < expected:
+        lines.append(f"  {expected - len(jobs)} jobs never ended")
+    return [*lines, f"  {failed} of {expected} jobs failed" if failed else f"  all {expected} jobs finished"], failed

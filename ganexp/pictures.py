@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -15,6 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from ganexp.files import replace
 
 GRID = 640  # px: smaller grids are enlarged to about this
 
@@ -75,18 +75,6 @@ def single(image: Tensor) -> Image.Image:
     """One image [C, H, W] in [-1, 1], as it is; 1 to 4 channels are grey, grey and alpha, RGB, RGBA."""
     array = image.add(1).mul(127.5).add(0.5).clamp(0, 255).byte().permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-
-
-def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file under a temporary name, then rename: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(picture: Image.Image, path: Path) -> None:

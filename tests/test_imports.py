@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "ganexp"
-LEAVES = {"networks", "losses", "regularizers", "augment", "latents", "metrics", "data", "ema", "pictures"}
+LEAVES = {"networks", "losses", "regularizers", "augment", "latents", "metrics", "data", "ema", "files"}
 MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "systems": {"systems", "networks", "losses", "regularizers", "augment", "latents", "ema"},
-    "callbacks": {"callbacks", "systems", "pictures", ""},
+    "pictures": {"files"},
+    "callbacks": {"callbacks", "systems", "pictures", "files", ""},
     "config": set(),
     "build": {"config"},
-    "jobs": {"config", "build", "tasks", ""},
+    "jobs": {"config", "build", "tasks", "files", ""},
     "__main__": {"config", "jobs"},
-    "tasks": {"tasks", "systems", "callbacks", "data", "pictures", "build", "config"},
+    "tasks": {"tasks", "systems", "callbacks", "data", "pictures", "files", "build", "config", ""},
     "__init__": set(),
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, Answer, write_idx, write_images
+from conftest import Answer, write_idx, write_images
 
 # (command line, what the one message must contain)
 MISTAKES = [
@@ -78,9 +78,9 @@ MISTAKES = [
     ("hardware=ddp_cpu +hardware.num_nodes=2", "hardware.num_nodes: several machines are started by torchrun"),
     # data and files that are not there, or not what they should be
     ("model=dcgan data=folder", "data.root: must be given"),
-    ("model=dcgan data=folder data.root=nowhere", "data.root: there is no folder nowhere"),
-    ("model=dcgan data=folder data.root=empty", "data.root: empty holds no image"),
-    ("model=dcgan data=folder data.root=broken data.batch_size=2", "are unreadable: broken/a.png"),
+    ("model=dcgan data=folder data.root=nowhere", "/nowhere"),
+    ("model=dcgan data=folder data.root=empty", "/empty holds no image"),
+    ("model=dcgan data=folder data.root=broken data.batch_size=2", "/broken/a.png"),
     ("data=mnist data.root=damaged", "damaged/MNIST/raw holds a damaged file"),
     ("task=sample", "checkpoint: task=sample needs one"),
     ("task=sample checkpoint=nowhere.ckpt", "checkpoint: there is no file nowhere.ckpt"),
@@ -92,6 +92,27 @@ MISTAKES = [
     ("task=sample checkpoint=indirect.ckpt", "the file asks to run ganexp.data.module.torch.os.system"),
     ("task=sample checkpoint=environment.ckpt", "the file holds an interpolation, ${oc.env:HOME}"),
     ("hydra.run.dir=text.ckpt/run", "hydra.run.dir: the run folder"),
+    ("hydra.run.dir=pictures", "is there and not empty"),
+    ("-m seed=1,2 hydra.sweep.dir=pictures", "is there and not empty"),
+    ("-m seed=1,2 hydra.sweep.dir=text.ckpt/sweep", "hydra.sweep.dir:"),
+    ("task=sample checkpoint=words.ckpt", "model: no mapping with a _target_"),
+    ("task=sample checkpoint=part.ckpt", "is no System"),
+    ("task=sample checkpoint=step.ckpt", "its step or its config is something else"),
+    # values that only the libraries below would have refused, in the middle of a run
+    ("model.classes=5", "model.classes: 5, but the data has 10"),
+    ("model.classes=20", "model.classes: 20, but the data has 10"),
+    ("model.generator=null", "model.generator: None is not of type Module"),
+    ("model.loss=null", "model.loss: None is not of type Loss"),
+    ("data.seed=-1", "data.seed: at least 0, not -1"),
+    ("metrics.swd.directions=0", "directions: at least 1, not 0"),
+    ("callbacks.samples.num=0", "callbacks.samples.num: at least 1 sample, not 0"),
+    ("+hardware.gradient_clip_val=1", "hardware.gradient_clip_val: Lightning cannot clip"),
+    ("+hardware.max_steps=1", "hardware.max_steps: is set by ganexp itself"),
+    ("+callbacks.x._target_=builtins.dict", "dict is no Lightning callback"),
+    ("name=", "name: a folder below outputs/"),
+    ("name=a/../../x", "name: a folder below outputs/"),
+    ("experiment=foo", "experiment=foo: there is no such option"),
+    ("experiment=null", "experiment: cannot be null"),
     # a key that the task would ignore
     ("num=5", "num: task=train does not read it"),
     ("task=sample checkpoint=text.ckpt model=mlp", "model: task=sample does not read it"),
@@ -112,6 +133,8 @@ MISTAKES = [
     ("trainer.max_steps", "the command line cannot be read"),
     ("-m loss=bce,hing", "loss=hing: there is no such option; did you mean hinge?"),
     ("-m seed=1,b", "seed: Value 'b'"),
+    ("-m seed=interval(0,1)", "seed: seed=interval(0,1) has no end"),
+    ("-m seed=1,2 --cfg job", "-m: runs a sweep"),
 ]  # fmt: skip
 
 
@@ -138,6 +161,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "environment": {"_target_": "ganexp.latents.Normal", "dim": "${oc.env:HOME}"},
     }.items():
         torch.save({"config": {"model": node}, "state_dict": {}, "global_step": 1}, folder / f"{name}.ckpt")
+    normal = {"_target_": "ganexp.latents.Normal", "dim": 2}
+    torch.save({"config": {"model": "abc"}, "state_dict": {}, "global_step": 1}, folder / "words.ckpt")
+    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": 1}, folder / "part.ckpt")
+    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": "1"}, folder / "step.ckpt")
 
     experiments = folder / "mine" / "experiment"
     experiments.mkdir(parents=True)
@@ -163,7 +190,7 @@ def test_one_message(line: str, expected: str, place: Path, cli: Callable[..., A
     monkeypatch.chdir(place)
     before = contents(place)
     words = line.split()
-    answer = cli(*words, *(TINY if line == "model=mlp data=sine" else []))
+    answer = cli(*words)
     assert answer.code == 2, (answer.code, answer.out, answer.err)
     assert expected in answer.err
     said = [text for text in answer.err.splitlines() if text.strip()]
@@ -200,7 +227,18 @@ finally:
 
 
 @pytest.mark.parametrize(
-    "line", ["--help", "--cfg job", "--cfg job --resolve", "model=dcgann", "trainer.max_steps=x", "+sead=1", "-m loss=bce,hing"]
+    "line",
+    [
+        "--help",
+        "--cfg job",
+        "--cfg job --resolve",
+        "--cfg job task=sample",
+        "--help data=folder",
+        "model=dcgann",
+        "trainer.max_steps=x",
+        "+sead=1",
+        "-m loss=bce,hing",
+    ],
 )
 def test_composing_answers_without_torch(line: str, tmp_path: Path) -> None:
     start = time.monotonic()
@@ -208,5 +246,5 @@ def test_composing_answers_without_torch(line: str, tmp_path: Path) -> None:
     seconds = time.monotonic() - start
     assert done.stderr.strip().splitlines()[-1] == "False", "torch was imported"
     assert done.returncode == (0 if line.startswith("--") else 2)
-    assert seconds < 10  # the aim is 2 on a quiet machine; here only that no heavy import came back
+    assert seconds < 5  # the aim is 2; twice that is room for a machine that others use
     assert contents(tmp_path) == []

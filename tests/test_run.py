@@ -16,6 +16,7 @@ from conftest import NARROW, TINY, Answer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ganexp import config, jobs
 from ganexp.losses import BCE
 
 LONGER = [*TINY, "trainer.max_steps=10", "trainer.samples_every=5", "trainer.metrics_every=5", "trainer.checkpoint_every=5"]
@@ -52,7 +53,7 @@ def test_the_event_file_counts_steps(answer: Answer) -> None:
     assert [e.step for e in read.Scalars("swd/pixels")] == [0, 0, 5, 10]  # Lightning repeats the first with the HParams
     assert [e.value for e in read.Scalars("images_seen")] == [8 * step for step in range(1, 11)]
     rates = [e.value for e in read.Scalars("lr/generator")]
-    assert rates == pytest.approx([2e-4 * (1 - step / 10) for step in range(1, 11)], abs=1e-9)
+    assert rates == pytest.approx([2e-4 * (1 - step / 10) for step in range(10)], abs=1e-9)
 
 
 def test_the_event_file_holds_what_is_promised(answer: Answer) -> None:
@@ -149,10 +150,44 @@ def test_points_are_a_scatter(cli: Callable[..., Answer]) -> None:
     assert colors is not None and {(187, 187, 187), (209, 73, 91)} <= {color for _, color in colors}
 
 
-def test_two_runs_in_one_second_do_not_share_a_folder(cli: Callable[..., Answer], tmp_path: Path) -> None:
-    for _ in range(2):
-        assert cli(*TINY, *NARROW["cdcgan"], f"hydra.run.dir={tmp_path}/outputs/same").code == 0
-    assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == ["same", "same_2"]
+def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with config.config_tree():
+        cfg = config.compose_checked([])
+        first = jobs.free_folder(cfg, "run")
+        first.mkdir(parents=True)
+        assert jobs.free_folder(cfg, "run").name == first.name + "_2"
+
+
+def test_the_best_is_kept_whatever_the_order_of_the_callbacks(cli: Callable[..., Answer]) -> None:
+    answer = cli(*TINY[:-3], "callbacks.metrics.num=32", "data.batch_size=8", *NARROW["cdcgan"], "callbacks=[checkpoint,metrics]")
+    assert answer.code == 0, answer.err
+    assert answer.record["best"] is not None and (answer.run / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_a_checkpoint_holds_the_schedule_of_its_step(answer: Answer) -> None:
+    content = torch.load(answer.run / "checkpoints" / "step-00000005.ckpt", weights_only=True)
+    assert [s["last_epoch"] for s in content["lr_schedulers"]] == [5, 5]
+
+
+def test_hparams_without_a_metric(cli: Callable[..., Answer]) -> None:
+    answer = cli(*TINY, *NARROW["cdcgan"], "metrics=[]")
+    assert answer.code == 0, answer.err
+    assert any("hparams" in tag for tag in events(answer).summary_metadata)
+    assert answer.record["images_per_second"] > 0
+
+
+def test_metrics_csv_is_there_while_it_runs(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == 2:
+            raise RuntimeError("stopped")
+
+    monkeypatch.setattr("ganexp.callbacks.checkpoint.Checkpoint.on_train_batch_end", fail)
+    answer = cli(*TINY, *NARROW["cdcgan"])
+    assert answer.code == 1
+    with open(answer.run / "metrics.csv") as file:
+        assert {row["step"] for row in csv.DictReader(file)} >= {"0", "1"}
+    assert (answer.run / "training.gif").is_file()
 
 
 def test_a_run_that_fails_says_so(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:

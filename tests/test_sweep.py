@@ -37,6 +37,21 @@ def test_the_seeds_differ(cli: Callable[..., Answer]) -> None:
     assert len(set(values)) == 2 and "all 2 jobs finished" in answer.out
 
 
+def test_flags_and_overrides_in_any_order(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    answer = cli("model=mlp", "data=sine", "seed=1,2", *TINY, *NARROW["mlp"], "hydra.sweep.subdir=a/${hydra.job.num}",
+                 "hydra.sweep.dir='it\\'s'", "--config-dir", "mine", "-m")  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "all 2 jobs finished" in answer.out
+    record = json.loads((tmp_path / "it's" / "a" / "1" / "run.json").read_text())
+    assert record["job"] == 1 and "seed=2" in record["overrides"] and record["command"].endswith("--config-dir mine -m")
+
+
+def test_a_failure_in_a_nested_folder_counts(cli: Callable[..., Answer]) -> None:
+    answer = cli("-m", "model=dcgan,mlp", "data=sine", *TINY, "hydra.sweep.subdir=a/${hydra.job.num}", "hydra.output_subdir=null")
+    assert answer.code == 1 and "1 of 2 jobs failed" in answer.out
+
+
 def test_jobs_in_parallel(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ganexp", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=mlp", "data=sine",

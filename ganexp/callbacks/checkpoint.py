@@ -6,11 +6,13 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 
 from ganexp.callbacks.metrics import Metrics
+
+Kind = TypeVar("Kind")
 
 
 class Checkpoint(pl.Callback):
@@ -22,14 +24,17 @@ class Checkpoint(pl.Callback):
     """
 
     def __init__(self, folder: str, every: int = 500, keep: int = 2, monitor: str | None = None):
-        if every < 1 or keep < 1:
-            raise ValueError(f"every: {every}, keep: {keep}; both are at least 1")
+        if every < 1:
+            raise ValueError(f"every: at least 1 step, not {every}")
+        if keep < 1:
+            raise ValueError(f"keep: at least 1 file, not {keep}")
         self.folder, self.every, self.keep, self.monitor = Path(folder), every, keep, monitor
         self.best: dict[str, Any] | None = None  # {"metric", "value", "step"}
 
     def check_monitor(self, callbacks: Sequence[object]) -> None:
         """Raises ValueError if `monitor` is not measured by the run's other callbacks."""
-        names = [str(m.name) for c in callbacks if isinstance(c, Metrics) for m in c.metrics]
+        measured = find(callbacks, Metrics)
+        names = [str(m.name) for m in measured.metrics] if measured else []
         if self.monitor is not None and self.monitor not in names:
             raise ValueError(f"monitor: no metric {self.monitor} is measured, only {', '.join(names) or 'none'}")
 
@@ -69,13 +74,19 @@ class Checkpoint(pl.Callback):
     @staticmethod
     def measured(trainer: pl.Trainer) -> Metrics | None:
         """The run's metrics, if it has any."""
-        return next((c for c in trainer.callbacks if isinstance(c, Metrics) and c.metrics), None)  # type: ignore[attr-defined]
+        metrics = find(trainer.callbacks, Metrics)  # type: ignore[attr-defined]
+        return metrics if metrics and metrics.metrics else None
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+def find(callbacks: Sequence[object], kind: type[Kind]) -> Kind | None:
+    """The first callback of this kind."""
+    return next((c for c in callbacks if isinstance(c, kind)), None)
 
 
 def place(file: Path, name: Path) -> None:

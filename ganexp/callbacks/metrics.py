@@ -11,20 +11,20 @@ from torch import Tensor
 from torchmetrics import Metric
 from tqdm import tqdm
 
-from ganexp.systems.base import System
-
-CHUNK = 256  # samples drawn at a time
+from ganexp.systems.base import CHUNK, System, seeded
 
 
 class Metrics(pl.Callback):
     """Every `every` steps, and at the start and the end, compare `num` samples of the averaged generator with `num` real ones.
 
-    Values go to every logger under the metric's name and stay in `values`; `history` holds (step, values).
+    Values go to every logger under the metric's name; `history` holds them as (step, {name: value}).
     """
 
     def __init__(self, metrics: dict[str, Metric], every: int = 500, num: int = 2000):
-        if every < 1 or num < 2:
-            raise ValueError(f"every: {every}, num: {num}; at least 1 and 2")
+        if every < 1:
+            raise ValueError(f"every: at least 1 step, not {every}")
+        if num < 2:
+            raise ValueError(f"num: at least 2 samples, not {num}")
         self.metrics = list(metrics.values())
         self.every, self.num = every, num
         self.history: list[tuple[int, dict[str, float]]] = []
@@ -77,17 +77,15 @@ def evaluate(
 ) -> dict[str, float]:
     """Every metric by its name: `num` samples of the system against the real ones [M, *shape] in [-1, 1].
 
-    The ranks share the work. The samples depend on the weights alone, and the random state is left as it was: measuring
-    more often changes nothing. `show`: the name of a progress bar; null shows none.
+    The ranks share the work. The samples depend on the weights and the number of ranks alone, and the random state is left as it
+    was: measuring more often changes nothing. `show`: the name of a progress bar; null shows none.
     """
-    devices = [system.device] if system.device.type == "cuda" else []
     for metric in metrics:
         metric.to(system.device)
         metric.reset()
         for part in chunks(len(real), rank, ranks):
             metric.update(real[part].to(system.device), real=True)
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(rank)
+    with seeded(rank, system.device):
         for part in tqdm(list(chunks(num, rank, ranks)), desc=show, disable=None if show else True, leave=False):
             fake = system.sample(part.stop - part.start)
             for metric in metrics:

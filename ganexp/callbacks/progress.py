@@ -19,14 +19,10 @@ SHOWN = {
 
 
 class Progress(pl.Callback):
-    """Steps, time left, images/s and the last losses; once a second on a terminal, every half minute in a file.
-
-    `images_per_second` is the run's mean, the pictures, metrics and checkpoints between the steps counted in.
-    """
+    """Steps, time left, the last losses and the run's mean images/s; once a second on a terminal, every half minute in a file."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
-        self.images_per_second = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         self.started, self.images_before, self.shown = time.monotonic(), system.images_seen, 0.0
@@ -44,16 +40,16 @@ class Progress(pl.Callback):
             )
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        now = time.monotonic()
-        self.images_per_second = (system.images_seen - self.images_before) / max(now - self.started, 1e-9)
         if self.bar is None:
             return
+        now = time.monotonic()
         if now - self.shown > self.wait or trainer.global_step == trainer.max_steps:
             self.shown = now
             values = {short: system.scalars[name] for short, name in SHOWN.items() if name in system.scalars}
             numbers = torch.stack(list(values.values())).tolist() if values else []
             shown = {short: f"{number:.3f}" for short, number in zip(values, numbers, strict=True)}
-            self.bar.set_postfix(shown | {"images/s": f"{self.images_per_second:,.0f}"}, refresh=False)
+            speed = (system.images_seen - self.images_before) / max(now - self.started, 1e-9)
+            self.bar.set_postfix(shown | {"images/s": f"{speed:,.0f}"}, refresh=False)
         self.bar.update()
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import shlex
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,8 @@ import torchvision
 from pytorch_lightning.loggers import TensorBoardLogger
 
 import ganexp
-from ganexp.callbacks.checkpoint import Checkpoint
-from ganexp.callbacks.progress import Progress
+from ganexp.callbacks.checkpoint import Checkpoint, find
+from ganexp.files import write_json
 from ganexp.systems.base import System
 
 
@@ -33,14 +30,16 @@ class Record(pl.Callback):
 
     def __init__(self, folder: Path, facts: dict[str, Any], hyper_parameters: dict[str, Any]):
         self.file, self.facts, self.hyper_parameters = folder / "run.json", facts, hyper_parameters
-        self.started = time.time()
+        self.started, self.images_before = time.time(), 0
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
+        self.images_before = system.images_seen
         if not trainer.is_global_zero:
             return
         self.write(trainer, system, "running")
         metrics = Checkpoint.measured(trainer)
-        values = metrics.history[-1][1] if metrics and metrics.history else {}
+        # Lightning writes the HParams only beside some value
+        values = metrics.history[-1][1] if metrics and metrics.history else {"images_seen": system.images_seen}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(flat(self.hyper_parameters), values)
@@ -63,32 +62,20 @@ class Record(pl.Callback):
 
     def write(self, trainer: pl.Trainer, system: System, status: str, error: str | None = None) -> None:
         metrics = Checkpoint.measured(trainer)
-        checkpoint = find(trainer, Checkpoint)
-        progress = find(trainer, Progress)
+        checkpoint = find(trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
+        seconds = time.time() - self.started
         record = {
             "status": status,
             **({"error": error} if error else {}),
             **self.facts,
             "steps": trainer.global_step,
             "images_seen": system.images_seen,
-            "images_per_second": round(progress.images_per_second, 1) if progress else None,
-            "seconds": round(time.time() - self.started, 1),
+            "images_per_second": round((system.images_seen - self.images_before) / max(seconds, 1e-9), 1),
+            "seconds": round(seconds, 1),
             "best": checkpoint.best if checkpoint else None,
             "last": metrics.history[-1][1] if metrics and metrics.history else None,
         }
         write_json(record, self.file)
-
-
-def find(trainer: pl.Trainer, kind: type[Any]) -> Any:
-    """The trainer's callback of this kind, or None."""
-    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
-
-
-def write_json(content: dict[str, Any], file: Path) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
 
 
 def flat(config: Any, path: str = "") -> dict[str, Any]:
@@ -104,7 +91,7 @@ def environment(trainer: pl.Trainer) -> dict[str, Any]:
     """Versions, commit and hardware: what a number depends on beside the config."""
     device = trainer.strategy.root_device
     return {
-        "command": shlex.join(["ganexp", *sys.argv[1:]]),
+        "command": os.environ.get("GANEXP_COMMAND"),
         "git_commit": git_commit(),
         "versions": {
             "ganexp": ganexp.__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ganexp import pictures
-from ganexp.systems.base import System
+from ganexp.systems.base import CHUNK, System, seeded
+
+log = logging.getLogger(__name__)
 
 
 class Samples(pl.Callback):
@@ -22,12 +25,17 @@ class Samples(pl.Callback):
     """
 
     def __init__(self, folder: str, gif: str, every: int = 500, num: int = 64):
-        if every < 1 or num < 1:
-            raise ValueError(f"every: {every}, num: {num}; both are at least 1")
+        if every < 1:
+            raise ValueError(f"every: at least 1 step, not {every}")
+        if num < 1:
+            raise ValueError(f"num: at least 1 sample, not {num}")
         self.folder, self.gif = Path(folder), Path(gif)
         self.every, self.num = every, num
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
+        self.drawable = trainer.datamodule.shape == (2,) or len(trainer.datamodule.shape) == 3  # type: ignore[attr-defined]
+        if not self.drawable and trainer.is_global_zero:
+            log.warning("samples: no pictures, there is none of points of shape %s", trainer.datamodule.shape)  # type: ignore[attr-defined]
         if trainer.global_step == 0:
             self.draw(trainer, system)
 
@@ -36,15 +44,21 @@ class Samples(pl.Callback):
             self.draw(trainer, system)
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
+        self.animate(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
+        self.animate(trainer)
+
+    def animate(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             pictures.animate(sorted(self.folder.glob("step-*.png")), self.gif)
 
     def draw(self, trainer: pl.Trainer, system: System) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self.drawable:
             return
         samples = fixed_samples(system, self.num)
         columns = system.classes or pictures.columns_for(self.num)
-        real = trainer.datamodule.real(2000)  # type: ignore[attr-defined]
+        real = trainer.datamodule.real(2000) if samples.ndim == 2 else samples  # type: ignore[attr-defined]
         step = trainer.global_step
         picture = pictures.draw(samples, columns, real, f"step {step:,}")
         pictures.save(picture, self.folder / f"step-{step:08d}.png")
@@ -58,10 +72,9 @@ def fixed_samples(system: System, n: int, seed: int = 0, label: int | None = Non
 
     Conditional systems draw the classes in turn, or `label` only.
     """
-    devices = [system.device] if system.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with seeded(seed, system.device):
         y = torch.arange(n, device=system.device) % system.classes if system.classes else None
         if label is not None:
             y = torch.full((n,), label, device=system.device)
-        return system.sample(n, y)
+        parts = [slice(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
+        return torch.cat([system.sample(p.stop - p.start, None if y is None else y[p]) for p in parts])

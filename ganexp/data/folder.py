@@ -37,6 +37,8 @@ class Folder(DataModule):
         fit: Literal["crop", "pad", "squash"] = "crop",
     ):
         super().__init__(shape, classes, batch_size, seed)
+        if classes:
+            raise ValueError(f"classes: pictures in a folder have no labels, so 0, not {classes}")
         if len(shape) != 3 or shape[0] not in MODES:
             raise ValueError(f"shape: images are [1-4 channels, height, width], not {list(shape)}")
         self.root, self.fit = Path(root).expanduser(), fit

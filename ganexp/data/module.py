@@ -55,6 +55,8 @@ class DataModule(pl.LightningDataModule):
             raise ValueError(f"shape: positive sizes [C, H, W] of images or [D] of points, not {list(shape)}")
         if batch_size < 2:
             raise ValueError(f"batch_size: at least 2, not {batch_size}")
+        if classes < 0 or seed < 0:
+            raise ValueError(f"{'classes' if classes < 0 else 'seed'}: at least 0, not {min(classes, seed)}")
         self.shape, self.classes = tuple(shape), classes
         self.batch_size, self.seed = batch_size, seed
         self.x, self.y = torch.empty(0), torch.empty(0, dtype=torch.int64)
@@ -72,8 +74,14 @@ class DataModule(pl.LightningDataModule):
         if len(self.x):
             return
         x, y = self.load()
-        if x.shape[1:] != self.shape:
-            raise ValueError(f"shape: the data has samples of shape {list(x.shape[1:])}, not {list(self.shape)}")
+        if np.shape(x)[1:] != self.shape:
+            raise ValueError(f"shape: the data has samples of shape {list(np.shape(x)[1:])}, not {list(self.shape)}")
+        wanted = np.uint8 if len(self.shape) == 3 else np.float32
+        if not isinstance(x, np.ndarray) or x.dtype != wanted:
+            given = getattr(x, "dtype", type(x).__name__)
+            raise ValueError(f"load() must give samples of shape {list(self.shape)} as {wanted.__name__}, not {given}")
+        if not isinstance(y, np.ndarray) or y.dtype != np.int64:
+            raise ValueError(f"load() must give labels as an array of int64, not {getattr(y, 'dtype', type(y).__name__)}")
         if len(x) != len(y):
             raise ValueError(f"the data has {len(x)} samples and {len(y)} labels")
         if len(x) < self.batch_size:

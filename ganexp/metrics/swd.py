@@ -23,6 +23,8 @@ class SlicedWasserstein(Metric):
 
     def __init__(self, features: nn.Module, directions: int = 256):
         super().__init__()
+        if directions < 1:
+            raise ValueError(f"directions: at least 1, not {directions}")
         self.features, self.directions = features, directions
         self.name = f"swd/{features.name}"
         self.add_state("real", [], "cat")

@@ -23,6 +23,9 @@ class Latent(Protocol):
     def sample(self, n: int, device: torch.device) -> Tensor: ...
 
 
+CHUNK = 256  # samples drawn at a time where many are asked for
+
+
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Inside, no parameter of `network` collects a gradient. Put it around the forward, not only the backward."""
@@ -49,6 +52,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, torch's random numbers are those of `seed`; afterwards they go on as if nothing had been."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 class System(pl.LightningModule):
     """A generator, its prior and its average; subclasses add how it learns.
 
@@ -67,6 +78,7 @@ class System(pl.LightningModule):
         self.latent, self.generator, self.classes = latent, generator, classes
         self.ema = EMA(generator, ema_half_life) if ema_half_life else None
         self.images_seen = 0
+        self.rates: dict[str, float] = {}  # the learning rates of the last step
         self.scalars: dict[str, Tensor] = {}  # of the last step, under their names in the log; not yet reduced over ranks
 
     # -- sampling ----------------------------------------------------------------------------------------------------
@@ -108,9 +120,25 @@ class System(pl.LightningModule):
         """The networks that learn, by the name their optimizer has in the log."""
         raise NotImplementedError
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def count_step(self, images: int) -> None:
+        """What ends every step, before callbacks look at it: images seen, the schedules, and one state on all ranks."""
+        self.images_seen += images
+        self.rates = {n: o.param_groups[0]["lr"] for n, o in zip(self.networks(), self.trainer.optimizers, strict=True)}
         for scheduler in cast(list[LRScheduler], self.lr_schedulers()):
             scheduler.step()
+        if self.trainer.world_size > 1:
+            self.share_buffers()
+
+    def share_buffers(self) -> None:
+        """Rank 0's batch-norm statistics on every rank: each has seen only its own part of the batch."""
+        buffers = [b for b in self.buffers() if b.is_floating_point()]
+        if buffers:
+            joined = torch.cat([b.flatten() for b in buffers])
+            torch.distributed.broadcast(joined, 0)
+            for buffer, shared in zip(buffers, joined.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(shared.view_as(buffer))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.due(self.log_every, self.global_step):
             self.write_scalars()
 
@@ -122,13 +150,18 @@ class System(pl.LightningModule):
         """Whether `step` is the first, the last or a multiple of `every`."""
         return step == 1 or step % every == 0 or step == self.trainer.max_steps
 
+    def gradient_norm(self, network: nn.Module) -> Tensor:
+        """L2 norm of all gradients of `network`, without the loss scale of 16-bit training: a scalar."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        return norm / (scaler.get_scale() if scaler is not None else 1.0)
+
     def write_scalars(self) -> None:
         """The last step's scalars, means over the ranks, to every logger, at the global step."""
         names = sorted(self.scalars)
         values = self.trainer.strategy.reduce(torch.stack([self.scalars[name].float() for name in names]), reduce_op="mean")
         scalars = dict(zip(names, values.tolist(), strict=True)) | {"images_seen": self.images_seen}
-        for name, optimizer in zip(self.networks(), self.trainer.optimizers, strict=True):
-            scalars[f"lr/{name}"] = optimizer.param_groups[0]["lr"]
+        scalars |= {f"lr/{name}": rate for name, rate in self.rates.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(scalars, step=self.global_step)
 
@@ -137,11 +170,6 @@ class System(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
-
-
-def gradient_norm(network: nn.Module) -> Tensor:
-    """L2 norm of all gradients of `network`, a scalar."""
-    return torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
 
 
 MakeOptimizer = Callable[[Any], Optimizer]

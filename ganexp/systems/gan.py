@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, frozen, gradient_norm
+from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, evaluating, frozen
 
 
 class Loss(Protocol):
@@ -73,9 +73,9 @@ class GAN(System):
             self.generator_step(real, self.generate(y) if self.fresh_fakes else fake, y)
 
         images = len(real) * self.trainer.world_size
-        self.images_seen += images
         if self.ema is not None and update_g:
-            self.ema.update(self.generator, images * self.d_steps, self.images_seen)
+            self.ema.update(self.generator, images * self.d_steps, self.images_seen + images)
+        self.count_step(images)
 
     def discriminator_step(self, real: Tensor, fake: Tensor, y: Tensor) -> None:
         optimizer, _ = cast(list[LightningOptimizer], self.optimizers())
@@ -86,7 +86,7 @@ class GAN(System):
         optimizer.zero_grad()
         self.manual_backward(loss)
         if self.measuring:
-            self.note({"gradient_norm/discriminator": gradient_norm(self.discriminator)})
+            self.note({"gradient_norm/discriminator": self.gradient_norm(self.discriminator)})
         optimizer.step()
 
         self.note({f"loss/discriminator/{name}": term for name, term in terms.items()} | {"loss/discriminator": loss})
@@ -102,7 +102,7 @@ class GAN(System):
             optimizer.zero_grad()
             self.manual_backward(loss)
         if self.measuring or self.d_steps > 1:  # with d_steps > 1 the step that is logged may not be one of G's
-            self.note({"gradient_norm/generator": gradient_norm(self.generator)})
+            self.note({"gradient_norm/generator": self.gradient_norm(self.generator)})
         self.uncounted(optimizer)
         optimizer.step()
         self.note({"loss/generator": loss, "score/D(G(z))_after": fake_logits.sigmoid().mean()})
@@ -137,7 +137,7 @@ class GAN(System):
     def check_shapes(self, shape: tuple[int, ...]) -> None:
         super().check_shapes(shape)
         y = self.draw_labels(2)
-        with torch.no_grad():
+        with evaluating(self.discriminator):
             logits = self.score(torch.zeros(2, *shape), y)
         if tuple(logits.shape) != (2, 1):
             raise ValueError(f"the discriminator must give logits [N, outputs], not {list(logits.shape)}")

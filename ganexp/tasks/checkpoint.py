@@ -6,13 +6,16 @@ import pickle
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ganexp.build import OURS, build, one_line
 from ganexp.config import Mistake
+from ganexp.data.module import DataModule
 from ganexp.systems.base import System
+
+Built = TypeVar("Built")
 
 
 def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], int]:
@@ -33,13 +36,33 @@ def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], i
         raise Mistake(f"checkpoint: {file} cannot be read, it is damaged or no checkpoint ({one_line(error)})") from error
     if not isinstance(content, dict) or not {"config", "state_dict", "global_step"} <= content.keys():
         raise Mistake(f"checkpoint: {file} is not one of ganexp's: it holds no config")
-    config = content["config"]
-    allowed = [*OURS, *(prefix.rstrip(".") + "." for prefix in trust)]
+    config, step = content["config"], content["global_step"]
     try:
-        system = build(config["model"], "model", allowed)
+        if not isinstance(step, int) or not isinstance(config, dict):
+            raise Mistake("its step or its config is something else")
+        system = build_node(config, "model", System, trust)
         system.load_state_dict(content["state_dict"])
     except Mistake as mistake:
         raise Mistake(f"checkpoint: {file}: {mistake}") from mistake
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise Mistake(f"checkpoint: {file} does not fit its own config: {one_line(error)[:300]}") from error
-    return system.eval(), config, content["global_step"]
+    return system.eval(), config, step
+
+
+def restore_data(config: dict[str, Any], trust: Sequence[str]) -> DataModule:
+    """The data of a checkpoint's config, not loaded yet. Raises Mistake as `restore` does."""
+    try:
+        return build_node(config, "data", DataModule, trust)
+    except Mistake as mistake:
+        raise Mistake(f"checkpoint: its config: {mistake}") from mistake
+
+
+def build_node(config: dict[str, Any], key: str, kind: type[Built], trust: Sequence[str]) -> Built:
+    """The object of one node of a config that a file holds."""
+    node = config.get(key)
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise Mistake(f"{key}: no mapping with a _target_")
+    built = build(node, key, [*OURS, *(prefix.rstrip(".") + "." for prefix in trust)])
+    if not isinstance(built, kind):
+        raise Mistake(f"{key}._target_: {node['_target_']} is no {kind.__name__}")
+    return built

@@ -7,11 +7,11 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from ganexp.build import OURS, build, located
+from ganexp.build import build, located
 from ganexp.callbacks.metrics import evaluate
-from ganexp.callbacks.record import write_json
-from ganexp.config import Mistake
-from ganexp.tasks.checkpoint import restore
+from ganexp.config import Mistake, as_typed
+from ganexp.files import write_json
+from ganexp.tasks.checkpoint import restore, restore_data
 from ganexp.tasks.hardware import device
 from ganexp.tasks.train import quiet, shown
 
@@ -29,17 +29,18 @@ class Evaluate:
             raise Mistake("metrics: none chosen; for example metrics=[fid,swd]")
         self.file = Path(config["checkpoint"])
         self.system, trained, self.step = restore(self.file, config["trust"])
-        if any(override.startswith("data=") for override in HydraConfig.get().overrides.task):
+        if any(override.startswith("data=") for override in as_typed(HydraConfig.get().overrides.task)):
             self.data = build(config["data"], "data")
         else:
-            self.data = build(trained["data"], "data", [*OURS, *config["trust"]])
-        if tuple(self.data.shape) != tuple(self.system.sample(2).shape[1:]):
-            raise Mistake(f"data.shape: {list(self.data.shape)}, but the model draws {list(self.system.sample(2).shape[1:])}")
+            self.data = restore_data(trained, config["trust"])
+        drawn = list(self.system.sample(2).shape[1:])
+        if list(self.data.shape) != drawn:
+            raise Mistake(f"data.shape: {list(self.data.shape)}, but the model draws {drawn}")
         self.metrics = [build(metric, f"metrics.{name}") for name, metric in config["metrics"].items()]
         self.system.to(device(config["hardware"]))
         try:
             self.data.prepare()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a data set of the user's own may raise anything
             raise located(error, "data") from error
 
     def run(self) -> None:

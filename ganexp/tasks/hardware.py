@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +13,10 @@ from ganexp.build import build, one_line
 from ganexp.config import Mistake
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # the weights stay in float32: penalties need it
+MANUAL = {
+    "gradient_clip_val": "Lightning cannot clip where two networks learn in turn",
+    "accumulate_grad_batches": "Lightning cannot accumulate where two networks learn in turn",
+}
 ALWAYS = {
     "enable_checkpointing": False,
     "enable_progress_bar": False,
@@ -22,6 +27,8 @@ ALWAYS = {
 
 def make_trainer(node: dict[str, Any], arguments: dict[str, Any]) -> pl.Trainer:
     """The node's Trainer, with our arguments added. Raises Mistake for a device or a precision that this machine lacks."""
+    for key in node.keys() & (arguments.keys() | ALWAYS.keys() | MANUAL.keys()):
+        raise Mistake(f"hardware.{key}: {MANUAL.get(key, 'is set by ganexp itself: steps and cadences are keys of trainer')}")
     precision = node.get("precision", "32-true")
     if precision not in PRECISIONS:
         raise Mistake(f"hardware.precision: {precision}; choose one of {', '.join(PRECISIONS)}")
@@ -33,12 +40,16 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any]) -> pl.Trainer:
     if precision == "16-mixed" and (node.get("accelerator") == "cpu" or not torch.cuda.is_available()):
         raise Mistake("hardware.precision: 16-mixed needs a GPU; on the CPU choose bf16-mixed")
     try:
-        trainer: pl.Trainer = build(node, "hardware")(**arguments, **ALWAYS)
+        # Batch norm on GPUs sees the whole batch, however many share it; on CPUs torch cannot.
+        on_gpu = torch.cuda.is_available() and node.get("accelerator") != "cpu"
+        trainer: pl.Trainer = build(node, "hardware")(**arguments, **ALWAYS, sync_batchnorm=on_gpu)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         raise Mistake(f"hardware: {one_line(error)}") from error
     return trainer
 
 
 def device(node: dict[str, Any]) -> torch.device:
-    """The first device the node asks for."""
+    """The first device the node asks for. Raises Mistake under torchrun: drawing and measuring take one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Mistake("hardware: this task runs in one process; start it without torchrun")
     return make_trainer(node, {"logger": False}).strategy.root_device

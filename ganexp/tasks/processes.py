@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,20 @@ def worker(local_rank: int, config: dict[str, Any], run_dir: Path, ranks: int, p
     }
     if config["hardware"].get("accelerator") == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
+    if local_rank == 0:
+        logging.basicConfig(filename=run_dir / "log.txt", level=logging.INFO, format="%(message)s")
     Train(config, run_dir).fit()
+
+
+def in_turn(prepare: Callable[[], None]) -> None:
+    """The first process of each machine, then the others: one downloads, all find the files."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    together = dist.is_initialized()
+    if together and not first:
+        dist.barrier()
+    prepare()
+    if together and first:
+        dist.barrier()
 
 
 def agree(value: str) -> str:

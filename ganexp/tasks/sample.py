@@ -10,10 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ganexp import pictures
-from ganexp.build import OURS, build
 from ganexp.callbacks.samples import fixed_samples
 from ganexp.config import Mistake
-from ganexp.tasks.checkpoint import restore
+from ganexp.files import replace
+from ganexp.tasks.checkpoint import restore, restore_data
 from ganexp.tasks.hardware import device
 from ganexp.tasks.train import quiet, shown
 
@@ -39,6 +39,8 @@ class Sample:
         """Draw, and write into the run folder."""
         n = self.config["num"]
         samples = fixed_samples(self.system, n, self.config["seed"], self.config["label"]).cpu()
+        if not samples.isfinite().all():
+            raise ValueError(f"the weights of step {self.step} draw NaN or infinite samples: the training diverged")
         if samples.ndim == 4 and self.config["grid"]:
             by_class = self.system.classes if self.config["label"] is None else None
             written = self.run_dir / "grid.png"
@@ -49,7 +51,7 @@ class Sample:
                 pictures.save(pictures.single(image), self.run_dir / f"{i:05d}.png")
         else:
             written = self.run_dir / "samples.npy"
-            pictures.replace(written, lambda file: np.save(file, samples.numpy()))
+            replace(written, lambda file: np.save(file, samples.numpy()))
             if samples.shape[1] == 2:
                 picture = pictures.scatter(samples, self.real_points(), f"step {self.step:,}")
                 pictures.save(picture, self.run_dir / "scatter.png")
@@ -57,6 +59,6 @@ class Sample:
 
     def real_points(self) -> Tensor:
         """What the samples are drawn over: the run's own points, made anew from its config."""
-        data = build(self.trained["data"], "data", [*OURS, *self.config["trust"]])
+        data = restore_data(self.trained, self.config["trust"])
         data.prepare()
         return data.real(2000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import warnings
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from torch import nn
 
 from ganexp.build import build, located
-from ganexp.callbacks.checkpoint import Checkpoint
+from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
 from ganexp.config import Mistake
@@ -43,6 +44,8 @@ class Train:
 
     def __init__(self, config: dict[str, Any], run_dir: Path):
         self.config, self.run_dir = config, run_dir
+        if isinstance(config["data"].get("root"), str):  # so that the checkpoint finds it from any folder
+            config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
         quiet()
         if config["hardware"].get("accelerator") in ("auto", "cpu"):
             keep_freed_memory()
@@ -56,17 +59,25 @@ class Train:
         self.trainer = self.make_trainer()
         if self.trainer.num_nodes > 1 and not processes.external():
             raise Mistake("hardware.num_nodes: several machines are started by torchrun, see hardware=multinode")
+        started = int(os.environ.get("WORLD_SIZE", "1")) if processes.external() else self.trainer.world_size
+        if started != self.trainer.world_size:
+            raise Mistake(
+                f"hardware: {started} processes were started, but this hardware is {self.trainer.world_size} devices; "
+                "under torchrun choose hardware=multinode"
+            )
         if self.data.batch_size % self.trainer.world_size:
             raise Mistake(f"data.batch_size: {self.data.batch_size} cannot be split over {self.trainer.world_size} devices")
         try:
-            self.data.prepare()
-        except (OSError, ValueError) as error:
+            processes.in_turn(self.data.prepare)
+        except Exception as error:  # a data set of the user's own may raise anything
             raise located(error, "data") from error
 
     def make_trainer(self) -> pl.Trainer:
         config, training = self.config, self.config["trainer"]
         callbacks = {name: build(node, f"callbacks.{name}") for name, node in config["callbacks"].items()}
         for callback in callbacks.values():
+            if not isinstance(callback, pl.Callback):
+                raise Mistake(f"callbacks: {type(callback).__name__} is no Lightning callback")
             if isinstance(callback, Checkpoint):
                 try:
                     callback.check_monitor(list(callbacks.values()))
@@ -84,7 +95,8 @@ class Train:
                 "max_steps": training["max_steps"],
                 "max_epochs": -1,
                 "log_every_n_steps": training["log_every"],
-                "callbacks": [*callbacks.values(), SaveConfig(config)],
+                # checkpoints after all that may measure at the same step
+                "callbacks": [*sorted(callbacks.values(), key=lambda c: isinstance(c, Checkpoint)), SaveConfig(config)],
                 "logger": list(loggers.values()),
             },
         )
@@ -143,7 +155,7 @@ class Train:
 
     def closing(self) -> str:
         """Where everything is."""
-        checkpoint = next((c for c in self.trainer.callbacks if isinstance(c, Checkpoint)), None)  # type: ignore[attr-defined]
+        checkpoint = find(self.trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
         pictures = sorted((self.run_dir / "samples").glob("*.png"))
         rows = {"run folder": shown(self.run_dir)}
         if checkpoint and checkpoint.best:
@@ -185,12 +197,14 @@ def check_fit(system: System, data: DataModule) -> None:
             system.check_shapes(data.shape)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         raise located(error, "model") from error
+    if system.classes not in (None, data.classes):
+        raise Mistake(f"model.classes: {system.classes}, but the data has {data.classes}; write model.classes=${{data.classes}}")
 
 
 def seed_all(seed: int) -> None:
     """Not Lightning's seed_everything: that leaves a note by which its DDP sets every rank back to the same state."""
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
