@@ -4,8 +4,9 @@
     python benchmarks/speed.py dcgan          DCGAN on 64×64 colour images
 
 Both train the same networks with the same loss, Adam and batch on images that lie in memory. The loop is the tutorials': data
-already scaled to float32, no frozen discriminator, torch's and the C library's defaults everywhere. Ours is the whole program:
-Trainer, data module, TensorBoard and CSV logging at the default cadence, progress bar. Neither averages the generator. Rounds
+already scaled to float32, no frozen discriminator, torch's and the C library's defaults everywhere. Ours is Trainer,
+data module, TensorBoard and CSV logging at the default cadence and progress bar; pictures, metrics and checkpoints are left out.
+Neither averages the generator. Rounds
 alternate, and the ratio of each round is taken, so that a machine that is shared slows both.
 """
 
@@ -131,7 +132,10 @@ def main() -> None:
         data = Noise(shape, 0, arguments.batch_size, 0)
         data.prepare()
         ours, plain = Ours(resolved, data, steps), Plain(resolved, data, steps, arguments.keep_memory)
-        times = [(ours.round(), plain.round()) for _ in range(arguments.rounds + 1)][1:]
+        times = []
+        for k in range(arguments.rounds + 1):  # the first round warms up; then each goes first in turn
+            pair = {player: player.round() for player in ((ours, plain) if k % 2 else (plain, ours))}
+            times += [(pair[ours], pair[plain])] if k else []
 
     per_second = [[arguments.batch_size / seconds for seconds in column] for column in zip(*times, strict=True)]
     ratios = [b / a for a, b in times]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose, version
@@ -181,7 +181,7 @@ def sweep_size(overrides: Sequence[str]) -> int:
 
 def as_typed(overrides: Any) -> list[str]:
     """Hydra's record of a command line's overrides, interpolations left as they are."""
-    return [str(override) for override in OmegaConf.to_container(overrides, resolve=False)]
+    return [str(override) for override in cast(list[Any], OmegaConf.to_container(overrides, resolve=False))]
 
 
 def with_home(words: Sequence[str]) -> list[str]:
