@@ -13,6 +13,7 @@ from argparse import Namespace
 from hydra._internal.utils import get_args_parser
 
 from ganexp import config, jobs
+from ganexp.mistakes import Mistake
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     args = get_args_parser().parse_args()
     try:
         sys.exit(answer(args))
-    except config.Mistake as mistake:
+    except Mistake as mistake:
         print(f"ganexp: {mistake}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -36,12 +37,12 @@ def answer(args: Namespace) -> int:
     """The exit code. Raises Mistake."""
     for flag in ("config_path", "experimental_rerun"):
         if getattr(args, flag, None):
-            raise config.Mistake(f"--{flag.replace('_', '-')}: is not for ganexp; your own options go into a --config-dir")
+            raise Mistake(f"--{flag.replace('_', '-')}: is not for ganexp; your own options go into a --config-dir")
     if args.hydra_help or args.shell_completion:
         return jobs.hydra_main()
     about_config = args.help or args.cfg or args.info
     if args.multirun and about_config:
-        raise config.Mistake("-m: runs a sweep; leave it out to see help or the config of one job")
+        raise Mistake("-m: runs a sweep; leave it out to see help or the config of one job")
     name = args.config_name or "config"
     with config.config_tree(args.config_dir):
         if about_config:

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from ganexp.config import Mistake, nearest
+from ganexp.mistakes import Mistake, nearest
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it says each error again that we explain
 PARTS = ("systems", "networks", "losses", "regularizers", "augment", "latents", "data")

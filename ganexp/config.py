@@ -5,14 +5,12 @@ Everything here answers without importing torch: a misspelled key costs a fracti
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,25 +18,21 @@ import yaml
 from hydra import compose, version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ganexp.mistakes import Mistake, explain, groups, nearest, options
+
 HERE = Path(__file__).resolve().parent
 CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a clone
 PICK_ANY = ("regularizer", "augment", "metrics", "callbacks", "logger")
 PICK_ONE = ("model", "data", "loss", "schedule", "hardware")
-
-
-class Mistake(Exception):
-    """What the user got wrong, in one message: where (full config key or file), what, and what would be right."""
 
 
 @dataclass
@@ -150,7 +144,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         container = OmegaConf.to_container(job, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise Mistake(explain(error)) from error
+        raise Mistake(explain(error, fields)) from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
@@ -200,7 +194,7 @@ def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
     try:
         cfg = compose(config_name, overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        message = explain(error)
+        message = explain(error, fields)
         for recipe in (o.removeprefix("experiment=") for o in overrides if o.startswith("experiment=")):
             message = re.sub("^config.yaml:", f"experiment/{recipe}.yaml:", message)  # Hydra blames who included it
         raise Mistake(message) from error
@@ -213,21 +207,6 @@ def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
 
 
 # -- checking --------------------------------------------------------------------------------------------------------
-
-
-def groups() -> list[str]:
-    """All config groups, nested ones as `model/generator`; without Hydra's."""
-    return _groups(GlobalHydra.instance().config_loader())
-
-
-@lru_cache(maxsize=1)  # Hydra searches the folders anew for each question
-def _groups(loader: ConfigLoader, parent: str = "") -> list[str]:
-    paths = [f"{parent}/{name}" if parent else name for name in loader.list_groups(parent)]
-    return [group for path in paths if path != "hydra" for group in [path, *_groups.__wrapped__(loader, path)]]
-
-
-def options(group: str) -> list[str]:
-    return sorted(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
 
 
 def values_of(override: Override) -> list[str | None]:
@@ -338,35 +317,3 @@ def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
     whole = any(o.key_or_group == "data" for o in parsed)
     if task != "train" and not whole and any(o.key_or_group.startswith("data.") for o in parsed):
         raise Mistake(f"data: task={task} takes the checkpoint's data; to change it, name it whole: data=mnist data.root=…")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint: the right spelling, if one is near, and what there is."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, 1, 0.6)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return hint + (f" (there are: {', '.join(known)})" if known and len(known) <= 40 else "")
-
-
-def explain(error: Exception) -> str:
-    """Hydra's and OmegaConf's several lines as one: the file, the full key, what is wrong, and what would be right."""
-    text = "\n".join(str(e) for e in (error, error.__cause__) if e)
-    if lost := re.search(r"(?:In '([^']+)': )?Could not find '([^']+?)/([^'/]+)'", text):
-        where, group, name = lost.groups()
-        return f"{f'{where}.yaml: ' if where else ''}{group}={name}: there is no such option{nearest(name, options(group))}"
-    key = re.search(r"full_key: (\S+)", text)
-    file = re.search(r"In '([^']+)'", text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [
-        line
-        for line in lines
-        if not line.startswith(("full_key", "object_type", "In '", "reference_type", "Error merging", "Set the env"))
-    ]
-    what = said[0] if said else lines[0]
-    if unknown := re.search(r"Key '(\S+)' (?:not in|is not in struct)", what):
-        path = key.group(1) if key else unknown.group(1)
-        what = f"there is no such key{nearest(path, fields(path.rpartition('.')[0]))}"
-    if "Missing mandatory value" in what and key:
-        what = f"must be given: {key.group(1)}=…"
-    where = f"{file.group(1)}.yaml: " if file else ""
-    return f"{where}{key.group(1) + ': ' if key else ''}{what}"

@@ -17,8 +17,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from ganexp import config
-from ganexp.config import CONF_DIR, Mistake
+from ganexp.config import CONF_DIR
 from ganexp.files import read_json, write_json
+from ganexp.mistakes import Mistake
 
 
 def build_task(cfg: DictConfig, folder: Path) -> Any:

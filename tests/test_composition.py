@@ -14,14 +14,14 @@ import pytorch_lightning as pl
 import torch
 from conftest import NARROW, TINY, Answer, data_overrides
 
-from ganexp import config
+from ganexp import config, mistakes
 from ganexp.build import build
 
 
 def options(group: str) -> list[str]:
     """The options the shipped config tree has: a new one is tested from the moment it is there."""
     with config.config_tree():
-        return config.options(group)
+        return mistakes.options(group)
 
 
 @cache
@@ -48,7 +48,7 @@ def test_every_loss_and_regularizer(model: str, data: str, data_root: Path) -> N
         composed["model"] |= {"loss": compose(f"loss={loss}")["loss"]}
         composed["model"] |= {"regularizers": compose(f"regularizer=[{regularizer}]")["regularizer"]}
         if (model == "dcgan" and data == "sine") or (model == "cdcgan" and composed["data"]["classes"] == 0):
-            with pytest.raises(config.Mistake, match=r"not shape \[2\]|has no classes"):
+            with pytest.raises(mistakes.Mistake, match=r"not shape \[2\]|has no classes"):
                 build(composed["model"], "model")
             return
         system, module = build(composed["model"], "model"), build(composed["data"], "data")

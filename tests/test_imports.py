@@ -13,11 +13,12 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "systems": {"systems", "networks", "losses", "regularizers", "augment", "latents", "ema"},
     "pictures": {"files"},
     "callbacks": {"callbacks", "systems", "pictures", "files", ""},
-    "config": set(),
-    "build": {"config"},
-    "jobs": {"config", "build", "tasks", "files", ""},
-    "__main__": {"config", "jobs"},
-    "tasks": {"tasks", "systems", "callbacks", "data", "pictures", "files", "build", "config", ""},
+    "mistakes": set(),
+    "config": {"mistakes"},
+    "build": {"mistakes"},
+    "jobs": {"config", "build", "tasks", "files", "mistakes", ""},
+    "__main__": {"config", "jobs", "mistakes", ""},
+    "tasks": {"tasks", "systems", "callbacks", "data", "pictures", "files", "build", "config", "mistakes", ""},
     "__init__": set(),
 }
 

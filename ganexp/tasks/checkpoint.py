@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 
 from ganexp.build import OURS, build, one_line
-from ganexp.config import Mistake
 from ganexp.data.module import DataModule
+from ganexp.mistakes import Mistake
 from ganexp.systems.base import System
 
 Built = TypeVar("Built")

@@ -9,8 +9,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from ganexp.build import build, located
 from ganexp.callbacks.metrics import evaluate
-from ganexp.config import Mistake, as_typed
+from ganexp.config import as_typed
 from ganexp.files import write_json
+from ganexp.mistakes import Mistake
 from ganexp.tasks.checkpoint import restore, restore_data
 from ganexp.tasks.hardware import device
 from ganexp.tasks.train import quiet, shown

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ganexp.build import build, one_line
-from ganexp.config import Mistake
+from ganexp.mistakes import Mistake
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # the weights stay in float32: penalties need it
 MANUAL = {

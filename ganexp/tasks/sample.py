@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from ganexp import pictures
 from ganexp.callbacks.samples import fixed_samples
-from ganexp.config import Mistake
 from ganexp.files import replace
+from ganexp.mistakes import Mistake
 from ganexp.tasks.checkpoint import restore, restore_data
 from ganexp.tasks.hardware import device
 from ganexp.tasks.train import quiet, shown

@@ -19,8 +19,8 @@ from ganexp.build import build, located
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
-from ganexp.config import Mistake
 from ganexp.data.module import DataModule
+from ganexp.mistakes import Mistake
 from ganexp.systems.base import System
 from ganexp.tasks import processes
 from ganexp.tasks.hardware import make_trainer

@@ -1,0 +1,66 @@
+"""What the user got wrong, in one message: where (full config key or file), what, and the nearest right spelling."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+
+
+class Mistake(Exception):
+    """Said as it is, without a traceback, with exit code 2."""
+
+
+def groups() -> list[str]:
+    """All config groups, nested ones as `model/generator`; without Hydra's."""
+    return _groups(GlobalHydra.instance().config_loader())
+
+
+@lru_cache(maxsize=1)  # Hydra searches the folders anew for each question
+def _groups(loader: ConfigLoader, parent: str = "") -> list[str]:
+    paths = [f"{parent}/{name}" if parent else name for name in loader.list_groups(parent)]
+    return [group for path in paths if path != "hydra" for group in [path, *_groups.__wrapped__(loader, path)]]
+
+
+def options(group: str) -> list[str]:
+    return sorted(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint: the right spelling, if one is near, and what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, 1, 0.6)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return hint + (f" (there are: {', '.join(known)})" if known and len(known) <= 40 else "")
+
+
+def explain(error: Exception, fields: Callable[[str], list[str]]) -> str:
+    """Hydra's and OmegaConf's several lines as one: the file, the full key, what is wrong, and what would be right.
+
+    `fields`: the full keys that a typed mapping has, by its own key.
+    """
+    text = "\n".join(str(e) for e in (error, error.__cause__) if e)
+    if lost := re.search(r"(?:In '([^']+)': )?Could not find '([^']+?)/([^'/]+)'", text):
+        where, group, name = lost.groups()
+        return f"{f'{where}.yaml: ' if where else ''}{group}={name}: there is no such option{nearest(name, options(group))}"
+    key = re.search(r"full_key: (\S+)", text)
+    file = re.search(r"In '([^']+)'", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [
+        line
+        for line in lines
+        if not line.startswith(("full_key", "object_type", "In '", "reference_type", "Error merging", "Set the env"))
+    ]
+    what = said[0] if said else lines[0]
+    if unknown := re.search(r"Key '(\S+)' (?:not in|is not in struct)", what):
+        path = key.group(1) if key else unknown.group(1)
+        what = f"there is no such key{nearest(path, fields(path.rpartition('.')[0]))}"
+    if "Missing mandatory value" in what and key:
+        what = f"must be given: {key.group(1)}=…"
+    where = f"{file.group(1)}.yaml: " if file else ""
+    return f"{where}{key.group(1) + ': ' if key else ''}{what}"
