@@ -19,7 +19,7 @@ SHOWN = {
 
 
 class Progress(pl.Callback):
-    """Steps, time left, the last losses and the run's mean images/s; once a second on a terminal, every half minute in a file."""
+    """Steps, time left, the last losses, mean images/s; drawn twice a second on a terminal, every half minute in a file."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
@@ -27,13 +27,12 @@ class Progress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         self.started, self.images_before, self.shown = time.monotonic(), system.images_seen, 0.0
         if trainer.is_global_zero:
-            wait = 1.0 if sys.stderr.isatty() else 30.0
-            self.wait = wait
+            self.wait = 0.5 if sys.stderr.isatty() else 30.0
             self.bar = tqdm(
                 total=trainer.max_steps,
                 initial=trainer.global_step,
-                mininterval=wait,
-                maxinterval=wait,
+                mininterval=0,  # drawn when `on_train_batch_end` says so, with the values of that step
+                miniters=1,
                 unit="step",
                 dynamic_ncols=sys.stderr.isatty(),
                 bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
@@ -43,14 +42,15 @@ class Progress(pl.Callback):
         if self.bar is None:
             return
         now = time.monotonic()
-        if now - self.shown > self.wait or trainer.global_step == trainer.max_steps:
-            self.shown = now
-            values = {short: system.scalars[name] for short, name in SHOWN.items() if name in system.scalars}
-            numbers = torch.stack(list(values.values())).tolist() if values else []
-            shown = {short: f"{number:.3f}" for short, number in zip(values, numbers, strict=True)}
-            speed = (system.images_seen - self.images_before) / max(now - self.started, 1e-9)
-            self.bar.set_postfix(shown | {"images/s": f"{speed:,.0f}"}, refresh=False)
-        self.bar.update()
+        if now - self.shown < self.wait and trainer.global_step < trainer.max_steps:
+            return
+        self.shown = now
+        values = {short: system.scalars[name] for short, name in SHOWN.items() if name in system.scalars}
+        numbers = torch.stack(list(values.values())).tolist() if values else []
+        shown = {short: f"{number:.3f}" for short, number in zip(values, numbers, strict=True)}
+        speed = (system.images_seen - self.images_before) / max(now - self.started, 1e-9)
+        self.bar.set_postfix(shown | {"images/s": f"{speed:,.0f}"}, refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
         self.close()
