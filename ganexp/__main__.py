@@ -5,6 +5,7 @@ A mistake ends with one message and exit code 2, before any folder is made; a ru
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -52,10 +53,11 @@ def answer(args: Namespace) -> int:
             checked = [config.compose_checked(job, name) for job in todo]
             if not args.multirun:
                 return jobs.run(checked[0])
+            size = math.prod(len(axis) for axis in config.sweep_axes(args.overrides))
     if about_config:
         return jobs.hydra_main()
     flags = [*(["--config-dir", args.config_dir] if args.config_dir else []), "--config-name", name]
-    return jobs.sweep(checked[0], args.overrides, flags)
+    return jobs.sweep(checked[0], args.overrides, flags, size)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Everything here answers without importing torch: a misspelled key costs a fracti
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -157,20 +156,20 @@ def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
-    """For every override the values it takes in turn. Raises Mistake for a range without steps."""
+    """For every override the values it takes in turn; other sweepers than Hydra's own choose what lies in an interval.
+
+    Raises Mistake for an interval that nobody can sweep.
+    """
+    own = not any(text.startswith("hydra/sweeper=") for text in overrides)
     axes = []
     for text, override in zip(overrides, parse(overrides), strict=True):
-        if override.is_sweep_override() and not override.is_discrete_sweep():
+        if not override.is_sweep_override():
+            axes.append([text])
+        elif override.is_discrete_sweep():
+            axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+        elif own:
             raise Mistake(f"{override.key_or_group}: {text} has no end; name the values, or use range(start,stop,step)")
-        values = override.sweep_string_iterator() if override.is_sweep_override() else None
-        axes.append([text] if values is None else [f"{override.get_key_element()}={value}" for value in values])
     return axes
-
-
-def sweep_size(overrides: Sequence[str]) -> int:
-    """How many jobs a sweep has."""
-    with config_tree():
-        return math.prod(len(axis) for axis in sweep_axes(overrides))
 
 
 def as_typed(overrides: Any) -> list[str]:
@@ -247,7 +246,7 @@ def check_keys(parsed: Sequence[Override], config_name: str) -> None:
         parts = override.key_or_group.split(".")
         for i, part in enumerate(parts):
             if OmegaConf.is_list(node) and part.isdigit():
-                return
+                break
             if not OmegaConf.is_dict(node) or part not in list(node):
                 path, inside = ".".join(parts[: i + 1]), ".".join(parts[:i])
                 siblings = [f"{inside}.{key}" if inside else str(key) for key in (node if OmegaConf.is_dict(node) else [])]

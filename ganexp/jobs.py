@@ -115,10 +115,10 @@ def hydra_main() -> int:
     return 0
 
 
-def sweep(cfg: DictConfig, overrides: list[str], flags: list[str]) -> int:
+def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) -> int:
     """Run all jobs, each in its own folder, then say how each ended. 1 if any failed or is missing.
 
-    `cfg`: of the first job. Raises Mistake if the sweep's folder cannot be made.
+    `cfg`: of the first job. `jobs`: how many there are at least. Raises Mistake if the sweep's folder cannot be made.
     """
     folder = free_folder(cfg, "sweep")
     try:
@@ -131,7 +131,7 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str]) -> int:
     try:
         hydra_main()
     finally:
-        lines, failed = summary(folder, config.sweep_size(overrides))
+        lines, failed = summary(folder, jobs)
         print("\n".join(lines), flush=True)
     return 1 if failed else 0
 
@@ -153,6 +153,7 @@ def summary(folder: Path, expected: int) -> tuple[list[str], int]:
     """A line for every job of a sweep, with what it does not share with all the others, and how many failed or are missing."""
     jobs = sorted((r for r in map(read_json, folder.rglob("run.json")) if "job" in r), key=lambda r: r["job"])
     shared = set.intersection(*(set(r["overrides"]) for r in jobs)) if len(jobs) > 1 else set()
+    expected = max(expected, len(jobs))
     lines = [f"sweep {folder}"]
     for record in jobs:
         overrides = " ".join(text for text in record["overrides"] if text not in shared)
