@@ -21,8 +21,8 @@ def main() -> None:
     """The command line."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a config may name the user's own modules
-    # Before torch brings its OpenMP: idle threads that spin for milliseconds starve whatever else runs. Two runs on two cores took
-    # 146 s so and 12 s with this, one alone 8 s and 9 s.
+    # Before torch brings its OpenMP: idle threads that spin for milliseconds starve whatever else runs. Two runs at a time on two
+    # cores took 146 s so and 12 s with this; one alone, 8 s and 9 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
     sys.argv[1:] = config.with_home(sys.argv[1:])
