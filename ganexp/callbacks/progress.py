@@ -53,12 +53,13 @@ class Progress(pl.Callback):
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
-        self.close()
+        self.close(trainer.global_step)
 
     def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
-        self.close()
+        self.close(trainer.global_step)
 
-    def close(self) -> None:
+    def close(self, step: int) -> None:
         if self.bar is not None:
+            self.bar.update(step - self.bar.n)
             self.bar.close()
             self.bar = None
