@@ -39,27 +39,27 @@ class Progress(pl.Callback):
             )
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.bar is None:
-            return
-        now = time.monotonic()
-        if now - self.shown < self.wait and trainer.global_step < trainer.max_steps:
-            return
-        self.shown = now
+        if self.bar is not None and time.monotonic() - self.shown >= self.wait:
+            self.show(self.bar, trainer, system)
+
+    def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
+        self.close(trainer, system)
+
+    def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
+        self.close(trainer, system)
+
+    def show(self, bar: tqdm[Any], trainer: pl.Trainer, system: Any) -> None:
+        """Draw the bar at the step just made, with its values."""
+        self.shown = time.monotonic()
         values = {short: system.scalars[name] for short, name in SHOWN.items() if name in system.scalars}
         numbers = torch.stack(list(values.values())).tolist() if values else []
         shown = {short: f"{number:.3f}" for short, number in zip(values, numbers, strict=True)}
-        speed = (system.images_seen - self.images_before) / max(now - self.started, 1e-9)
-        self.bar.set_postfix(shown | {"images/s": f"{speed:,.0f}"}, refresh=False)
-        self.bar.update(trainer.global_step - self.bar.n)
+        speed = (system.images_seen - self.images_before) / max(self.shown - self.started, 1e-9)
+        bar.set_postfix(shown | {"images/s": f"{speed:,.0f}"}, refresh=False)
+        bar.update(trainer.global_step - bar.n)
 
-    def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
-        self.close(trainer.global_step)
-
-    def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
-        self.close(trainer.global_step)
-
-    def close(self, step: int) -> None:
+    def close(self, trainer: pl.Trainer, system: Any) -> None:
         if self.bar is not None:
-            self.bar.update(step - self.bar.n)
+            self.show(self.bar, trainer, system)
             self.bar.close()
             self.bar = None
