@@ -31,6 +31,7 @@ from ganexp.mistakes import Mistake, explain, groups, nearest, options
 HERE = Path(__file__).resolve().parent
 CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a clone
 PICK_ANY = ("regularizer", "augment", "metrics", "callbacks", "logger")
+GAME = ("loss", "regularizer", "augment", "schedule", "optimizer", "optimizer.generator", "optimizer.discriminator")
 PICK_ONE = ("model", "data", "loss", "schedule", "hardware")
 
 
@@ -44,13 +45,15 @@ class Task:
 
 @dataclass
 class Training:
-    """How long and how often, in steps: one step = one batch = one update of D."""
+    """How long, how often and how much, in steps: one step = one batch = one update of D."""
 
     max_steps: int = MISSING
     log_every: int = MISSING
     samples_every: int = MISSING
     metrics_every: int = MISSING
     checkpoint_every: int = MISSING
+    log_mean: int = MISSING
+    num_samples: int = MISSING
 
 
 @dataclass
@@ -96,7 +99,16 @@ def run_dir() -> str:
     return str(hydra.run.dir) if OmegaConf.is_missing(hydra.runtime, "output_dir") else str(hydra.runtime.output_dir)
 
 
+def scaled(size: int | Sequence[int], factor: float) -> Any:
+    """`${scaled:64,${model.width}}`: a layer's size, or several layers', times a factor; at least 1."""
+    if isinstance(size, Sequence):
+        return OmegaConf.create([scaled(each, factor) for each in size])
+    return max(1, round(size * factor))
+
+
 OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+OmegaConf.register_new_resolver("scaled", scaled, replace=True)
+OmegaConf.register_new_resolver("plus", lambda a, b: (a or 0) + b, replace=True)
 
 
 # -- composing -------------------------------------------------------------------------------------------------------
@@ -274,7 +286,7 @@ def check_nodes(config: dict[str, Any]) -> None:
             raise Mistake(f"{key}: must be a mapping with a _target_; choose an option of the group: {', '.join(options(group))}")
     for key, value in config["trainer"].items():
         if value < 1:
-            raise Mistake(f"trainer.{key}: at least 1 step, not {value}")
+            raise Mistake(f"trainer.{key}: at least 1, not {value}")
     name = Path(config["name"])
     if not name.parts or name.is_absolute() or ".." in name.parts:
         raise Mistake(f"name: a folder below outputs/, not {config['name']!r}")
@@ -311,6 +323,13 @@ def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
         key = re.split(r"[./]", override.key_or_group)[0]
         if key not in ("task", "hydra", *reads):
             raise Mistake(f"{override.key_or_group}: task={task} does not read it, only {', '.join(reads)}")
+    references = str(OmegaConf.to_container(cfg.model, resolve=False))
+    for override in parsed:
+        key = override.key_or_group
+        part = ".".join(key.split(".")[:2]) if key.startswith("optimizer.") else key.split(".")[0]
+        if part in GAME and "model" in reads and f"${{{part}" not in references:
+            model = HydraConfig.get().runtime.choices["model"]
+            raise Mistake(f"{key}: model={model} has no use for it{'; its loss is model.loss' if part == 'loss' else ''}")
     if "checkpoint" in reads and cfg.checkpoint is None:
         raise Mistake(f"checkpoint: task={task} needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt")
     whole = any(o.key_or_group == "data" for o in parsed)

@@ -82,9 +82,11 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def animate(frames: Sequence[Path], path: Path, seconds: float = 6.0) -> None:
-    """All frames as one GIF that plays in about `seconds` and rests on the last frame."""
+    """The frames, or 120 evenly spaced ones of more, as one GIF that plays in about `seconds` and rests on the last frame."""
     if not frames:
         return
+    if len(frames) > 120:
+        frames = [frames[round(i * (len(frames) - 1) / 119)] for i in range(120)]
     pictures = [Image.open(f).convert("RGB").quantize(64, dither=Image.Dither.NONE) for f in frames]
     durations = [max(40, int(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [2000]
     replace(

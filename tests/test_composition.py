@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import NARROW, TINY, Answer, data_overrides
+from conftest import NARROW, NARROW_ALL, TINY, Answer, data_overrides
 
 from ganexp import config, mistakes
 from ganexp.build import build
@@ -38,31 +38,95 @@ MODELS = [name for name in options("model") if name != "gan"]  # gan has no netw
 DATA = options("data")
 LOSSES = options("loss")
 REGULARIZERS = ["", *options("regularizer")]
+PLAYERS = ["mlp", "dcgan", "cdcgan", "acgan"]  # every kind of game between two
+REFUSALS = r"not shape \[|has no classes|not of points"
+
+
+def narrow(model: str) -> list[str]:
+    return NARROW.get(model, NARROW_ALL)
+
+
+def play(composed: dict[str, Any]) -> pl.LightningModule:
+    """Two batches, straight on Lightning's loop: finite scalars, all networks moved."""
+    system, module = build(composed["model"], "model"), build(composed["data"], "data")
+    system.check_shapes(module.shape)
+    module.prepare()
+    before = {name: torch.cat([p.flatten() for p in n.parameters()]).clone() for name, n in system.networks().items()}
+    pl.Trainer(
+        max_steps=2, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    ).fit(system, datamodule=module)  # fmt: skip
+    assert system.global_step == 2
+    assert all(value.isfinite() for value in system.scalars.values()), system.scalars
+    for name, network in system.networks().items():
+        after = torch.cat([p.flatten() for p in network.parameters()])
+        assert after.isfinite().all() and not after.equal(before[name]), name
+    return system
+
+
+def fits(model: str, composed: dict[str, Any]) -> bool:
+    """Whether a model's networks are made for the data: image sizes in their docstrings, labels for the conditional ones."""
+    shape, labelled = composed["data"]["shape"], composed["data"]["classes"] > 0
+    if model in ("mlp", "mlp_sine", "gmmn"):
+        return True
+    if len(shape) != 3:
+        return False
+    if model in ("cdcgan", "cgan", "acgan"):
+        return labelled
+    return shape[1] % 16 == 0 if model in ("dcgan_anime", "dcgan_celeba", "dcgan_cats") else True
 
 
 @pytest.mark.parametrize("model, data", product(MODELS, DATA))
-def test_every_loss_and_regularizer(model: str, data: str, data_root: Path) -> None:
-    """Two batches each, straight on Lightning's loop: finite scalars, both networks moved."""
-    composed = compose(f"model={model}", f"data={data}", *TINY, *NARROW[model], *data_overrides(data, data_root))
+def test_every_model_and_data(model: str, data: str, data_root: Path) -> None:
+    composed = compose(f"model={model}", f"data={data}", *TINY, *narrow(model), *data_overrides(data, data_root))
+    if fits(model, composed):
+        play(composed)
+    else:
+        with pytest.raises(mistakes.Mistake, match=REFUSALS):
+            build(composed["model"], "model")
+
+
+@pytest.mark.parametrize("model, data", [*((player, "digits") for player in PLAYERS), ("mlp", "sine")])
+def test_every_loss_and_regularizer(model: str, data: str) -> None:
+    composed = compose(f"model={model}", f"data={data}", *TINY, *narrow(model))
     for loss, regularizer in product(LOSSES, REGULARIZERS):
         composed["model"] |= {"loss": compose(f"loss={loss}")["loss"]}
         composed["model"] |= {"regularizers": compose(f"regularizer=[{regularizer}]")["regularizer"]}
-        if (model == "dcgan" and data == "sine") or (model == "cdcgan" and composed["data"]["classes"] == 0):
-            with pytest.raises(mistakes.Mistake, match=r"not shape \[2\]|has no classes"):
-                build(composed["model"], "model")
-            return
-        system, module = build(composed["model"], "model"), build(composed["data"], "data")
-        module.prepare()
-        before = {name: torch.cat([p.flatten() for p in n.parameters()]).clone() for name, n in system.networks().items()}
-        pl.Trainer(
-            max_steps=2, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-        ).fit(system, datamodule=module)  # fmt: skip
-        assert system.global_step == 2, (loss, regularizer)
-        assert all(value.isfinite() for value in system.scalars.values()), (loss, regularizer, system.scalars)
-        for name, network in system.networks().items():
-            after = torch.cat([p.flatten() for p in network.parameters()])
-            assert after.isfinite().all() and not after.equal(before[name]), (loss, regularizer, name)
+        play(composed)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_on_two_updates_of_d(loss: str) -> None:
+    """D learns from real and fake in turn, G twice; only a loss that compares both refuses."""
+    composed = compose("model=acgan", f"loss={loss}", "model.separate=true", "model.g_steps=2", *TINY, *NARROW_ALL)
+    if loss == "relativistic":
+        with pytest.raises(mistakes.Mistake, match=r"model\.separate: Relativistic compares"):
+            build(composed["model"], "model")
+    else:
+        assert {"loss/discriminator/real", "loss/discriminator/class_fake"} <= play(composed).scalars.keys()
+
+
+HALVES = [(half, name) for half in ("generator", "discriminator") for name in options(f"model/{half}")]
+
+
+@pytest.mark.parametrize("half, name", HALVES)
+def test_every_half_with_another(half: str, name: str) -> None:
+    shape = "data.shape=[1,8,8]" if name in ("mlp", "mlp_sine", "dcgan", "acgan") else "data.shape=[1,32,32]"
+    other = "dcgan" if name != "dcgan" else "mlp"
+    composed = compose(f"model={other}", f"model/{half}={name}", shape, "model.width=0.04")
+    system = build(composed["model"], "model")
+    system.check_shapes(tuple(composed["data"]["shape"]))
+    with_classes = compose(f"model={other}", f"model/{half}={name}", shape, "model.width=0.04", "model.classes=10")
+    build(with_classes["model"], "model").check_shapes(tuple(composed["data"]["shape"]))
+
+
+@pytest.mark.parametrize("name", options("model/encoder"))
+def test_every_encoder(name: str) -> None:
+    shape = "data.shape=[1,8,8]" if name in ("mlp", "dcgan", "acgan") else "data.shape=[1,32,32]"
+    composed = compose("model=vae", f"model/encoder={name}", shape, "model.width=0.04", "model.latent.dim=3")
+    system = build(composed["model"], "model")
+    system.check_shapes(tuple(composed["data"]["shape"]))
+    assert system.encode(torch.zeros(2, *composed["data"]["shape"]), torch.zeros(2, dtype=torch.long))[0].shape == (2, 3)
 
 
 OTHERS = [
@@ -70,7 +134,7 @@ OTHERS = [
     ("optimizer", "rmsprop"),
     ("schedule", "linear"),
     ("schedule", "cosine"),
-    ("metrics", "[fid,swd]"),
+    ("metrics", "[fid,swd,mmd,diversity,sharpness]"),
     ("metrics", "[]"),
     ("callbacks", "[checkpoint]"),
     ("logger", "[]"),
@@ -79,6 +143,11 @@ OTHERS = [
     ("hardware.precision", "bf16-mixed"),
     ("model.d_steps", "2"),
     ("model.fresh_fakes", "true"),
+    ("model.g_steps", "2"),
+    ("model.separate", "true"),
+    ("data.replacement", "true"),
+    ("trainer.log_mean", "2"),
+    ("optimizer", "adam_default"),
     ("model.ema_half_life", "null"),
     ("model/discriminator", "mlp"),
     ("model/generator", "mlp"),

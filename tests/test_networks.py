@@ -190,7 +190,7 @@ def test_the_projection_touches_the_first_logit_only() -> None:
     x = torch.randn(3, 1, 16, 16)
     assert differs(d, x).tolist() == [[True, False, False, False]] * 3
     h = d.blocks(x).flatten(1)
-    expected = d.out(h)[:, 0] + torch.stack([d.label.weight[k] @ h[i] for i, k in enumerate((2, 0, 1))])
+    expected = d.head.out(h)[:, 0] + torch.stack([d.head.label.weight[k] @ h[i] for i, k in enumerate((2, 0, 1))])
     torch.testing.assert_close(d(x, torch.tensor([2, 0, 1]))[:, 0], expected)
 
 

@@ -34,9 +34,10 @@ class Folder(DataModule):
         classes: int,
         batch_size: int,
         seed: int,
+        replacement: bool = False,
         fit: Literal["crop", "pad", "squash"] = "crop",
     ):
-        super().__init__(shape, classes, batch_size, seed)
+        super().__init__(shape, classes, batch_size, seed, replacement)
         if classes:
             raise ValueError(f"classes: pictures in a folder have no labels, so 0, not {classes}")
         if len(shape) != 3 or shape[0] not in MODES:

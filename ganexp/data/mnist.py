@@ -23,8 +23,8 @@ class MNIST(DataModule):
 
     dataset = datasets.MNIST
 
-    def __init__(self, root: str, shape: Sequence[int], classes: int, batch_size: int, seed: int):
-        super().__init__(shape, classes, batch_size, seed)
+    def __init__(self, root: str, shape: Sequence[int], classes: int, batch_size: int, seed: int, replacement: bool = False):
+        super().__init__(shape, classes, batch_size, seed, replacement)
         self.root = Path(root).expanduser()
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,20 +14,29 @@ from torch import Tensor
 class Batches:
     """Endless batches of indices [batch_size / ranks]: every epoch a new permutation, the incomplete last batch left out.
 
-    The k-th batch depends on (seed, k) alone: the ranks of a run share one permutation and each takes its own part of a batch.
+    `replacement`: every index is drawn anew from all instead. The k-th batch depends on (seed, k) alone: the ranks of a run share
+    one order and each takes its own part of a batch.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int, ranks: int, start: int):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int, ranks: int, start: int, replacement: bool = False):
+        self.size, self.batch_size, self.seed, self.replacement = size, batch_size, seed, replacement
         self.rank, self.ranks, self.start = rank, ranks, start
 
     def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.drawn() if self.replacement else self.permuted():
+            yield batch[self.rank :: self.ranks]
+
+    def drawn(self) -> Iterator[Tensor]:
+        for k in itertools.count(self.start):
+            yield torch.from_numpy(np.random.default_rng((self.seed, k)).integers(self.size, size=self.batch_size))
+
+    def permuted(self) -> Iterator[Tensor]:
         per_epoch = self.size // self.batch_size
         epoch, first = divmod(self.start, per_epoch)
         while True:
             order = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(self.size))
             for k in range(first, per_epoch):
-                yield order[k * self.batch_size : (k + 1) * self.batch_size][self.rank :: self.ranks]
+                yield order[k * self.batch_size : (k + 1) * self.batch_size]
             epoch, first = epoch + 1, 0
 
 
@@ -45,11 +55,12 @@ class DataModule(pl.LightningDataModule):
     """A data set is a subclass with `load`, and an option with the facts that the networks are built from.
 
     `shape`: of one sample, [C, H, W] or [D]. `classes`: number of labels, 0 if unlabelled. `batch_size`: of the whole run,
-    split evenly over its devices. `seed`: of the order. Batches are x float32 [N, *shape], images in [-1, 1] and points in
-    their own units, and y int64 [N]. `notes`: what `load` left out, if anything; it is logged and kept in run.json.
+    split evenly over its devices. `seed`: of the order. `replacement`: samples are drawn with it, not epoch by epoch. Batches are
+    x float32 [N, *shape], images in [-1, 1] and points in their own units, and y int64 [N]. `notes`: what `load` left out, if
+    anything; it is logged and kept in run.json.
     """
 
-    def __init__(self, shape: Sequence[int], classes: int, batch_size: int = 64, seed: int = 0):
+    def __init__(self, shape: Sequence[int], classes: int, batch_size: int = 64, seed: int = 0, replacement: bool = False):
         super().__init__()
         if len(shape) not in (1, 3) or min(shape) < 1:
             raise ValueError(f"shape: positive sizes [C, H, W] of images or [D] of points, not {list(shape)}")
@@ -58,7 +69,7 @@ class DataModule(pl.LightningDataModule):
         if classes < 0 or seed < 0:
             raise ValueError(f"{'classes' if classes < 0 else 'seed'}: at least 0, not {min(classes, seed)}")
         self.shape, self.classes = tuple(shape), classes
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.replacement = batch_size, seed, replacement
         self.x, self.y = torch.empty(0), torch.empty(0, dtype=torch.int64)
         self.notes: list[str] = []
 
@@ -95,7 +106,8 @@ class DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> Gather:
         trainer = self.trainer
         rank, ranks, start = (trainer.global_rank, trainer.world_size, trainer.global_step) if trainer else (0, 1, 0)
-        return Gather(self.x, self.y, Batches(len(self.x), self.batch_size, self.seed, rank, ranks, start))
+        order = Batches(len(self.x), self.batch_size, self.seed, rank, ranks, start, self.replacement)
+        return Gather(self.x, self.y, order)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         x, y = batch

@@ -16,9 +16,16 @@ class Sine(DataModule):
     """
 
     def __init__(
-        self, shape: Sequence[int], classes: int, batch_size: int, seed: int, points: int = 1024, points_seed: int = 111
+        self,
+        shape: Sequence[int],
+        classes: int,
+        batch_size: int,
+        seed: int,
+        replacement: bool = False,
+        points: int = 1024,
+        points_seed: int = 111,
     ):
-        super().__init__(shape, classes, batch_size, seed)
+        super().__init__(shape, classes, batch_size, seed, replacement)
         self.points, self.points_seed = points, points_seed
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:

@@ -55,3 +55,10 @@ class Random(nn.Module):
             if min(x.shape[2:]) >= 4:
                 x = F.avg_pool2d(x, 2)
         return torch.cat(features, 1)
+
+
+def finite(features: Tensor, metric: str, real: bool) -> Tensor:
+    """The features. Raises ValueError for NaN or infinite ones."""
+    if not features.isfinite().all():
+        raise ValueError(f"{metric}: {'real' if real else 'generated'} samples with NaN or infinite features")
+    return features

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from ganexp.metrics.features import finite
+
 
 def frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
     """|mean_a - mean_b|² + tr(cov_a + cov_b - 2 (cov_a cov_b)^½) in float64; never complex, NaN or negative.
@@ -54,9 +56,7 @@ class FID(Metric):
         self.to(self.device)
 
     def update(self, x: Tensor, real: bool) -> None:
-        f = self.features(x).double()
-        if not f.isfinite().all():
-            raise ValueError(f"{self.name}: {'real' if real else 'generated'} samples with NaN or infinite features")
+        f = finite(self.features(x).double(), self.name, real)
         if not self.dim:
             self.start(f.shape[1])
         side = "real" if real else "fake"

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from ganexp.metrics.features import finite
+
 
 class SlicedWasserstein(Metric):
     """Mean over random directions of the Wasserstein-1 distance of the projections, ≥ 0, smaller is better.
@@ -31,9 +33,7 @@ class SlicedWasserstein(Metric):
         self.add_state("fake", [], "cat")
 
     def update(self, x: Tensor, real: bool) -> None:
-        f = self.features(x).float()
-        if not f.isfinite().all():
-            raise ValueError(f"{self.name}: {'real' if real else 'generated'} samples with NaN or infinite features")
+        f = finite(self.features(x).float(), self.name, real)
         (self.real if real else self.fake).append(f)  # type: ignore[union-attr, operator]
 
     def compute(self) -> Any:

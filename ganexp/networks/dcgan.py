@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from ganexp.networks.layers import Head, append_label, zero_bias
 
 
 def map_sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
@@ -42,8 +42,7 @@ def init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
-    if getattr(module, "bias", None) is not None:
-        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    zero_bias(module)
 
 
 class Generator(nn.Module):
@@ -74,8 +73,7 @@ class Generator(nn.Module):
         self.apply(init_weights)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        if self.classes:
-            z = torch.cat([z, F.one_hot(y, self.classes).to(z.dtype)], 1)
+        z = append_label(z, y, self.classes)
         return self.squash(self.blocks(self.project(z).view(-1, *self.bottom)))
 
 
@@ -85,8 +83,7 @@ class Discriminator(nn.Module):
     `width`: channels of the first block; they double with each, up to 8 × width.
     `norm`: batch normalisation after every block but the first, as published. Off for gradient penalties, which score
     each image alone (Gulrajani et al. 2017, section 4).
-    `classes`: add a projection of the features on the label's embedding to the first logit (Miyato & Koyama 2018,
-    arXiv:1802.05637, figure 1d); null ignores y.
+    `classes`: see Head; null ignores y.
     """
 
     def __init__(
@@ -107,14 +104,8 @@ class Discriminator(nn.Module):
             if normed:
                 self.blocks.append(nn.BatchNorm2d(channels[i + 1]))
             self.blocks.append(nn.LeakyReLU(0.2, inplace=True))
-        features = channels[-1] * sizes[-1][0] * sizes[-1][1]
-        self.out = nn.Linear(features, outputs)
-        self.label = nn.Embedding(classes, features) if classes else None
+        self.head = Head(channels[-1] * sizes[-1][0] * sizes[-1][1], outputs, classes)
         self.apply(init_weights)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = self.blocks(x).flatten(1)
-        logits = self.out(h)
-        if self.label is not None:
-            logits = logits + F.pad((self.label(y) * h).sum(1, keepdim=True), (0, logits.shape[1] - 1))
-        return logits
+        return self.head(self.blocks(x).flatten(1), y)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from ganexp.networks.layers import append_label
 
 
 def positive(hidden: Sequence[int]) -> Sequence[int]:
@@ -36,9 +36,7 @@ class Generator(nn.Module):
         self.squash = nn.Tanh() if len(shape) == 3 else nn.Identity()
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        if self.classes:
-            z = torch.cat([z, F.one_hot(y, self.classes).to(z.dtype)], 1)
-        return self.squash(self.out(self.hidden(z))).view(-1, *self.shape)
+        return self.squash(self.out(self.hidden(append_label(z, y, self.classes)))).view(-1, *self.shape)
 
 
 class Discriminator(nn.Module):
@@ -64,7 +62,4 @@ class Discriminator(nn.Module):
         self.out = nn.Linear(widths[-1], outputs)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        x = x.flatten(1)
-        if self.classes:
-            x = torch.cat([x, F.one_hot(y, self.classes).to(x.dtype)], 1)
-        return self.out(self.hidden(x))
+        return self.out(self.hidden(append_label(x.flatten(1), y, self.classes)))

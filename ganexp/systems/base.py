@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -65,11 +66,16 @@ class System(pl.LightningModule):
 
     `classes`: number of classes the networks are conditioned on; null is unconditional. Raises ValueError for 0.
     `ema_half_life`: images after which an old weight of the averaged generator counts half; null keeps no average.
+    `width`: factor on the channels of all networks, whose options refer to it.
     One optimizer step is one global step: see `uncounted`.
     """
 
-    def __init__(self, latent: Latent, generator: nn.Module, classes: int | None, ema_half_life: float | None):
+    def __init__(
+        self, latent: Latent, generator: nn.Module, classes: int | None, ema_half_life: float | None, width: float = 1.0
+    ):
         super().__init__()
+        if width <= 0:
+            raise ValueError(f"width: a factor above 0, not {width}")
         if classes == 0:
             raise ValueError("classes: this model is conditional, and the data has no classes; model=dcgan is not")
         if ema_half_life is not None and ema_half_life <= 0:
@@ -80,6 +86,8 @@ class System(pl.LightningModule):
         self.images_seen = 0
         self.rates: dict[str, float] = {}  # the learning rates of the last step
         self.scalars: dict[str, Tensor] = {}  # of the last step, under their names in the log; not yet reduced over ranks
+        self.recent: deque[dict[str, Tensor]] = deque(maxlen=1)  # of the last steps, of which the log holds the mean
+        self.measuring = False  # whether this step's scalars are logged: gradient norms cost a pass over all weights
 
     # -- sampling ----------------------------------------------------------------------------------------------------
 
@@ -101,7 +109,7 @@ class System(pl.LightningModule):
         return torch.randint(self.classes or 1, (n,), device=self.device)
 
     def check_shapes(self, shape: tuple[int, ...]) -> None:
-        """Run both halves once on two samples. Raises ValueError where they do not fit the data's shape or each other."""
+        """Run the networks once on two samples. Raises ValueError where they do not fit the data's shape or each other."""
         drawn = tuple(self.sample(2).shape[1:])
         if drawn != shape:
             raise ValueError(f"the generator draws samples of shape {list(drawn)}, the data's is {list(shape)}")
@@ -109,22 +117,42 @@ class System(pl.LightningModule):
     # -- learning ----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def uncounted(optimizer: Any) -> None:
-        """Keep the next step of `optimizer` out of Lightning's global step, which counts every optimizer's.
+    @contextmanager
+    def uncounted(optimizer: Any) -> Iterator[None]:
+        """Inside, steps of `optimizer` stay out of Lightning's global step, which counts every optimizer's.
 
-        Lightning hangs its counters on these two hooks anew for each batch (no public way: a test reads the event file).
+        Lightning hangs its counters on these two hooks (no public way: a test reads the event file).
         """
+        hooks = optimizer._on_before_step, optimizer._on_after_step
         optimizer._on_before_step = optimizer._on_after_step = lambda: None
+        yield
+        optimizer._on_before_step, optimizer._on_after_step = hooks
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks that learn, by the name their optimizer has in the log."""
         raise NotImplementedError
 
-    def count_step(self, images: int) -> None:
-        """What ends every step, before callbacks look at it: images seen, the schedules, and one state on all ranks."""
+    def descend(self, optimizer: Any, loss: Tensor, *names: str) -> None:
+        """One update down the loss, of the networks of these names."""
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.measuring:
+            self.note({f"gradient_norm/{name}": self.gradient_norm(self.networks()[name]) for name in names})
+        optimizer.step()
+
+    def count_step(self, batch: int, of_g: int = 1) -> None:
+        """What ends every step, before callbacks look at it: images seen, the average, the schedules, and one state on all ranks.
+
+        `batch`: this rank's images. `of_g`: steps since G last learned; 0 where it did not.
+        """
+        images = batch * self.trainer.world_size
         self.images_seen += images
-        self.rates = {n: o.param_groups[0]["lr"] for n, o in zip(self.networks(), self.trainer.optimizers, strict=True)}
-        for scheduler in cast(list[LRScheduler], self.lr_schedulers()):
+        if self.ema is not None and of_g:
+            self.ema.update(self.generator, images * of_g, self.images_seen)
+        # One optimizer for all networks has the first one's name.
+        self.rates = {n: o.param_groups[0]["lr"] for n, o in zip(self.networks(), self.trainer.optimizers, strict=False)}
+        schedulers = self.lr_schedulers()
+        for scheduler in cast(list[LRScheduler], schedulers if isinstance(schedulers, list) else [schedulers]):
             scheduler.step()
         if self.trainer.world_size > 1:
             self.share_buffers()
@@ -138,7 +166,11 @@ class System(pl.LightningModule):
             for buffer, shared in zip(buffers, joined.split([b.numel() for b in buffers]), strict=True):
                 buffer.copy_(shared.view_as(buffer))
 
+    def note(self, scalars: dict[str, Tensor]) -> None:
+        self.scalars |= {name: value.detach() for name, value in scalars.items()}
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.recent.append(dict(self.scalars))
         if self.due(self.log_every, self.global_step):
             self.write_scalars()
 
@@ -157,9 +189,10 @@ class System(pl.LightningModule):
         return norm / (scaler.get_scale() if scaler is not None else 1.0)
 
     def write_scalars(self) -> None:
-        """The last step's scalars, means over the ranks, to every logger, at the global step."""
+        """The scalars of the `recent` steps, means over steps and ranks, to every logger, at the global step."""
         names = sorted(self.scalars)
-        values = self.trainer.strategy.reduce(torch.stack([self.scalars[name].float() for name in names]), reduce_op="mean")
+        means = [torch.stack([s[name].float() for s in self.recent if name in s]).mean() for name in names]
+        values = self.trainer.strategy.reduce(torch.stack(means), reduce_op="mean")
         scalars = dict(zip(names, values.tolist(), strict=True)) | {"images_seen": self.images_seen}
         scalars |= {f"lr/{name}": rate for name, rate in self.rates.items()}
         for logger in self.trainer.loggers:

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import warnings
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Train:
         if not isinstance(self.system, System):
             raise Mistake(f"model._target_: {config['model']['_target_']} is not a System (ganexp.systems)")
         check_fit(self.system, self.data)
+        self.system.recent = deque(maxlen=config["trainer"]["log_mean"])
         self.trainer = self.make_trainer()
         if self.trainer.num_nodes > 1 and not processes.external():
             raise Mistake("hardware.num_nodes: several machines are started by torchrun, see hardware=multinode")
@@ -136,12 +138,14 @@ class Train:
         """What is about to happen."""
         config, trainer, data = self.config, self.trainer, self.data
         sizes = {name: f"{count(network):,}" for name, network in self.system.networks().items()}
-        parts = [config["loss"]["_target_"], *[n["_target_"] for g in ("regularizer", "augment") for n in config[g].values()]]
+        model = config["model"]
+        nodes = [model.get("loss"), *model.get("regularizers", {}).values(), *model.get("augment", {}).values()]
+        parts = [type(self.system).__name__, *[node["_target_"].rpartition(".")[2] for node in nodes if node]]
         kind = "images" if len(data.shape) == 3 else "points"
         devices = f"{trainer.world_size} × {self.system_device()}" if trainer.world_size > 1 else self.system_device()
         rows = {
             "model": f"{config['name']}: " + ", ".join(f"{name} {size} parameters" for name, size in sizes.items()),
-            "game": " + ".join(part.rpartition(".")[2] for part in parts),
+            "game": " + ".join(parts),
             "data": f"{type(data).__name__}, {len(data.x):,} {kind} {'×'.join(map(str, data.shape))}",
             "steps": f"{trainer.max_steps:,} of {data.batch_size} {kind}",
             "device": f"{devices}, {trainer.precision}, {torch.get_num_threads()} threads",

@@ -1,0 +1,74 @@
+"""The DCGAN of the CelebA faces, 3×64×64, with a dense projection below and an average pool on top.
+
+    G   z -> dense 4×4 512 -> 8×8 256 -> 16×16 128 -> 32×32 64 -> 64×64 32 -> conv 3×3, image
+    D   image -> [conv, BN, conv stride 2, BN] to 32×32 64 -> 16×16 128 -> 8×8 256 -> 4×4 512 -> average pool -> logit
+
+G starts from as many channels as D ends with. The article gives no kernels, widths or activations: here 4×4 kernels and ReLU in
+G, 3×3 kernels and leaky ReLU 0.2 in D, and DCGAN's widths and weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from ganexp.networks.dcgan import init_weights
+from ganexp.networks.layers import Head, append_label, check_image
+
+
+class Generator(nn.Module):
+    """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
+
+    `width`: of D's first block; G's first map has 8 × width channels, its last width / 2. `classes`: append a one-hot label
+    to z; null ignores y. Raises ValueError for sides that are no multiple of 16.
+    """
+
+    def __init__(self, shape: Sequence[int], latent_dim: int, width: int = 64, classes: int | None = None):
+        super().__init__()
+        check_image(shape, width, multiple=16, smallest=16)
+        self.classes = classes
+        self.bottom = (8 * width, shape[1] // 16, shape[2] // 16)
+        self.project = nn.Linear(latent_dim + (classes or 0), self.bottom[0] * self.bottom[1] * self.bottom[2])
+        self.blocks = nn.Sequential()
+        for n_in, n_out in pairwise([8 * width, 4 * width, 2 * width, width, max(width // 2, 1)]):
+            self.blocks += nn.Sequential(
+                nn.ConvTranspose2d(n_in, n_out, 4, 2, 1),
+                nn.BatchNorm2d(n_out),
+                nn.ReLU(inplace=True),
+            )
+        self.out = nn.Conv2d(n_out, shape[0], 3, padding=1)
+        self.squash = nn.Tanh()
+        self.apply(init_weights)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        h = self.project(append_label(z, y, self.classes)).view(-1, *self.bottom)
+        return self.squash(self.out(self.blocks(h)))
+
+
+class Discriminator(nn.Module):
+    """image [N, *shape], y [N] -> logits [N, outputs].
+
+    `width`: channels of the first block; they double with each. `classes`: see Head; null ignores y.
+    """
+
+    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None, outputs: int = 1):
+        super().__init__()
+        check_image(shape, width, multiple=16, smallest=16)
+        self.blocks = nn.Sequential()
+        for n_in, n_out in pairwise([shape[0], width, 2 * width, 4 * width, 8 * width]):
+            self.blocks += nn.Sequential(
+                nn.Conv2d(n_in, n_out, 3, padding=1),
+                nn.BatchNorm2d(n_out),
+                nn.LeakyReLU(0.2, inplace=True),
+                nn.Conv2d(n_out, n_out, 3, 2, 1),
+                nn.BatchNorm2d(n_out),
+                nn.LeakyReLU(0.2, inplace=True),
+            )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = Head(8 * width, outputs, classes)
+        self.apply(init_weights)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.head(self.pool(self.blocks(x)).flatten(1), y)

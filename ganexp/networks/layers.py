@@ -1,0 +1,68 @@
+"""What the networks share: how they heed the label, and how weights start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LAYERS = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
+
+def append_label(x: Tensor, y: Tensor, classes: int | None) -> Tensor:
+    """x [N, D] with the one-hot label y [N] behind it: [N, D + classes] (Mirza & Osindero 2014, arXiv:1411.1784)."""
+    return torch.cat([x, F.one_hot(y, classes).to(x.dtype)], 1) if classes else x
+
+
+class Head(nn.Module):
+    """Features h [N, features], y [N] -> logits [N, outputs].
+
+    `classes`: add the projection of the features on the label's embedding to the first logit (Miyato & Koyama 2018,
+    arXiv:1802.05637, figure 1d).
+    """
+
+    def __init__(self, features: int, outputs: int, classes: int | None):
+        super().__init__()
+        self.out = nn.Linear(features, outputs)
+        self.label = nn.Embedding(classes, features) if classes else None
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, 0.0, 0.02)
+
+    def forward(self, h: Tensor, y: Tensor) -> Tensor:
+        logits = self.out(h)
+        if self.label is not None:
+            logits = logits + F.pad((self.label(y) * h).sum(1, keepdim=True), (0, logits.shape[1] - 1))
+        return logits
+
+
+def check_image(shape: Sequence[int], width: int, multiple: int, smallest: int) -> None:
+    """Raises ValueError for what is no image of `smallest` px or more a side, in multiples of `multiple`, and for width < 1."""
+    if len(shape) != 3 or any(side < smallest or side % multiple for side in shape[1:]):
+        sides = f"sides from {smallest} px on that are multiples of {multiple}"
+        raise ValueError(f"this network takes images [channels, height, width] with {sides}, not shape {list(shape)}")
+    if width < 1:
+        raise ValueError(f"width: at least 1 channel, not {width}")
+
+
+def glorot(module: nn.Module) -> None:
+    """For `network.apply`: weights from U(-a, a), a² = 6 / (fan in + fan out) (Glorot & Bengio 2010, equation 16), biases 0.
+
+    What Keras starts from.
+    """
+    if isinstance(module, LAYERS):
+        nn.init.xavier_uniform_(module.weight)
+        zero_bias(module)
+
+
+def truncated_normal(module: nn.Module) -> None:
+    """For `network.apply`: weights from N(0, 0.02) within two standard deviations (TensorFlow's truncated normal), biases 0."""
+    if isinstance(module, LAYERS):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+        zero_bias(module)
+
+
+def zero_bias(module: nn.Module) -> None:
+    if getattr(module, "bias", None) is not None:
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]

@@ -1,0 +1,79 @@
+"""The variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114): the GAN's neighbour, whose decoder is its generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from ganexp.latents import Normal
+from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, evaluating
+
+
+class VAE(System):
+    """One batch is one update of encoder and decoder together.
+
+    `generator(z, y) -> x` decodes, `encoder(x, y) -> [N, 2 · dim]` gives mean and log variance: any discriminator with so many
+    outputs. `loss`: an ELBO. `classes`: the decoder is conditioned on them; `ema_half_life`, `width`: see System. Raises
+    ValueError for a prior that is not normal and for an adversarial loss.
+    """
+
+    def __init__(
+        self,
+        latent: Latent,
+        generator: nn.Module,
+        encoder: nn.Module,
+        loss: Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]],
+        optimizer: MakeOptimizer,
+        schedule: MakeSchedule,
+        classes: int | None = None,
+        ema_half_life: float | None = None,
+        width: float = 1.0,
+    ):
+        super().__init__(latent, generator, classes, ema_half_life, width)
+        if not isinstance(latent, Normal):
+            raise ValueError("latent: the prior of a VAE is normal")
+        if not callable(loss):
+            raise ValueError(f"loss: {type(loss).__name__} needs a discriminator; here it is a bound, loss=elbo")
+        self.encoder, self.loss, self.optimizer, self.schedule = encoder, loss, optimizer, schedule
+        self.to(memory_format=torch.channels_last)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        self.measuring = self.due(self.log_every, self.global_step + 1)
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        mean, log_variance = self.encode(x, y)
+        z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        terms = self.loss(self.generator(z, y).float(), x, mean, log_variance)
+        loss = torch.stack(list(terms.values())).sum()
+        self.descend(optimizer, loss, "generator", "encoder")
+        self.note({f"loss/{name}": term for name, term in terms.items()} | {"loss": loss})
+        self.count_step(len(x))
+
+    def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance [N, dim] of z given x, float32."""
+        mean, log_variance = self.encoder(x, y).float().chunk(2, 1)
+        return mean, log_variance
+
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        """x [N, *shape], y [N] through the mean of z and back: [N, *shape], float32."""
+        with evaluating(self.encoder), evaluating(self.sampler):
+            return self.sampler(self.encode(x, y)[0], y).float()
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "encoder": self.encoder}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([*self.generator.parameters(), *self.encoder.parameters()])
+        return [optimizer], [self.schedule(optimizer)]
+
+    def check_shapes(self, shape: tuple[int, ...]) -> None:
+        super().check_shapes(shape)
+        with evaluating(self.encoder):
+            codes = list(self.encoder(torch.zeros(2, *shape), self.draw_labels(2)).shape)
+        if codes != [2, 2 * self.latent.dim]:
+            wanted = 2 * self.latent.dim
+            raise ValueError(f"encoder.outputs: {codes[-1]}; mean and log variance of {self.latent.dim} latents are {wanted}")
