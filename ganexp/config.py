@@ -81,6 +81,7 @@ class Config:
     logger: dict[str, Any] = field(default_factory=dict)
     hardware: dict[str, Any] = MISSING
     trainer: Training = field(default_factory=Training)
+    run: str | None = None
     checkpoint: str | None = None
     num: int = MISSING
     label: int | None = None
@@ -332,6 +333,8 @@ def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
             raise Mistake(f"{key}: model={model} has no use for it{'; its loss is model.loss' if part == 'loss' else ''}")
     if "checkpoint" in reads and cfg.checkpoint is None:
         raise Mistake(f"checkpoint: task={task} needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt")
+    if "run" in reads and cfg.run is None:
+        raise Mistake(f"run: task={task} needs the folder of one: run=outputs/NAME/TIME")
     whole = any(o.key_or_group == "data" for o in parsed)
     if task != "train" and not whole and any(o.key_or_group.startswith("data.") for o in parsed):
         raise Mistake(f"data: task={task} takes the checkpoint's data; to change it, name it whole: data=mnist data.root=…")

@@ -40,6 +40,8 @@ def run(cfg: DictConfig) -> int:
         if under_torchrun() and os.environ["RANK"] != "0":  # only the first process makes the folder
             task.run()
             return 0
+        if cfg.run is not None:
+            break
         try:
             folder.mkdir(parents=True, exist_ok=chosen(cfg, "run"))
             break
@@ -65,8 +67,13 @@ def under_torchrun() -> bool:
 
 
 def settle_folder(cfg: DictConfig) -> Path:
-    """The run folder, absolute, one that is not there yet; written into Hydra's part of the config for interpolations to see."""
-    folder = free_folder(cfg, "run")
+    """The run folder, absolute; written into Hydra's part of the config for interpolations to see.
+
+    One that is not there yet, but for task=resume the run's own. Raises Mistake where that is not there.
+    """
+    if cfg.run is not None and not Path(cfg.run).is_dir():
+        raise Mistake(f"run: there is no folder {cfg.run}")
+    folder = free_folder(cfg, "run") if cfg.run is None else Path(cfg.run).resolve()
     if under_torchrun():
         from ganexp.tasks.processes import agree
 

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 import ganexp
 from ganexp.callbacks.checkpoint import Checkpoint, find
-from ganexp.files import write_json
+from ganexp.files import read_json, write_json
 from ganexp.systems.base import System
 
 
@@ -25,15 +25,20 @@ class Record(pl.Callback):
     """Keeps `folder`/run.json true from the first step to the last, and puts the hyper-parameters into TensorBoard.
 
     `facts` stand in the file as they are; `hyper_parameters` are a nested config. The status is running, finished,
-    interrupted or failed; a run that was killed is still `running`.
+    interrupted or failed; a run that was killed is still `running`. One that `resumed` adds its seconds to those there are,
+    and its step to `resumed_at`.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any], hyper_parameters: dict[str, Any]):
+    def __init__(self, folder: Path, facts: dict[str, Any], hyper_parameters: dict[str, Any], resumed: bool):
         self.file, self.facts, self.hyper_parameters = folder / "run.json", facts, hyper_parameters
+        self.before = read_json(self.file) if resumed else {}
+        self.before.pop("error", None)
         self.started, self.images_before = time.time(), 0
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         self.images_before = system.images_seen
+        if self.before:
+            self.facts |= {"resumed_at": [*self.before.get("resumed_at", []), trainer.global_step]}
         if not trainer.is_global_zero:
             return
         self.write(trainer, system, "running")
@@ -65,13 +70,14 @@ class Record(pl.Callback):
         checkpoint = find(trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
         seconds = time.time() - self.started
         record = {
+            **self.before,
             "status": status,
             **({"error": error} if error else {}),
             **self.facts,
             "steps": trainer.global_step,
             "images_seen": system.images_seen,
             "images_per_second": round((system.images_seen - self.images_before) / max(seconds, 1e-9), 1),
-            "seconds": round(seconds, 1),
+            "seconds": round(seconds + self.before.get("seconds", 0.0), 1),
             "best": checkpoint.best if checkpoint else None,
             "last": metrics.history[-1][1] if metrics and metrics.history else None,
         }

@@ -10,12 +10,15 @@ G, 3×3 kernels and leaky ReLU 0.2 in D, and DCGAN's widths and weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from ganexp.networks.dcgan import init_weights
 from ganexp.networks.layers import Head, append_label, check_image
+
+Norm = partial(nn.BatchNorm2d, eps=1e-3)
 
 
 class Generator(nn.Module):
@@ -35,7 +38,7 @@ class Generator(nn.Module):
         for n_in, n_out in pairwise([8 * width, 4 * width, 2 * width, width, max(width // 2, 1)]):
             self.blocks += nn.Sequential(
                 nn.ConvTranspose2d(n_in, n_out, 4, 2, 1),
-                nn.BatchNorm2d(n_out),
+                Norm(n_out),
                 nn.ReLU(inplace=True),
             )
         self.out = nn.Conv2d(n_out, shape[0], 3, padding=1)
@@ -60,10 +63,10 @@ class Discriminator(nn.Module):
         for n_in, n_out in pairwise([shape[0], width, 2 * width, 4 * width, 8 * width]):
             self.blocks += nn.Sequential(
                 nn.Conv2d(n_in, n_out, 3, padding=1),
-                nn.BatchNorm2d(n_out),
+                Norm(n_out),
                 nn.LeakyReLU(0.2, inplace=True),
                 nn.Conv2d(n_out, n_out, 3, 2, 1),
-                nn.BatchNorm2d(n_out),
+                Norm(n_out),
                 nn.LeakyReLU(0.2, inplace=True),
             )
         self.pool = nn.AdaptiveAvgPool2d(1)

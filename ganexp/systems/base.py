@@ -141,7 +141,7 @@ class System(pl.LightningModule):
         optimizer.step()
 
     def count_step(self, batch: int, of_g: int = 1) -> None:
-        """What ends every step, before callbacks look at it: images seen, the average, the schedules, and one state on all ranks.
+        """What ends every step, before callbacks look at it: images seen, average, schedules, one state on all ranks, the log.
 
         `batch`: this rank's images. `of_g`: steps since G last learned; 0 where it did not.
         """
@@ -156,6 +156,9 @@ class System(pl.LightningModule):
             scheduler.step()
         if self.trainer.world_size > 1:
             self.share_buffers()
+        self.recent.append(dict(self.scalars))
+        if self.due(self.log_every, self.global_step):
+            self.write_scalars()
 
     def share_buffers(self) -> None:
         """Rank 0's batch-norm statistics on every rank: each has seen only its own part of the batch."""
@@ -168,11 +171,6 @@ class System(pl.LightningModule):
 
     def note(self, scalars: dict[str, Tensor]) -> None:
         self.scalars |= {name: value.detach() for name, value in scalars.items()}
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.recent.append(dict(self.scalars))
-        if self.due(self.log_every, self.global_step):
-            self.write_scalars()
 
     @property
     def log_every(self) -> int:
@@ -199,10 +197,14 @@ class System(pl.LightningModule):
             logger.log_metrics(scalars, step=self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["images_seen"] = self.images_seen
+        recent = [{name: value.item() for name, value in scalars.items()} for scalars in [*self.recent, self.scalars]]
+        checkpoint |= {"images_seen": self.images_seen, "recent": recent}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
+        *recent, last = [{name: torch.tensor(v, device=self.device) for name, v in s.items()} for s in checkpoint["recent"]]
+        self.scalars = last
+        self.recent.extend(recent)
 
 
 MakeOptimizer = Callable[[Any], Optimizer]

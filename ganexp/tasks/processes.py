@@ -24,7 +24,7 @@ def must_spawn(trainer: pl.Trainer) -> bool:
     return trainer.world_size > 1 and not external()
 
 
-def spawn(config: dict[str, Any], run_dir: Path, trainer: pl.Trainer) -> None:
+def spawn(config: dict[str, Any], run_dir: Path, trainer: pl.Trainer, checkpoint: Path | None) -> None:
     """Run the training in one process per device and wait. Raises ProcessException, after ending the others, if one dies.
 
     Not Lightning's launcher: that one repeats the command line, and with it the whole sweep the run may be part of.
@@ -32,10 +32,10 @@ def spawn(config: dict[str, Any], run_dir: Path, trainer: pl.Trainer) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn_processes(worker, (config, run_dir, trainer.num_devices, port), nprocs=trainer.num_devices)
+    spawn_processes(worker, (config, run_dir, trainer.num_devices, port, checkpoint), nprocs=trainer.num_devices)
 
 
-def worker(local_rank: int, config: dict[str, Any], run_dir: Path, ranks: int, port: int) -> None:
+def worker(local_rank: int, config: dict[str, Any], run_dir: Path, ranks: int, port: int, checkpoint: Path | None) -> None:
     from ganexp.tasks.train import Train
 
     os.environ |= {
@@ -50,7 +50,7 @@ def worker(local_rank: int, config: dict[str, Any], run_dir: Path, ranks: int, p
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
     if local_rank == 0:
         logging.basicConfig(filename=run_dir / "log.txt", level=logging.INFO, format="%(message)s")
-    Train(config, run_dir).fit()
+    Train(config, run_dir, checkpoint).fit()
 
 
 def in_turn(prepare: Callable[[], None]) -> None:

@@ -14,13 +14,16 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from ganexp.build import build, located
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
+from ganexp.callbacks.state import State, keep_rows
 from ganexp.data.module import DataModule
+from ganexp.files import replace
 from ganexp.mistakes import Mistake
 from ganexp.systems.base import System
 from ganexp.tasks import processes
@@ -30,21 +33,14 @@ from ganexp.tasks.memory import keep_freed_memory
 log = logging.getLogger(__name__)
 
 
-class SaveConfig(pl.Callback):
-    """Puts the config into every checkpoint, as plain containers: a checkpoint alone is enough to sample."""
-
-    def __init__(self, config: dict[str, Any]):
-        self.config = config
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, system: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.config
-
-
 class Train:
-    """Train a system. Building raises Mistake for all that can be wrong before the first step, and writes nothing."""
+    """Train a system. Building raises Mistake for all that can be wrong before the first step, and writes nothing.
 
-    def __init__(self, config: dict[str, Any], run_dir: Path):
-        self.config, self.run_dir = config, run_dir
+    `checkpoint`: one of the run in `run_dir`, to go on from; null starts anew.
+    """
+
+    def __init__(self, config: dict[str, Any], run_dir: Path, checkpoint: Path | None = None):
+        self.config, self.run_dir, self.checkpoint = config, run_dir, checkpoint
         if isinstance(config["data"].get("root"), str):  # so that the checkpoint finds it from any folder
             config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
         quiet()
@@ -98,7 +94,7 @@ class Train:
                 "max_epochs": -1,
                 "log_every_n_steps": training["log_every"],
                 # checkpoints after all that may measure at the same step
-                "callbacks": [*sorted(callbacks.values(), key=lambda c: isinstance(c, Checkpoint)), SaveConfig(config)],
+                "callbacks": [*sorted(callbacks.values(), key=lambda c: isinstance(c, Checkpoint)), State(config)],
                 "logger": list(loggers.values()),
             },
         )
@@ -106,7 +102,7 @@ class Train:
     def run(self) -> None:
         """Train in the run folder; with several devices on this machine, in a process each."""
         if processes.must_spawn(self.trainer):
-            processes.spawn(self.config, self.run_dir, self.trainer)
+            processes.spawn(self.config, self.run_dir, self.trainer, self.checkpoint)
         else:
             self.fit()
 
@@ -120,19 +116,31 @@ class Train:
             "data": {"samples": len(self.data.x), "shape": list(self.data.shape), "notes": self.data.notes},
             **environment(trainer),
         }
-        trainer.callbacks.append(Record(self.run_dir, facts, hyper_parameters(config)))  # type: ignore[attr-defined]
+        resumed = self.checkpoint is not None
+        trainer.callbacks.append(Record(self.run_dir, facts, hyper_parameters(config), resumed))  # type: ignore[attr-defined]
         if trainer.is_global_zero:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            (self.run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+            replace(self.run_dir / "config.yaml", lambda file: file.write(text.encode()))
+            if resumed:
+                self.continue_logs()
             print(self.announcement(), flush=True)
             log.info(self.announcement())
             for note in self.data.notes:
                 log.warning("data: %s", note)
         seed_all(config["seed"] + trainer.global_rank)  # every rank draws its own z
-        trainer.fit(self.system, datamodule=self.data)
+        trainer.fit(self.system, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True)
         if trainer.is_global_zero:
             print(self.closing(), flush=True)
             log.info(self.closing())
+
+    def continue_logs(self) -> None:
+        """What was logged beyond the checkpoint is about to be logged again: drop it."""
+        step = torch.load(self.checkpoint, weights_only=True, mmap=True)["global_step"]  # type: ignore[arg-type]
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                keep_rows(logger, self.run_dir, step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger._kwargs["purge_step"] = step + 1  # before its writer is made
 
     def announcement(self) -> str:
         """What is about to happen."""
