@@ -2,7 +2,8 @@
 
     python benchmarks/published.py sine RUN…                      sliced Wasserstein-1 to the true curve
     python benchmarks/published.py mnist --root ../shared/data RUN…    what a classifier reads
-    python benchmarks/published.py faces RUN…                     diversity, sharpness and Fréchet distance, fake : real
+    python benchmarks/published.py faces RUN…                     diversity, sharpness and distances of images
+    python benchmarks/published.py faces --figure celeba.png RUN… the same, with their grids, in one figure
 
 RUN is a run's folder; its last.ckpt is measured (`--checkpoint best.ckpt`: another). The classifier learns from MNIST's training
 set and is tested on its test set, never on samples; it is kept in outputs/classifier.pt. 5,000 samples of sine, 10,000 of MNIST,
@@ -12,23 +13,32 @@ set and is tested on its test set, never on samples; it is kept in outputs/class
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import datasets
 
+from ganexp import pictures
 from ganexp.callbacks.metrics import evaluate
 from ganexp.callbacks.samples import fixed_samples
 from ganexp.data.toy import Sine
 from ganexp.files import replace
+from ganexp.losses import MMD as Discrepancy
 from ganexp.metrics.diversity import Diversity
 from ganexp.metrics.features import Pixels, Random
 from ganexp.metrics.fid import FID
+from ganexp.metrics.mmd import MMD
 from ganexp.metrics.sharpness import Sharpness
 from ganexp.metrics.swd import SlicedWasserstein
+from ganexp.systems.vae import VAE
 from ganexp.tasks.checkpoint import restore, restore_data
 
 KEPT = Path("outputs/classifier.pt")
@@ -103,14 +113,44 @@ def learn(network: nn.Module, x: Tensor, y: Tensor, test_x: Tensor, test_y: Tens
         return float(torch.cat([network(part).argmax(1) for part in test_x.split(500)]).eq(test_y).float().mean())
 
 
-def faces(checkpoints: list[Path]) -> None:
+def faces(checkpoints: list[Path], figure: Path | None) -> None:
+    grids: dict[str, Tensor] = {}
     for file in checkpoints:
         system, config, step = restore(file, [])
         data = restore_data(config, [])
         data.prepare()
-        metrics = [Diversity(Pixels()), Sharpness(), FID(Random())]
+        metrics = [
+            Diversity(Pixels()),
+            Sharpness(),
+            FID(Random()),
+            SlicedWasserstein(Pixels(), 256),
+            MMD(Pixels(), Discrepancy()),
+        ]
         values = evaluate(metrics, system, data.real(2000), 2000)
-        print(f"{file}  step {step:,}  " + "  ".join(f"{name} {value:.3f}" for name, value in values.items()), flush=True)
+        print(f"{file}  step {step:,}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+        said = "\n".join(f"{name} {value:.3g}" for name, value in values.items())
+        grids.setdefault("real images", data.real(36))
+        grids[f"{config['name']}, {step:,} steps\n{said}"] = fixed_samples(system, 36)
+        if isinstance(system, VAE):
+            grids[f"{config['name']}: the real ones, reconstructed"] = system.reconstruct(*data.labelled(36))
+    if figure is not None:
+        beside(grids, figure)
+
+
+def beside(grids: dict[str, Tensor], path: Path) -> None:
+    """Grids of 6×6 images, with their titles, in one picture."""
+    columns = math.ceil(len(grids) / 2)
+    sheet = Figure(figsize=(3.6 * columns, 8.8), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(sheet)
+    axes = sheet.subplots(2, columns, squeeze=False).flatten()
+    for axis in axes:
+        axis.axis("off")
+    for axis, (title, images) in zip(axes, grids.items(), strict=False):
+        axis.imshow(pictures.grid(images, 6))
+        axis.set_title(title, fontsize=8, family="monospace")
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    replace(path, lambda file: picture.save(file, format="JPEG" if path.suffix == ".jpg" else "PNG", quality=88))
 
 
 def main() -> None:
@@ -119,6 +159,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--root", default="data", help="the folder that holds MNIST/raw")
     parser.add_argument("--checkpoint", default="last.ckpt")
+    parser.add_argument("--figure", type=Path, help="where the grids of faces go, .png or .jpg")
     arguments = parser.parse_args()
     checkpoints = [run / "checkpoints" / arguments.checkpoint for run in arguments.runs]
     if arguments.measure == "sine":
@@ -126,7 +167,7 @@ def main() -> None:
     elif arguments.measure == "mnist":
         mnist(checkpoints, arguments.root)
     else:
-        faces(checkpoints)
+        faces(checkpoints, arguments.figure)
 
 
 if __name__ == "__main__":

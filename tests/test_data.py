@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_idx
+from conftest import write_idx, write_images
 from PIL import Image
 
 from ganexp.data.digits import Digits
+from ganexp.data.faces import Anime, Cats, CelebA
 from ganexp.data.folder import Folder
 from ganexp.data.mnist import FILES, MNIST, FashionMNIST
 from ganexp.data.module import Batches, DataModule
@@ -437,3 +438,47 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
 def test_a_folder_holds_images(shape: tuple[int, ...], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^shape: "):
         folder(tmp_path, shape)
+
+
+# -- with replacement, and the sets of faces -----------------------------------------------------------------------------
+
+
+def test_with_replacement_some_come_again_and_some_not_at_all() -> None:
+    """Of 1,000 draws from 1,000 about 1/e are never drawn."""
+    batches = Batches(1000, 50, 0, 0, 1, 0, replacement=True)
+    drawn = torch.cat(list(islice(batches, 20)))
+    assert len(drawn) == 1000 and 600 < len(drawn.unique()) < 665
+    again = Batches(1000, 50, 0, 0, 1, 0, replacement=True)
+    assert torch.equal(torch.cat(list(islice(again, 20))), drawn)
+
+
+def test_with_replacement_too_a_start_continues_and_ranks_share() -> None:
+    whole = list(islice(Batches(100, 8, 3, 0, 1, 0, replacement=True), 9))
+    assert torch.equal(next(iter(Batches(100, 8, 3, 0, 1, 5, replacement=True))), whole[5])
+    parts = [next(iter(Batches(100, 8, 3, rank, 2, 5, replacement=True))) for rank in (0, 1)]
+    assert sorted(torch.cat(parts).tolist()) == sorted(whole[5].tolist())
+
+
+@pytest.mark.parametrize("make, folder", [(CelebA, "celeba/img_align_celeba"), (Cats, "cats"), (Anime, "anime")])
+def test_a_set_of_faces_is_found_in_its_folder_or_above(make: type[Folder], folder: str, tmp_path: Path) -> None:
+    write_images(tmp_path / folder, count=8)
+    write_images(tmp_path / "others", count=8)
+    for root in {tmp_path, tmp_path / folder, (tmp_path / folder).parent}:
+        data = make(str(root), [3, 8, 8], 0, 4, 0)
+        data.prepare()
+        assert len(data.x) == 8, root
+
+
+@pytest.mark.parametrize("make, folder", [(CelebA, "celeba/img_align_celeba"), (Cats, "cats"), (Anime, "anime")])
+def test_missing_faces_are_named_with_their_place(make: type[Folder], folder: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"^root: no folder {tmp_path}/{folder}; put .* there, or set data.root"):
+        make(str(tmp_path), [3, 8, 8], 0, 4, 0).prepare()
+
+
+def test_labelled_samples_are_the_real_ones() -> None:
+    data = Digits([1, 8, 8], 10, 64, 0)
+    data.prepare()
+    x, y = data.labelled(100)
+    assert torch.equal(x, data.real(100))
+    where = [int((data.x.float() / 127.5 - 1 == image).flatten(1).all(1).nonzero()[0]) for image in x[:10]]
+    assert torch.equal(data.y[where], y[:10])

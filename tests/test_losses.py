@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ganexp.losses import BCE, Hinge, LeastSquares, Relativistic, Wasserstein
+from ganexp.losses import BCE, ELBO, MMD, Hinge, LeastSquares, Relativistic, Wasserstein
 
 REAL, FAKE = np.array([[2.0], [-1.0], [0.25]]), np.array([[0.5], [-3.0], [1.5]])
 LOSSES = [BCE, Hinge, Wasserstein, LeastSquares, Relativistic]
@@ -110,3 +110,103 @@ def test_noisy_labels_are_drawn_for_every_sample(side: str) -> None:
 def test_bad_targets_are_refused_by_name(name: str, target: float | list[float]) -> None:
     with pytest.raises(ValueError, match=f"^{name}: "):
         BCE(**{name: target})
+
+
+def test_a_weight_scales_what_d_minimises_and_nothing_else() -> None:
+    real, fake = tensors()
+    whole, half = BCE(), BCE(weight=0.5)
+    for side, term in whole.discriminator(real, fake).items():
+        assert half.discriminator(real, fake)[side].item() == pytest.approx(term.item() / 2)
+    assert half.generator(fake, None).item() == whole.generator(fake, None).item()
+    with pytest.raises(ValueError, match=r"^weight: "):
+        BCE(weight=0.0)
+
+
+# -- losses without a discriminator ----------------------------------------------------------------------------------
+
+
+def mmd_by_hand(fake: np.ndarray, real: np.ndarray, widths: list[float]) -> float:
+    scale = np.mean([((a - b) ** 2).sum() for a in real for b in real])
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.mean([np.exp(-((a - b) ** 2).sum() / (2 * w**2 * scale)) for w in widths]))
+
+    def within(x: np.ndarray) -> float:
+        return float(np.mean([kernel(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j]))
+
+    return within(fake) + within(real) - 2 * float(np.mean([kernel(a, b) for a in fake for b in real]))
+
+
+def test_mmd_is_the_unbiased_estimate() -> None:
+    random = np.random.default_rng(0)
+    fake, real = random.normal(size=(5, 3)), random.normal(1, 2, size=(7, 3))
+    found = MMD([0.5, 2.0])(torch.from_numpy(fake), torch.from_numpy(real)).item()
+    assert found == pytest.approx(mmd_by_hand(fake, real, [0.5, 2.0]), rel=1e-9)
+
+
+def test_mmd_does_not_depend_on_blocks_or_on_the_scale() -> None:
+    torch.manual_seed(0)
+    fake, real = torch.randn(2100, 2, dtype=torch.float64) + 1, torch.randn(1500, 2, dtype=torch.float64)
+    whole = MMD()(fake, real).item()
+    assert MMD()(10 * fake, 10 * real).item() == pytest.approx(whole, rel=1e-9)
+    shuffled = fake[torch.randperm(len(fake))]
+    assert MMD()(shuffled, real).item() == pytest.approx(whole, rel=1e-9)
+
+
+def test_mmd_is_about_zero_for_equal_distributions_and_grows_with_the_distance() -> None:
+    torch.manual_seed(0)
+    real = torch.randn(1000, 2)
+    values = [MMD()(torch.randn(1000, 2) + shift, real).item() for shift in (0, 0.5, 1, 2)]
+    assert abs(values[0]) < 0.003 and 0.01 < values[1] < values[2] < values[3]
+
+
+def test_mmd_pulls_samples_towards_the_real_ones() -> None:
+    torch.manual_seed(0)
+    fake, real = (torch.randn(64, 2) + 2).requires_grad_(), torch.randn(64, 2)
+    (slope,) = torch.autograd.grad(MMD()(fake, real), fake)
+    assert (slope.mean(0) > 0).all()  # down the slope is towards the origin
+
+
+def test_mmd_refuses() -> None:
+    with pytest.raises(ValueError, match="at least two samples"):
+        MMD()(torch.randn(1, 2), torch.randn(5, 2))
+    for widths in ([], [1.0, 0.0]):
+        with pytest.raises(ValueError, match=r"^widths: "):
+            MMD(widths)
+
+
+def elbo_parts() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    return (
+        random.normal(size=(4, 1, 3, 3)),
+        random.normal(size=(4, 1, 3, 3)),
+        random.normal(size=(4, 2)),
+        random.normal(size=(4, 2)),
+    )
+
+
+@pytest.mark.parametrize("beta, sigma", [(1.0, 1.0), (4.0, 0.5), (1.0, None)])
+def test_elbo(beta: float, sigma: float | None) -> None:
+    """Per sample: squared error over 2 sigma² summed over pixels, or with the best sigma its logarithm; and the divergence."""
+    again, x, mean, log_variance = elbo_parts()
+    terms = ELBO(beta, sigma)(*(torch.from_numpy(a) for a in (again, x, mean, log_variance)))
+    errors = ((again - x) ** 2).sum((1, 2, 3))
+    if sigma is None:
+        best = np.sqrt(errors.mean() / 9)
+        expected = 9 * np.log(best)  # plus 9/2, a constant
+    else:
+        expected = (errors / (2 * sigma**2)).mean()
+    assert terms["reconstruction"].item() == pytest.approx(expected)
+    divergence = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(1).mean()
+    assert terms["divergence"].item() == pytest.approx(beta * divergence)
+
+
+def test_the_divergence_of_the_prior_is_zero() -> None:
+    x = torch.ones(2, 1, 2, 2)
+    assert ELBO()(0 * x, x, torch.zeros(2, 3), torch.zeros(2, 3))["divergence"] == 0
+
+
+@pytest.mark.parametrize("arguments", [{"beta": -1.0}, {"sigma": 0.0}])
+def test_elbo_refuses(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(arguments))}: "):
+        ELBO(**arguments)

@@ -7,16 +7,27 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.ndimage
 import scipy.stats
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ganexp.losses import MMD as Discrepancy
+from ganexp.metrics.diversity import Diversity
 from ganexp.metrics.features import Pixels, Random
 from ganexp.metrics.fid import FID
+from ganexp.metrics.mmd import MMD
+from ganexp.metrics.sharpness import Sharpness
 from ganexp.metrics.swd import SlicedWasserstein, stretch
 
-METRICS = [FID, SlicedWasserstein]
+
+class PlainMMD(MMD):
+    def __init__(self, features: torch.nn.Module):
+        super().__init__(features, Discrepancy())
+
+
+METRICS = [FID, SlicedWasserstein, PlainMMD]
 
 
 def measure(metric: Metric, real: Tensor, fake: Tensor, split: Sequence[int] = ()) -> float:
@@ -43,7 +54,7 @@ def normal(n: int, dim: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("make", METRICS)
 def test_names(make: type[Metric]) -> None:
-    short = {"FID": "fid", "SlicedWasserstein": "swd"}[make.__name__]
+    short = {"FID": "fid", "SlicedWasserstein": "swd", "PlainMMD": "mmd"}[make.__name__]
     assert make(Pixels()).name == f"{short}/pixels" and make(Random()).name == f"{short}/random"
     assert make(Pixels()).higher_is_better is False
 
@@ -54,7 +65,8 @@ def test_smaller_is_better(make: type[Metric], features: type) -> None:
     """More noise is farther away."""
     real = normal(64, 192).view(64, 3, 8, 8).tanh()
     values = [measure(make(features()), real, real + s * normal(64, 192, 1).view_as(real)) for s in (0, 0.3, 1)]
-    assert values[0] == pytest.approx(0, abs=1e-4) and values[0] < values[1] < values[2]
+    nothing = 0.05 if make is PlainMMD else 1e-4  # unbiased: below 0 for a set and itself
+    assert values[0] == pytest.approx(0, abs=nothing) and values[0] < values[1] < values[2]
 
 
 @pytest.mark.parametrize("make", METRICS)
@@ -257,3 +269,63 @@ def test_random_features_are_built_once_and_see_each_image_alone() -> None:
 def test_random_features_refuse_points() -> None:
     with pytest.raises(ValueError, match=r"shape \[2\]"):
         Random()(torch.zeros(4, 2))
+
+
+# -- MMD, diversity, sharpness -------------------------------------------------------------------------------------------
+
+
+def test_mmd_is_that_of_all_features_at_once() -> None:
+    real, fake = normal(40, 3), normal(30, 3, 1) + 1
+    assert measure(PlainMMD(Pixels()), real, fake, split=[7, 20]) == pytest.approx(Discrepancy()(fake, real).item(), rel=1e-5)
+
+
+def test_diversity_is_a_ratio_of_distances() -> None:
+    real = normal(50, 4)
+    assert measure(Diversity(Pixels()), real, 0.5 * real) == pytest.approx(0.5, rel=1e-5)
+    expected = torch.pdist(normal(30, 4, 1) * 2).mean() / torch.pdist(real).mean()
+    assert measure(Diversity(Pixels()), real, normal(30, 4, 1) * 2, split=[11]) == pytest.approx(expected.item(), rel=1e-5)
+    assert measure(Diversity(Pixels()), real, real[:1].expand(20, 4)) == pytest.approx(0, abs=1e-4)
+    assert Diversity(Pixels()).name == "diversity/pixels" and Diversity(Pixels()).higher_is_better
+
+
+@pytest.mark.parametrize(
+    "real, fake, message",
+    [
+        (torch.zeros(1, 2), torch.ones(5, 2), "1 real samples"),
+        (normal(5, 2), torch.ones(1, 2), "1 generated"),
+        (torch.ones(5, 2), normal(5, 2), "all alike"),
+    ],
+)
+def test_diversity_refuses(real: Tensor, fake: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=f"diversity/pixels: .*{message}"):
+        measure(Diversity(Pixels()), real, fake)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian() -> None:
+    """Against scipy's, on grey images; of twice the contrast it is four times as much."""
+    real = normal(5, 3 * 64).view(5, 3, 8, 8)
+    fake = normal(4, 3 * 64, 1).view(4, 3, 8, 8)
+
+    def by_hand(x: Tensor) -> float:
+        grey = x.mean(1).numpy().astype(np.float64)
+        return float(np.mean([scipy.ndimage.laplace(image)[1:-1, 1:-1].var(ddof=1) for image in grey]))
+
+    assert measure(Sharpness(), real, fake, split=[2]) == pytest.approx(by_hand(fake) / by_hand(real), rel=1e-5)
+    assert measure(Sharpness(), real, 2 * real) == pytest.approx(4, rel=1e-5)
+    blurred = torch.nn.functional.avg_pool2d(real, 3, 1, 1)
+    assert measure(Sharpness(), real, blurred) < 0.2
+
+
+@pytest.mark.parametrize(
+    "real, fake, message",
+    [
+        (torch.zeros(3, 2), torch.zeros(3, 2), "is of images"),
+        (torch.zeros(3, 1, 2, 8), torch.zeros(3, 1, 2, 8), "3 px and more"),
+        (torch.zeros(3, 1, 8, 8), normal(3, 64).view(3, 1, 8, 8), "no edges"),
+        (torch.zeros(0, 1, 8, 8), normal(3, 64).view(3, 1, 8, 8), "no samples"),
+        (normal(3, 64).view(3, 1, 8, 8), torch.full((3, 1, 8, 8), float("nan")), "generated samples with NaN"),
+    ],
+)
+def test_sharpness_refuses(real: Tensor, fake: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=f"sharpness/laplacian: .*{message}"):
+        measure(Sharpness(), real, fake)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 SHOWN = {
     "D": "loss/discriminator",
     "G": "loss/generator",
+    "loss": "loss",
     "D(x)": "score/D(x)",
     "D(G(z))": "score/D(G(z))_before",
 }

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ganexp import pictures
 from ganexp.systems.base import CHUNK, System, seeded
+from ganexp.systems.vae import VAE
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,8 @@ class Samples(pl.Callback):
     """Every `every` steps, and at the start and the end, a picture of `num` samples from fixed latents.
 
     It goes to `folder`/step-N.png and to TensorBoard; at the end all of them become `gif`. Conditional systems
-    draw a column for each class. Points are drawn over the real ones.
+    draw a column for each class. Points are drawn over the real ones. For a VAE there is a second picture: rows of real
+    images, and below each its reconstructions.
     """
 
     def __init__(self, folder: str, gif: str, every: int = 500, num: int = 64):
@@ -60,11 +63,24 @@ class Samples(pl.Callback):
         columns = system.classes or pictures.columns_for(self.num)
         real = trainer.datamodule.real(2000) if samples.ndim == 2 else samples  # type: ignore[attr-defined]
         step = trainer.global_step
-        picture = pictures.draw(samples, columns, real, f"step {step:,}")
-        pictures.save(picture, self.folder / f"step-{step:08d}.png")
+        self.show(trainer, pictures.draw(samples, columns, real, f"step {step:,}"), "samples", f"step-{step:08d}.png")
+        if isinstance(system, VAE) and samples.ndim == 4:
+            self.show(trainer, self.reconstructions(trainer, system), "reconstructions", f"reconstructions-{step:08d}.png")
+
+    def reconstructions(self, trainer: pl.Trainer, system: VAE) -> Image.Image:
+        x, y = trainer.datamodule.labelled(max(1, self.num // 2))  # type: ignore[attr-defined]
+        again = system.reconstruct(x.to(system.device), y.to(system.device)).cpu()
+        columns = pictures.columns_for(self.num)
+        rows = [
+            part for pair in zip(x.split(columns), again.split(columns), strict=True) for part in pair if len(part) == columns
+        ]
+        return pictures.grid(torch.cat(rows) if rows else torch.cat([x, again]), columns)
+
+    def show(self, trainer: pl.Trainer, picture: Image.Image, name: str, file: str) -> None:
+        pictures.save(picture, self.folder / file)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", pictures.to_tensor(picture), step)
+                logger.experiment.add_image(name, pictures.to_tensor(picture), trainer.global_step)
 
 
 def fixed_samples(system: System, n: int, seed: int = 0, label: int | None = None) -> Tensor:

@@ -23,9 +23,7 @@ class Faces(Folder):
             places.append(self.root)
         found = [place for place in places if place.is_dir()]
         if not found:
-            raise FileNotFoundError(
-                f"root: there is no folder {places[0]}; put {self.source} there, or set data.root to its place"
-            )
+            raise FileNotFoundError(f"root: no folder {places[0]}; put {self.source} there, or set data.root to its place")
         self.root = found[0]
         return super().load()
 

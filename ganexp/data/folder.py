@@ -34,8 +34,8 @@ class Folder(DataModule):
         classes: int,
         batch_size: int,
         seed: int,
-        replacement: bool = False,
         fit: Literal["crop", "pad", "squash"] = "crop",
+        replacement: bool = False,
     ):
         super().__init__(shape, classes, batch_size, seed, replacement)
         if classes:

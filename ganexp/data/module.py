@@ -116,8 +116,12 @@ class DataModule(pl.LightningDataModule):
     def real(self, n: int) -> Tensor:
         """n real samples as a system draws them, [-1, 1] float32: all where there are no more, else the first n of a
         fixed permutation."""
-        order = np.random.default_rng(0).permutation(len(self.x))[:n]
-        return to_unit_range(self.x[torch.from_numpy(np.sort(order))])
+        return self.labelled(n)[0]
+
+    def labelled(self, n: int) -> tuple[Tensor, Tensor]:
+        """The n samples of `real` and their labels [n]."""
+        order = torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(self.x))[:n]))
+        return to_unit_range(self.x[order]), self.y[order]
 
 
 def to_unit_range(x: Tensor) -> Tensor:

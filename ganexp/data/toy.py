@@ -21,9 +21,9 @@ class Sine(DataModule):
         classes: int,
         batch_size: int,
         seed: int,
-        replacement: bool = False,
         points: int = 1024,
         points_seed: int = 111,
+        replacement: bool = False,
     ):
         super().__init__(shape, classes, batch_size, seed, replacement)
         self.points, self.points_seed = points, points_seed

@@ -1,0 +1,36 @@
+"""Every experiment of the config tree trains, draws, resumes and samples; shrunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Answer, data_overrides
+from test_composition import options
+
+from ganexp import config
+
+SYSTEMS = ["sine_mlp", "mnist_mlp", "mnist_acgan", "mnist_cgan", "anime_dcgan", "celeba_dcgan", "celeba_vae", "cats_dcgan"]
+
+
+def test_every_published_system_has_its_sibling() -> None:
+    assert set(options("experiment")) >= {f"{name}{end}" for name in SYSTEMS for end in ("", "_plus")}
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_an_experiment_runs(name: str, cli: Callable[..., Answer], data_root: Path) -> None:
+    with config.config_tree():
+        data = config.compose_checked([f"experiment={name}"]).data
+    option = {"Sine": "sine", "MNIST": "mnist", "CelebA": "celeba", "Cats": "cats", "Anime": "anime"}[
+        data._target_.split(".")[-1]
+    ]
+    answer = cli(f"experiment={name}", "model.width=0.04", *TINY, *data_overrides(option, data_root))
+    assert answer.code == 0, answer.err
+    run, record = answer.run, answer.record
+    assert record["name"] == name and record["status"] == "finished" and record["steps"] == 3
+    assert (run / "training.gif").is_file() and (run / "samples" / "step-00000003.png").is_file()
+    assert (run / "samples" / "reconstructions-00000003.png").is_file() == ("vae" in name)
+    answer = cli("task=resume", f"run={run}", "trainer.max_steps=5")
+    assert answer.code == 0 and "resumed at step 3" in answer.out, answer.err
+    assert cli("task=sample", f"checkpoint={run}/checkpoints/last.ckpt", "num=4").code == 0

@@ -1,0 +1,271 @@
+"""What ACGAN, VAE and moment matching learn from, and the ways D and G may take turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from test_step import Watch, fit, make_gan
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ganexp import latents, losses, regularizers
+from ganexp.data.digits import Digits
+from ganexp.networks import mlp
+from ganexp.systems.acgan import ACGAN
+from ganexp.systems.base import System
+from ganexp.systems.gmmn import GMMN
+from ganexp.systems.vae import VAE
+
+
+def sgd(rate: float) -> Any:
+    return lambda p: torch.optim.SGD(p, rate)
+
+
+def constant(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0, 0)
+
+
+class Known:
+    """A prior whose draws are kept."""
+
+    dim = 2
+
+    def __init__(self) -> None:
+        self.drawn: list[Tensor] = []
+
+    def sample(self, n: int, device: torch.device) -> Tensor:
+        self.drawn.append(torch.randn(n, 2))
+        return self.drawn[-1]
+
+
+def vector(network: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+
+
+# -- turns -----------------------------------------------------------------------------------------------------------
+
+
+def test_separate_updates_are_two() -> None:
+    """By hand: a step on the real batch, then one on the fakes, which D judges anew; counted as one."""
+    latent, watch = Known(), Watch()
+    system = make_gan(latent=latent, separate=True)
+    assert fit(system, 1, watch).global_step == 1
+    hand = make_gan()
+    g, d = hand.generator, hand.discriminator
+    optimizer = torch.optim.SGD(d.parameters(), 0.2)
+    data = fit_data()
+    x, y = next(iter(data.train_dataloader()))
+    for batch, target in ((x, 1.0), (g(latent.drawn[-1], y).detach(), 0.0)):
+        optimizer.zero_grad()
+        logits = d(batch, y)
+        F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target)).backward()
+        optimizer.step()
+    torch.testing.assert_close(vector(d), watch.d[0])
+
+
+def fit_data() -> Any:
+    from ganexp.data.toy import Sine
+
+    data = Sine([2], 0, batch_size=16, seed=0)
+    data.prepare()
+    return data
+
+
+def test_the_loss_is_the_sum_of_both_updates() -> None:
+    system = make_gan(separate=True)
+    fit(system, 1)
+    both = system.scalars["loss/discriminator/real"] + system.scalars["loss/discriminator/fake"]
+    torch.testing.assert_close(system.scalars["loss/discriminator"], both)
+
+
+def test_the_penalty_comes_with_the_real_batch() -> None:
+    calls: list[int] = []
+
+    class Count(regularizers.R1):
+        def __call__(self, score: Any, real: Tensor, fake: Tensor) -> Tensor:
+            calls.append(len(real))
+            return super().__call__(score, real, fake)
+
+    fit(make_gan(separate=True, regularizers={"r1": Count()}), 3)
+    assert calls == [16] * 3
+
+
+@pytest.mark.parametrize("g_steps", [1, 3])
+def test_g_steps(g_steps: int) -> None:
+    """So many updates of G on fakes of their own; still one step."""
+    latent, updates = Known(), []
+
+    class Count(losses.BCE):
+        def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+            updates.append(fake.detach().clone())
+            return super().generator(fake, real)
+
+    system = make_gan(latent=latent, loss=Count(), g_steps=g_steps)
+    assert fit(system, 2).global_step == 2
+    assert len(updates) == 2 * g_steps == len(latent.drawn)
+    assert len({tuple(u.flatten().tolist()) for u in updates}) == 2 * g_steps
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r"^separate: Relativistic compares"):
+        make_gan(loss=losses.Relativistic(), separate=True)
+    with pytest.raises(ValueError, match=r"^loss: MMD is not one for a discriminator"):
+        make_gan(loss=losses.MMD())
+    with pytest.raises(ValueError, match=r"^g_steps: at least 1, not 0"):
+        make_gan(g_steps=0)
+    with pytest.raises(ValueError, match=r"^width: "):
+        make_gan(width=0.0)
+    with pytest.raises(ValueError, match=r"^discriminator\.outputs: this model reads 1 logit, not 3"):
+        make_gan(discriminator=mlp.Discriminator([2], [8], outputs=3)).check_shapes((2,))
+
+
+# -- ACGAN -----------------------------------------------------------------------------------------------------------
+
+
+def make_acgan(outputs: int, **changes: Any) -> ACGAN:
+    torch.manual_seed(0)
+    parts: dict[str, Any] = {
+        "latent": latents.Normal(2),
+        "generator": mlp.Generator([2], 2, [8], classes=3),
+        "discriminator": mlp.Discriminator([2], [8], dropout=0.0, outputs=outputs),
+        "loss": losses.BCE(weight=0.5),
+        "regularizers": {},
+        "augment": {},
+        "optimizer_g": sgd(0.1),
+        "optimizer_d": sgd(0.2),
+        "schedule": constant,
+        "classes": 3,
+    }
+    return ACGAN(**(parts | changes))
+
+
+LOGITS = torch.tensor([[0.3, 1.0, -1.0, 0.0, 2.0], [-0.2, 0.5, 0.5, -3.0, 0.1]])
+LABELS = torch.tensor([2, 0])
+
+
+def cross_entropy(logits: Tensor, labels: list[int]) -> float:
+    return -torch.stack([row.log_softmax(0)[k] for row, k in zip(logits, labels, strict=True)]).mean().item()
+
+
+def test_d_learns_the_class_of_the_real_and_generated_for_the_fake() -> None:
+    system = make_acgan(5)
+    terms = system.discriminator_terms({"real": LOGITS, "fake": LOGITS.flip(0)}, LABELS)
+    assert terms["class_real"].item() == pytest.approx(cross_entropy(LOGITS[:, 1:], [2, 0]) / 2)
+    assert terms["class_fake"].item() == pytest.approx(cross_entropy(LOGITS.flip(0)[:, 1:], [3, 3]) / 2)
+    adversarial = losses.BCE(weight=0.5).discriminator(LOGITS[:, :1], LOGITS.flip(0)[:, :1])
+    assert terms["real"] == adversarial["real"] and terms["fake"] == adversarial["fake"]
+    # 4 logits of the first row: 1, -1, 0, 2: "generated" wins; the second row's 0.5 is its label's.
+    assert system.scalars["accuracy/real"] == 0.5 and system.scalars["accuracy/fake"] == 0.5
+
+
+def test_without_that_class_d_learns_the_label_the_fake_was_drawn_for() -> None:
+    terms = make_acgan(4).discriminator_terms({"fake": LOGITS[:, :4]}, LABELS)
+    assert terms["class_fake"].item() == pytest.approx(cross_entropy(LOGITS[:, 1:4], [2, 0]) / 2)
+    assert set(terms) == {"fake", "class_fake"}
+
+
+def test_g_wants_to_be_real_and_of_its_class() -> None:
+    system = make_acgan(5)
+    terms = system.generator_terms(LOGITS, None, LABELS)
+    assert terms["class"].item() == pytest.approx(cross_entropy(LOGITS[:, 1:], [2, 0]))
+    assert terms["adversarial"] == losses.BCE().generator(LOGITS[:, :1], None)
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 6])
+def test_the_class_head_fits_the_classes(outputs: int) -> None:
+    with pytest.raises(ValueError, match=r"^discriminator\.outputs: .* with 3 classes it is 4, or 5 with"):
+        make_acgan(outputs).check_shapes((2,))
+    make_acgan(4).check_shapes((2,))
+    make_acgan(5).check_shapes((2,))
+
+
+def test_acgan_needs_classes() -> None:
+    with pytest.raises(ValueError, match=r"^classes: an auxiliary classifier needs classes"):
+        make_acgan(2, classes=None, generator=mlp.Generator([2], 2, [8])).check_shapes((2,))
+
+
+# -- VAE and moment matching -----------------------------------------------------------------------------------------
+
+
+def make_vae(**changes: Any) -> VAE:
+    torch.manual_seed(0)
+    parts: dict[str, Any] = {
+        "latent": latents.Normal(2),
+        "generator": mlp.Generator([1, 8, 8], 2, [32]),
+        "encoder": mlp.Discriminator([1, 8, 8], [32], dropout=0.0, outputs=4),
+        "loss": losses.ELBO(),
+        "optimizer": lambda p: torch.optim.Adam(p, 3e-3),
+        "schedule": constant,
+    }
+    return VAE(**(parts | changes))
+
+
+def train(system: System, steps: int) -> pl.Trainer:
+    data = Digits([1, 8, 8], 10, batch_size=64, seed=0)
+    data.prepare()
+    trainer = pl.Trainer(
+        max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    trainer.fit(system, datamodule=data)
+    return trainer
+
+
+def test_a_vae_learns_to_reconstruct() -> None:
+    data = Digits([1, 8, 8], 10, batch_size=64, seed=0)
+    data.prepare()
+    x, y = data.labelled(200)
+    system = make_vae()
+    before = (system.reconstruct(x, y) - x).square().mean()
+    assert train(system, 300).global_step == 300
+    after = (system.reconstruct(x, y) - x).square().mean()
+    assert after < 0.5 * before and after < x.var(0).mean()  # better than the mean image
+    assert system.sample(3).shape == (3, 1, 8, 8)
+    loss = system.scalars
+    torch.testing.assert_close(loss["loss"], loss["loss/reconstruction"] + loss["loss/divergence"])
+
+
+def test_encoder_and_decoder_both_move() -> None:
+    system = make_vae()
+    before = {name: vector(network) for name, network in system.networks().items()}
+    train(system, 1)
+    assert all(not vector(network).equal(before[name]) for name, network in system.networks().items())
+    assert set(system.rates) == {"generator"}  # one optimizer for both
+
+
+def test_a_vae_refuses() -> None:
+    with pytest.raises(ValueError, match=r"^latent: the prior of a VAE is normal"):
+        make_vae(latent=latents.Uniform(2))
+    with pytest.raises(ValueError, match=r"^loss: BCE needs a discriminator"):
+        make_vae(loss=losses.BCE())
+    with pytest.raises(ValueError, match=r"^encoder\.outputs: 3; mean and log variance of 2 latents are 4"):
+        make_vae(encoder=mlp.Discriminator([1, 8, 8], [8], outputs=3)).check_shapes((1, 8, 8))
+
+
+def test_moment_matching_draws_the_points() -> None:
+    """No discriminator: after 500 steps the samples lie closer than their spread, from a start far away."""
+    torch.manual_seed(0)
+    system = GMMN(latents.Normal(2), mlp.Generator([2], 2, [32, 32]), losses.MMD(), lambda p: torch.optim.Adam(p, 3e-3), constant)
+    data = fit_data()
+    data.batch_size = 128
+    mmd = losses.MMD()
+    before = mmd(system.sample(500), data.x[:500])
+    trainer = pl.Trainer(
+        max_steps=500, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(system, datamodule=data)
+    assert trainer.global_step == 500
+    assert mmd(system.sample(500), data.x[:500]) < 0.05 * before
+
+
+def test_moment_matching_refuses() -> None:
+    parts: Any = (latents.Normal(2), mlp.Generator([2], 2, [8]))
+    with pytest.raises(ValueError, match=r"^classes: moment matching is unconditional"):
+        GMMN(*parts, losses.MMD(), sgd(0.1), constant, classes=3)
+    with pytest.raises(ValueError, match=r"^loss: Hinge needs a discriminator"):
+        GMMN(*parts, losses.Hinge(), sgd(0.1), constant)
