@@ -186,7 +186,8 @@ def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     groups = ("seed", "model", "loss", "regularizer", "augment", "optimizer", "schedule", "data", "trainer", "hardware")
     others = [config[group] for group in groups[2:]] + list(config["optimizer"].values())
     own = {key: value for key, value in config["model"].items() if not isinstance(value, dict) or value not in others}
-    return {group: config[group] for group in groups} | {"model": own}
+    unused = {"loss"} if "loss" in own else set()  # the model has a loss of its own
+    return {group: config[group] for group in groups if group not in unused} | {"model": own}
 
 
 def check_optimizers(config: dict[str, Any]) -> None:
@@ -245,6 +246,7 @@ def quiet() -> None:
         ".*Experiment logs directory.*",
         ".*find_unused_parameters=True was specified.*",
         ".*LeafSpec.*",
+        ".*`broadcast_buffers` is deprecated.*",
         ".*in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", text)
