@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> int:
     if isinstance(result, Exception):
         print(f"ganexp: {report(result, folder)}", file=sys.stderr)
         return 1
-    return 0
+    return result or 0
 
 
 def under_torchrun() -> bool:
@@ -147,13 +147,17 @@ def sweep_job(cfg: DictConfig) -> None:
     """One job, in the folder that Hydra made for it. An error is kept there and said; the other jobs go on."""
     folder, file = Path(HydraConfig.get().runtime.output_dir), Path(HydraConfig.get().runtime.output_dir) / "run.json"
     outcome: dict[str, Any] = {"status": "finished"}
+    code = 0
     try:
-        build_task(cfg, folder).run()
+        code = build_task(cfg, folder).run() or 0
+        outcome = {"status": "interrupted"} if code else outcome
     except Exception as error:
         outcome = {"status": "failed", "error": report(error, folder)}
         print(f"ganexp: job {HydraConfig.get().job.num} failed: {outcome['error']}", file=sys.stderr)
     job = {"job": HydraConfig.get().job.num, "overrides": config.as_typed(HydraConfig.get().overrides.task)}
     write_json({**read_json(file), **outcome, **job}, file)
+    if code:  # and with it the sweep
+        raise KeyboardInterrupt
 
 
 def summary(folder: Path, expected: int) -> tuple[list[str], int]:

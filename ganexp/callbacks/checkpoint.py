@@ -16,7 +16,8 @@ Kind = TypeVar("Kind")
 
 
 class Checkpoint(pl.Callback):
-    """Every `every` steps, and at the end, write `folder`/step-N.ckpt, also as last.ckpt; best.ckpt is the best by `monitor`.
+    """Every `every` steps, at the end, and when the run is stopped, write `folder`/step-N.ckpt, also as last.ckpt; best.ckpt is
+    the best by `monitor`.
 
     `keep`: how many of the step-N files stay. `monitor`: a metric's name in the log (`swd/pixels`); null takes the first of
     the metrics. Every file appears by renaming, whole or not at all. Raises RuntimeError if a file that was written is
@@ -41,7 +42,8 @@ class Checkpoint(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         improved = self.note_best(trainer)
         step = trainer.global_step
-        if not (improved or step % self.every == 0 or step == trainer.max_steps):
+        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
+        if not (improved or due):
             return
         temporary = self.folder / "writing.tmp"
         trainer.save_checkpoint(temporary)  # every rank: it ends in a barrier
@@ -51,7 +53,7 @@ class Checkpoint(pl.Callback):
             raise RuntimeError(f"no checkpoint was written to {self.folder} at step {step}")
         if improved:
             place(temporary, self.folder / "best.ckpt")
-        if step % self.every == 0 or step == trainer.max_steps:
+        if due:
             place(temporary, self.folder / f"step-{step:08d}.ckpt")
             place(temporary, self.folder / "last.ckpt")
         temporary.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -24,15 +25,35 @@ def must_spawn(trainer: pl.Trainer) -> bool:
     return trainer.world_size > 1 and not external()
 
 
-def spawn(config: dict[str, Any], run_dir: Path, trainer: pl.Trainer, checkpoint: Path | None) -> None:
-    """Run the training in one process per device and wait. Raises ProcessException, after ending the others, if one dies.
+def spawn(config: dict[str, Any], run_dir: Path, trainer: pl.Trainer, checkpoint: Path | None) -> int:
+    """Run the training in one process per device and wait. The exit code: 0, or 128 and the signal that ended it early. Raises
+    ProcessException, after ending the others, if one dies.
 
     Not Lightning's launcher: that one repeats the command line, and with it the whole sweep the run may be part of.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn_processes(worker, (config, run_dir, trainer.num_devices, port, checkpoint), nprocs=trainer.num_devices)
+    workers = spawn_processes(worker, (config, run_dir, trainer.num_devices, port, checkpoint), trainer.num_devices, join=False)
+    received = 0
+
+    def forward(number: int, frame: Any) -> None:
+        """SIGTERM, which the workers may get twice: a terminal's Ctrl-C reaches them too."""
+        nonlocal received
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received = received or number
+        for pid in workers.pids():
+            os.kill(pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not workers.join():
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + received if received else 0
 
 
 def worker(local_rank: int, config: dict[str, Any], run_dir: Path, ranks: int, port: int, checkpoint: Path | None) -> None:

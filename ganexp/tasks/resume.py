@@ -43,11 +43,12 @@ class Resume:
         self.train = Train(kept, run_dir, checkpoint)
         self.notes.insert(0, f"resumed at step {step:,}")
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """The exit code, see Train.run."""
         for note in self.notes:
             print(f"  {note}")
             log.info(note)
-        self.train.run()
+        return self.train.run()
 
 
 def changed(kept: dict[str, Any], config: dict[str, Any]) -> list[str]:

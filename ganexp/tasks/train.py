@@ -22,6 +22,7 @@ from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
 from ganexp.callbacks.state import State, keep_rows
+from ganexp.callbacks.stop import Stop
 from ganexp.data.module import DataModule
 from ganexp.files import replace
 from ganexp.mistakes import Mistake
@@ -94,20 +95,20 @@ class Train:
                 "max_epochs": -1,
                 "log_every_n_steps": training["log_every"],
                 # checkpoints after all that may measure at the same step
-                "callbacks": [*sorted(callbacks.values(), key=lambda c: isinstance(c, Checkpoint)), State(config)],
+                "callbacks": [Stop(), *sorted(callbacks.values(), key=lambda c: isinstance(c, Checkpoint)), State(config)],
                 "logger": list(loggers.values()),
             },
         )
 
-    def run(self) -> None:
-        """Train in the run folder; with several devices on this machine, in a process each."""
+    def run(self) -> int:
+        """Train in the run folder; with several devices on this machine, in a process each. The exit code: 0, or 128 and the
+        signal that ended the run early."""
         if processes.must_spawn(self.trainer):
-            processes.spawn(self.config, self.run_dir, self.trainer, self.checkpoint)
-        else:
-            self.fit()
+            return processes.spawn(self.config, self.run_dir, self.trainer, self.checkpoint)
+        return self.fit()
 
-    def fit(self) -> None:
-        """This process's part of the training."""
+    def fit(self) -> int:
+        """This process's part of the training; see `run`."""
         trainer, config = self.trainer, self.config
         facts = {
             "name": config["name"],
@@ -132,6 +133,8 @@ class Train:
         if trainer.is_global_zero:
             print(self.closing(), flush=True)
             log.info(self.closing())
+        stop = find(trainer.callbacks, Stop)  # type: ignore[attr-defined]
+        return 128 + stop.received if stop and stop.received else 0
 
     def continue_logs(self) -> None:
         """What was logged beyond the checkpoint is about to be logged again: drop it."""
@@ -170,6 +173,8 @@ class Train:
         checkpoint = find(self.trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
         pictures = sorted((self.run_dir / "samples").glob("*.png"))
         rows = {"run folder": shown(self.run_dir)}
+        if self.trainer.global_step < self.trainer.max_steps:
+            rows["stopped"] = f"at step {self.trainer.global_step:,}; to go on: task=resume run={shown(self.run_dir)}"
         if checkpoint and checkpoint.best:
             rows["best"] = "{metric} {value:.4g} at step {step:,}".format(**checkpoint.best)
         if pictures:
