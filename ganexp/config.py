@@ -5,8 +5,10 @@ Everything here answers without importing torch: a misspelled key costs a fracti
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,20 +96,15 @@ TYPED: dict[str, Any] = {"": Config, "trainer": Training, "optimizer": Optimizer
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-def run_dir() -> str:
-    """The run folder: Hydra's output folder, or before that is settled the folder of a single run."""
-    hydra = HydraConfig.get()
-    return str(hydra.run.dir) if OmegaConf.is_missing(hydra.runtime, "output_dir") else str(hydra.runtime.output_dir)
-
-
 def scaled(size: int | Sequence[int], factor: float) -> Any:
-    """`${scaled:64,${model.width}}`: a layer's size, or several layers', times a factor; at least 1."""
+    """`${scaled:64,${model.width}}`: a layer's size, or several layers', times a factor; at least 1. Raises Mistake."""
+    if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 < factor < math.inf:
+        raise Mistake(f"model.width: a factor above 0, not {factor}")
     if isinstance(size, Sequence):
         return OmegaConf.create([scaled(each, factor) for each in size])
     return max(1, round(size * factor))
 
 
-OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
 OmegaConf.register_new_resolver("scaled", scaled, replace=True)
 OmegaConf.register_new_resolver("plus", lambda a, b: (a or 0) + b, replace=True)
 
@@ -156,6 +153,8 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         container = OmegaConf.to_container(job, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, Mistake):  # of a resolver
+            raise error.__cause__ from error
         raise Mistake(explain(error, fields)) from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
@@ -317,6 +316,20 @@ def as_written(cfg: DictConfig, message: str) -> str:
     return message
 
 
+def check_game(parsed: Sequence[Override], cfg: DictConfig) -> None:
+    """Raises Mistake for a part of the game that the model does not refer to; says so where an experiment chose it."""
+    references, choices = str(OmegaConf.to_container(cfg.model, resolve=False)), HydraConfig.get().runtime.choices
+    for override in parsed:
+        key = override.key_or_group
+        part = ".".join(key.split(".")[:2]) if key.startswith("optimizer.") else key.split(".")[0]
+        if part in GAME and f"${{{part}" not in references:
+            hint = "; its loss is model.loss" if part == "loss" else ""
+            raise Mistake(f"{key}: model={choices['model']} has no use for it{hint}")
+    for part in ("loss", "regularizer", "augment"):
+        if f"${{{part}" not in references and choices.get("experiment") and choices[part] not in ("bce", "[]"):
+            print(f"ganexp: model={choices['model']} has no use for the experiment's {part}={choices[part]}", file=sys.stderr)
+
+
 def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
     """Raises Mistake for a key that the chosen task would ignore, and for a task that lacks its checkpoint."""
     task, reads = HydraConfig.get().runtime.choices["task"], cfg.task.reads
@@ -324,13 +337,8 @@ def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
         key = re.split(r"[./]", override.key_or_group)[0]
         if key not in ("task", "hydra", *reads):
             raise Mistake(f"{override.key_or_group}: task={task} does not read it, only {', '.join(reads)}")
-    references = str(OmegaConf.to_container(cfg.model, resolve=False))
-    for override in parsed:
-        key = override.key_or_group
-        part = ".".join(key.split(".")[:2]) if key.startswith("optimizer.") else key.split(".")[0]
-        if part in GAME and "model" in reads and f"${{{part}" not in references:
-            model = HydraConfig.get().runtime.choices["model"]
-            raise Mistake(f"{key}: model={model} has no use for it{'; its loss is model.loss' if part == 'loss' else ''}")
+    if "model" in reads:
+        check_game(parsed, cfg)
     if "checkpoint" in reads and cfg.checkpoint is None:
         raise Mistake(f"checkpoint: task={task} needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt")
     if "run" in reads and cfg.run is None:

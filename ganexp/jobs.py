@@ -71,8 +71,13 @@ def settle_folder(cfg: DictConfig) -> Path:
 
     One that is not there yet, but for task=resume the run's own. Raises Mistake where that is not there.
     """
-    if cfg.run is not None and not Path(cfg.run).is_dir():
-        raise Mistake(f"run: there is no folder {cfg.run}")
+    if cfg.run is not None:
+        if chosen(cfg, "run"):
+            raise Mistake("hydra.run.dir: a run resumes in its own folder, run=…")
+        if not Path(cfg.run).is_dir():
+            raise Mistake(f"run: there is no folder {cfg.run}")
+        if not os.access(cfg.run, os.W_OK):
+            raise Mistake(f"run: the folder {cfg.run} cannot be written to")
     folder = free_folder(cfg, "run") if cfg.run is None else Path(cfg.run).resolve()
     if under_torchrun():
         from ganexp.tasks.processes import agree

@@ -139,10 +139,12 @@ class MMD:
     def __call__(self, fake: Tensor, real: Tensor) -> Tensor:
         if min(len(fake), len(real)) < 2:
             raise ValueError(f"MMD takes at least two samples a side, not {len(fake)} and {len(real)}")
-        fake, real = fake.flatten(1), real.flatten(1)
-        scale = (2 * real.var(0, correction=0).sum()).clamp(min=1e-12)  # the mean of |a - b|² over all pairs
-        within = [(self.kernel_sum(x, x, scale) - len(x)) / (len(x) * (len(x) - 1)) for x in (fake, real)]
-        return within[0] + within[1] - 2 * self.kernel_sum(fake, real, scale) / (len(fake) * len(real))
+        with torch.autocast(fake.device.type, enabled=False):  # squares of differences do not survive bf16
+            centre = real.flatten(1).mean(0)  # distances do not change, their rounding does
+            fake, real = fake.flatten(1) - centre, real.flatten(1) - centre
+            scale = (2 * real.var(0, correction=0).sum()).clamp(min=1e-12)  # the mean of |a - b|² over all pairs
+            within = [(self.kernel_sum(x, x, scale) - len(x)) / (len(x) * (len(x) - 1)) for x in (fake, real)]
+            return within[0] + within[1] - 2 * self.kernel_sum(fake, real, scale) / (len(fake) * len(real))
 
     def kernel_sum(self, a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
         """The kernel's sum over all pairs, by blocks of rows: a large set is compared in little memory."""

@@ -210,3 +210,12 @@ def test_the_divergence_of_the_prior_is_zero() -> None:
 def test_elbo_refuses(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))}: "):
         ELBO(**arguments)
+
+
+def test_mmd_is_the_same_under_autocast() -> None:
+    """bf16 squares of differences are off by more than the estimate."""
+    torch.manual_seed(0)
+    fake, real = torch.randn(100, 64) * 0.1 - 0.8, torch.randn(100, 64) * 0.1 - 0.8
+    with torch.autocast("cpu", torch.bfloat16):
+        found = MMD()(fake, real)
+    assert found.item() == pytest.approx(MMD()(fake, real).item(), abs=1e-7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,19 @@ def same(a: Any, b: Any) -> bool:
 def state(run: Path) -> dict[str, Any]:
     """All of the last checkpoint that the folder's name and the clock do not change."""
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    return {
-        k: content[k] for k in ("state_dict", "optimizer_states", "lr_schedulers", "random", "images_seen", "recent", "callbacks")
-    }
+    kept = ("state_dict", "optimizer_states", "lr_schedulers", "random", "images_seen", "callbacks")
+    return {key: content[key] for key in kept}
+
+
+def kill_after(step: int, run: Path) -> None:
+    """Leave the folder as if the run had been killed in the middle of writing what comes after a step."""
+    for file in (run / "checkpoints").iterdir():
+        if file.name != f"step-{step:08d}.ckpt":
+            file.unlink()
+    csv = run / "metrics.csv"
+    csv.write_bytes(csv.read_bytes()[:-40])
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"status": "running"}))
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -56,13 +67,12 @@ def rows(run: Path) -> list[dict[str, str]]:
 )
 def test_six_steps_and_six_more_are_twelve(choices: list[str], cli: Callable[..., Answer], tmp_path: Path) -> None:
     """In the middle of an epoch: three batches each."""
-    whole, parts = tmp_path / "outputs" / "whole", tmp_path / "outputs" / "parts"
+    whole, first, parts = (tmp_path / "outputs" / name for name in ("whole", "first", "parts"))
     assert cli(*choices, *SHORT, "trainer.max_steps=12", f"hydra.run.dir={whole}").code == 0
-    length = ["schedule.T_max=12"] if "schedule=cosine" in choices else []
-    assert cli(*choices, *SHORT, "trainer.max_steps=7", *length, f"hydra.run.dir={parts}").code == 0
-    for file in ("last.ckpt", "step-00000007.ckpt"):  # as if killed in step 8
-        (parts / "checkpoints" / file).unlink()
-    answer = cli("task=resume", f"run={parts}", "trainer.max_steps=12")
+    assert cli(*choices, *SHORT, "trainer.max_steps=12", "callbacks.checkpoint.keep=9", f"hydra.run.dir={first}").code == 0
+    shutil.move(first, parts)  # wherever a run lies, it goes on there
+    kill_after(6, parts)
+    answer = cli("task=resume", f"run={parts}")
     assert answer.code == 0, answer.err
     assert "resumed at step 6" in answer.out
     assert same(state(whole), state(parts))
@@ -112,3 +122,59 @@ def test_mistakes(arguments: list[str], message: str, cli: Callable[..., Answer]
     answer = cli(*arguments)
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err
     assert not list(answer.folder.iterdir())
+
+
+@pytest.fixture
+def short_run(cli: Callable[..., Answer], tmp_path: Path) -> Path:
+    assert cli("model=mlp", "data=sine", "schedule=linear", *SHORT, "trainer.max_steps=4", "hydra.run.dir=run").code == 0
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("trainer.max_steps=9", "trainer.max_steps: 9, but the schedule, LinearLR, was made for 4 steps and has ended there"),
+        ("trainer.samples_every=1", "trainer.samples_every: a run that resumes keeps it; only trainer.max_steps, hardware"),
+        ("hardware.strategy.x=1", "there is no such key"),
+        ("+hardware.precison=3", "hardware.precison: pytorch_lightning.trainer.trainer.Trainer has no such argument"),
+    ],
+)
+def test_what_cannot_change(override: str, message: str, short_run: Path, cli: Callable[..., Answer]) -> None:
+    before = {path: path.read_bytes() for path in short_run.rglob("*") if path.is_file()}
+    (short_run / "checkpoints" / "last.ckpt").unlink()
+    (short_run / "checkpoints" / "step-00000004.ckpt").unlink()
+    answer = cli("task=resume", f"run={short_run}", override)
+    assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err
+    assert all(path.read_bytes() == before[path] for path in short_run.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "config.yaml is damaged or of another version of ganexp: it has no"),
+        ("{", "config.yaml is damaged"),
+        ("name: x\nseed: 1\n", "config.yaml is damaged or of another version of ganexp: it has no"),
+    ],
+)
+def test_a_damaged_config(content: str, message: str, short_run: Path, cli: Callable[..., Answer]) -> None:
+    (short_run / "config.yaml").write_text(content)
+    answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err
+
+
+def test_a_config_may_not_name_just_anything(short_run: Path, cli: Callable[..., Answer]) -> None:
+    (short_run / "checkpoints" / "last.ckpt").unlink()
+    (short_run / "checkpoints" / "step-00000004.ckpt").unlink()
+    text = (short_run / "config.yaml").read_text()
+    (short_run / "config.yaml").write_text(text.replace("ganexp.callbacks.progress.Progress", "os.system"))
+    answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 2 and "callbacks.progress._target_: the file asks to run os.system" in answer.err
+
+
+def test_a_log_in_a_folder_of_its_own(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert cli("model=mlp", "data=sine", *SHORT, "trainer.max_steps=4", "logger.csv.name=mine", f"hydra.run.dir={run}").code == 0
+    before = (run / "mine" / "metrics.csv").read_text().splitlines()
+    assert cli("task=resume", f"run={run}", "trainer.max_steps=6").code == 0
+    after = (run / "mine" / "metrics.csv").read_text().splitlines()
+    assert after[: len(before)] == before and len(after) > len(before)

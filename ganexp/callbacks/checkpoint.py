@@ -19,9 +19,9 @@ class Checkpoint(pl.Callback):
     """Every `every` steps, at the end, and when the run is stopped, write `folder`/step-N.ckpt, also as last.ckpt; best.ckpt is
     the best by `monitor`.
 
-    `keep`: how many of the step-N files stay. `monitor`: a metric's name in the log (`swd/pixels`); null takes the first of
-    the metrics. Every file appears by renaming, whole or not at all. Raises RuntimeError if a file that was written is
-    not there.
+    `keep`: how many of the step-N files stay. `monitor`: a metric's name in the log (`swd/pixels`); null takes the first of the
+    metrics that has a better side. Every file appears by renaming, whole or not at all. Raises RuntimeError if a file that
+    was written is not there.
     """
 
     def __init__(self, folder: str, every: int = 500, keep: int = 2, monitor: str | None = None):
@@ -35,9 +35,11 @@ class Checkpoint(pl.Callback):
     def check_monitor(self, callbacks: Sequence[object]) -> None:
         """Raises ValueError if `monitor` is not measured by the run's other callbacks."""
         measured = find(callbacks, Metrics)
-        names = [str(m.name) for m in measured.metrics] if measured else []
+        names = {str(m.name): m for m in measured.metrics} if measured else {}
         if self.monitor is not None and self.monitor not in names:
             raise ValueError(f"monitor: no metric {self.monitor} is measured, only {', '.join(names) or 'none'}")
+        if self.monitor is not None and names[self.monitor].higher_is_better is None:
+            raise ValueError(f"monitor: {self.monitor} is best near 1, it ranks no checkpoints")
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         improved = self.note_best(trainer)
@@ -65,7 +67,10 @@ class Checkpoint(pl.Callback):
         metrics = self.measured(trainer)
         if metrics is None or not metrics.history or metrics.history[-1][0] != trainer.global_step:
             return False
-        metric = next(m for m in metrics.metrics if self.monitor in (None, m.name))
+        ranking = [m for m in metrics.metrics if m.higher_is_better is not None and self.monitor in (None, m.name)]
+        if not ranking:
+            return False
+        metric = ranking[0]
         value = metrics.history[-1][1][str(metric.name)]
         sign = -1 if metric.higher_is_better else 1
         if self.best is not None and sign * value >= sign * self.best["value"]:

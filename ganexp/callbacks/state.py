@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from ganexp.files import replace
 
 
 class State(pl.Callback):
-    """Puts the config into every checkpoint, as plain containers, and every rank's random states, for a resumed run."""
+    """Puts into every checkpoint the config, as plain containers, and every rank's random states and last scalars.
+
+    A resumed run takes these up; with another number of processes than before it starts from its seed.
+    """
 
     def __init__(self, config: dict[str, Any]):
         self.config = config
@@ -26,18 +30,20 @@ class State(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, system: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
-        states = [random_state()]
+        mine = random_state() | {"scalars": system.remember()}
+        states = [mine]
         if trainer.world_size > 1:
             states = states * trainer.world_size
-            dist.all_gather_object(states, random_state())
+            dist.all_gather_object(states, mine)
         checkpoint["random"] = states
 
     def on_load_checkpoint(self, trainer: pl.Trainer, system: Any, checkpoint: dict[str, Any]) -> None:
         self.states = checkpoint["random"]
 
     def on_train_batch_start(self, trainer: pl.Trainer, system: Any, batch: Any, batch_idx: int) -> None:
-        if len(self.states) == trainer.world_size:  # another number of processes starts from its seed
+        if len(self.states) == trainer.world_size:
             set_random_state(self.states[trainer.global_rank])
+            system.recall(self.states[trainer.global_rank]["scalars"])
         self.states = []
 
 
@@ -48,7 +54,7 @@ def random_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
 
 
@@ -58,21 +64,26 @@ def set_random_state(state: dict[str, Any]) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
+    if state["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def keep_rows(logger: CSVLogger, folder: Path, step: int) -> None:
-    """Let the logger go on below the rows of `folder`/metrics.csv up to `step`; by itself it would begin an empty file."""
-    file = folder / "metrics.csv"
-    if not file.is_file():
+def keep_rows(logger: CSVLogger, step: int) -> None:
+    """Let the logger go on below the whole rows of its metrics.csv up to `step`; by itself it would begin an empty file."""
+    file = Path(logger.log_dir) / "metrics.csv"
+    aside = file.with_suffix(".before")  # the logger deletes what it finds
+    if file.is_file():
+        os.replace(file, aside)
+    if not aside.is_file():
         return
-    with file.open(newline="", encoding="utf-8") as old:
-        reader = csv.DictReader(old)
-        rows, columns = [row for row in reader if int(row["step"]) <= step], list(reader.fieldnames or [])
+    lines = aside.read_text(encoding="utf-8").splitlines(keepends=True)
+    reader = csv.DictReader(line for line in lines if line.endswith("\n"))  # a killed run may have written half a row
+    rows = [row for row in reader if int(row["step"]) <= step]
+    columns = list(reader.fieldnames or [])
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
-    logger.experiment.metrics_keys = columns  # opens it, which deletes the file
+    logger.experiment.metrics_keys = columns
     replace(file, lambda new: new.write(text.getvalue().encode()))
+    aside.unlink()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ganexp.data.folder import Folder
+from ganexp.data.folder import EXTENSIONS, Folder
 
 
 class Faces(Folder):
-    """A set with a folder of its own: `root` is that folder or the one that holds it. Otherwise as Folder.
+    """A set with a folder of its own: `root` is one that holds that folder, or the pictures themselves. Otherwise as Folder.
 
     Raises FileNotFoundError saying which pictures belong where.
     """
@@ -19,7 +19,7 @@ class Faces(Folder):
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         parts = self.folder.split("/")
         places = [self.root.joinpath(*parts[i:]) for i in range(len(parts))]
-        if self.root.name == parts[-1]:
+        if self.root.is_dir() and any(file.suffix.lower() in EXTENSIONS for file in self.root.iterdir()):
             places.append(self.root)
         found = [place for place in places if place.is_dir()]
         if not found:

@@ -19,7 +19,7 @@ class Diversity(Metric):
     for samples that are not finite.
     """
 
-    higher_is_better = True
+    higher_is_better = None  # 1 is right
     full_state_update = False
 
     def __init__(self, features: nn.Module):

@@ -18,11 +18,11 @@ class Sharpness(Metric):
     """The mean variance of the Laplacian of grey images (Pech-Pacheco et al. 2000), samples' over real ones': below 1 is blurred,
     above 1 is noise.
 
-    Raises ValueError for what are no images of 3 px and more, for an empty side, for real images without an edge, and for
+    Raises ValueError for what are no images of 4 px and more, for an empty side, for real images without an edge, and for
     samples that are not finite.
     """
 
-    higher_is_better = True
+    higher_is_better = None  # 1 is right
     full_state_update = False
     name = "sharpness/laplacian"
 
@@ -33,8 +33,8 @@ class Sharpness(Metric):
             self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, x: Tensor, real: bool) -> None:
-        if x.ndim != 4 or min(x.shape[2:]) < 3:
-            raise ValueError(f"{self.name}: is of images [C, H, W] of 3 px and more, not of shape {list(x.shape[1:])}")
+        if x.ndim != 4 or min(x.shape[2:]) < 4:
+            raise ValueError(f"{self.name}: is of images [C, H, W] of 4 px and more, not of shape {list(x.shape[1:])}")
         grey = finite(x.float(), self.name, real).mean(1, keepdim=True)
         edges = F.conv2d(grey, LAPLACIAN.to(x.device)[None, None])
         side = "real" if real else "fake"

@@ -4,7 +4,7 @@
     D   image -> 14×14 16 -> 7×7 32 -> padded to 8×8, 4×4 64 -> 4×4 128 -> logits
 
 Odena et al. 2017, arXiv:1610.09585, in the small form of the MNIST tutorials. Layers are Keras's: Glorot-uniform weights, batch
-norm with momentum 0.8 (torch's 0.2) and eps 1e-3.
+norm with momentum 0.8 (torch's 0.2) and eps 1e-3; the embedding, of which nothing is told, starts from N(0, 1).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from ganexp.networks.layers import Head, append_label, check_image, truncated_no
 
 
 def up(n_in: int, n_out: int) -> list[nn.Module]:
-    """Doubles the map as TensorFlow's `same` padding does."""
+    """Doubles the map, the size TensorFlow's `same` padding gives."""
     same = nn.ConvTranspose2d(n_in, n_out, 5, 2, 2, output_padding=1)
     return [same, nn.BatchNorm2d(n_out, eps=1e-5), nn.LeakyReLU(0.2, inplace=True)]
 

@@ -86,7 +86,8 @@ class System(pl.LightningModule):
         self.images_seen = 0
         self.rates: dict[str, float] = {}  # the learning rates of the last step
         self.scalars: dict[str, Tensor] = {}  # of the last step, under their names in the log; not yet reduced over ranks
-        self.recent: deque[dict[str, Tensor]] = deque(maxlen=1)  # of the last steps, of which the log holds the mean
+        self.noted: dict[str, Tensor] = {}  # those of this step alone
+        self.recent: deque[dict[str, Tensor]] = deque(maxlen=1)  # those of the last steps, of which the log holds the mean
         self.measuring = False  # whether this step's scalars are logged: gradient norms cost a pass over all weights
 
     # -- sampling ----------------------------------------------------------------------------------------------------
@@ -125,8 +126,10 @@ class System(pl.LightningModule):
         """
         hooks = optimizer._on_before_step, optimizer._on_after_step
         optimizer._on_before_step = optimizer._on_after_step = lambda: None
-        yield
-        optimizer._on_before_step, optimizer._on_after_step = hooks
+        try:
+            yield
+        finally:
+            optimizer._on_before_step, optimizer._on_after_step = hooks
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks that learn, by the name their optimizer has in the log."""
@@ -156,7 +159,9 @@ class System(pl.LightningModule):
             scheduler.step()
         if self.trainer.world_size > 1:
             self.share_buffers()
-        self.recent.append(dict(self.scalars))
+        self.scalars |= self.noted
+        self.recent.append(self.noted)
+        self.noted = {}
         if self.due(self.log_every, self.global_step):
             self.write_scalars()
 
@@ -170,7 +175,7 @@ class System(pl.LightningModule):
                 buffer.copy_(shared.view_as(buffer))
 
     def note(self, scalars: dict[str, Tensor]) -> None:
-        self.scalars |= {name: value.detach() for name, value in scalars.items()}
+        self.noted |= {name: value.detach() for name, value in scalars.items()}
 
     @property
     def log_every(self) -> int:
@@ -189,7 +194,8 @@ class System(pl.LightningModule):
     def write_scalars(self) -> None:
         """The scalars of the `recent` steps, means over steps and ranks, to every logger, at the global step."""
         names = sorted(self.scalars)
-        means = [torch.stack([s[name].float() for s in self.recent if name in s]).mean() for name in names]
+        of_late = {name: [s[name].float() for s in self.recent if name in s] for name in names}
+        means = [torch.stack(of_late[name] or [self.scalars[name].float()]).mean() for name in names]
         values = self.trainer.strategy.reduce(torch.stack(means), reduce_op="mean")
         scalars = dict(zip(names, values.tolist(), strict=True)) | {"images_seen": self.images_seen}
         scalars |= {f"lr/{name}": rate for name, rate in self.rates.items()}
@@ -197,13 +203,18 @@ class System(pl.LightningModule):
             logger.log_metrics(scalars, step=self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        recent = [{name: value.item() for name, value in scalars.items()} for scalars in [*self.recent, self.scalars]]
-        checkpoint |= {"images_seen": self.images_seen, "recent": recent}
+        checkpoint["images_seen"] = self.images_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
-        *recent, last = [{name: torch.tensor(v, device=self.device) for name, v in s.items()} for s in checkpoint["recent"]]
-        self.scalars = last
+
+    def remember(self) -> list[dict[str, float]]:
+        """This rank's scalars, the last step's behind those of the recent steps: plain values."""
+        return [{name: value.item() for name, value in scalars.items()} for scalars in [*self.recent, self.scalars]]
+
+    def recall(self, scalars: list[dict[str, float]]) -> None:
+        """What `remember` gave."""
+        *recent, self.scalars = [{name: torch.tensor(v, device=self.device) for name, v in s.items()} for s in scalars]
         self.recent.extend(recent)
 
 

@@ -10,12 +10,11 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from ganexp.losses import TwoSided
 from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, evaluating, frozen
 
 
 class Loss(Protocol):
-    needs_real: bool
-
     def discriminator(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]: ...
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor: ...
 
@@ -32,7 +31,8 @@ class GAN(System):
     `latent`, `generator(z, y) -> x`, `discriminator(x, y) -> logits [N, outputs]` (column 0 is adversarial).
     `regularizers`, `augment`: by their name in the log; augmentations are applied in order to all that D sees.
     `fresh_fakes`: G learns from a second batch of fakes, not from those D has just seen (one more pass through G); its further
-    updates at one step always do. `separate`: D's step is two updates, on the real batch and then on the fake one.
+    updates at one step always do. `separate`: D's step is two updates, on the real batch with the penalties and then on the fake
+    one, whose gradient norm is logged.
     `classes`, `ema_half_life`, `width`: see System. Raises ValueError for a loss without a discriminator, and for `separate`
     with one that compares both batches.
     """
@@ -61,9 +61,10 @@ class GAN(System):
             raise ValueError(f"{'d_steps' if d_steps < 1 else 'g_steps'}: at least 1, not {min(d_steps, g_steps)}")
         if not hasattr(loss, "discriminator"):
             raise ValueError(f"loss: {type(loss).__name__} is not one for a discriminator; it belongs to another model")
-        if separate and not hasattr(loss, "real"):
+        if separate and not isinstance(loss, TwoSided):
             raise ValueError(f"separate: {type(loss).__name__} compares real with fake, D cannot learn from one alone")
         self.discriminator, self.loss = discriminator, loss
+        self.needs_real = getattr(loss, "needs_real", False)
         self.regularizers, self.augment = dict(regularizers), dict(augment)
         self.optimizer_g, self.optimizer_d, self.schedule = optimizer_g, optimizer_d, schedule
         self.d_steps, self.g_steps, self.fresh_fakes, self.separate = d_steps, g_steps, fresh_fakes, separate
@@ -111,7 +112,7 @@ class GAN(System):
         _, optimizer = cast(list[LightningOptimizer], self.optimizers())
         with frozen(self.discriminator):
             logits = self.judge(fake, y)
-            terms = self.generator_terms(logits, self.judge(real, y) if self.loss.needs_real else None, y)
+            terms = self.generator_terms(logits, self.judge(real, y) if self.needs_real else None, y)
             loss = torch.stack(list(terms.values())).sum()
             with self.uncounted(optimizer):
                 self.descend(optimizer, loss, "generator")

@@ -54,3 +54,10 @@ class GMMN(System):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.generator.parameters())
         return [optimizer], [self.schedule(optimizer)]
+
+    def check_shapes(self, shape: tuple[int, ...]) -> None:
+        super().check_shapes(shape)
+        try:
+            self.loss(self.sample(2), torch.zeros(2, *shape))
+        except TypeError as error:
+            raise ValueError(f"loss: {type(self.loss).__name__} is no distance of samples: {error}") from error

@@ -72,8 +72,13 @@ class VAE(System):
 
     def check_shapes(self, shape: tuple[int, ...]) -> None:
         super().check_shapes(shape)
+        x, y = torch.zeros(2, *shape), self.draw_labels(2)
         with evaluating(self.encoder):
-            codes = list(self.encoder(torch.zeros(2, *shape), self.draw_labels(2)).shape)
+            codes = list(self.encoder(x, y).shape)
         if codes != [2, 2 * self.latent.dim]:
             wanted = 2 * self.latent.dim
             raise ValueError(f"encoder.outputs: {codes[-1]}; mean and log variance of {self.latent.dim} latents are {wanted}")
+        try:
+            self.loss(self.sample(2), x, *self.encode(x, y))
+        except TypeError as error:
+            raise ValueError(f"loss: {type(self.loss).__name__} is none of a VAE: {error}") from error

@@ -6,14 +6,18 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import ProcessExitedException
 from torch.multiprocessing import spawn as spawn_processes
+
+from ganexp.files import read_json
 
 
 def external() -> bool:
@@ -25,7 +29,9 @@ def must_spawn(trainer: pl.Trainer) -> bool:
     return trainer.world_size > 1 and not external()
 
 
-def spawn(config: dict[str, Any], run_dir: Path, trainer: pl.Trainer, checkpoint: Path | None) -> int:
+def spawn(
+    config: dict[str, Any], run_dir: Path, trainer: pl.Trainer, checkpoint: Path | None, allowed: Sequence[str] | None
+) -> int:
     """Run the training in one process per device and wait. The exit code: 0, or 128 and the signal that ended it early. Raises
     ProcessException, after ending the others, if one dies.
 
@@ -34,7 +40,8 @@ def spawn(config: dict[str, Any], run_dir: Path, trainer: pl.Trainer, checkpoint
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    workers = spawn_processes(worker, (config, run_dir, trainer.num_devices, port, checkpoint), trainer.num_devices, join=False)
+    arguments = (config, run_dir, trainer.num_devices, port, checkpoint, allowed)
+    workers = spawn_processes(worker, arguments, trainer.num_devices, join=False)
     received = 0
 
     def forward(number: int, frame: Any) -> None:
@@ -44,19 +51,32 @@ def spawn(config: dict[str, Any], run_dir: Path, trainer: pl.Trainer, checkpoint
             raise KeyboardInterrupt
         received = received or number
         for pid in workers.pids():
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # one that has ended
+                os.kill(pid, signal.SIGTERM)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while not workers.join():
             pass
+    except ProcessExitedException:
+        if not received:  # else a worker that was still starting, and is gone as it should
+            raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 128 + received if received else 0
+    finished = read_json(run_dir / "run.json").get("status") == "finished"
+    return 128 + received if received and not finished else 0
 
 
-def worker(local_rank: int, config: dict[str, Any], run_dir: Path, ranks: int, port: int, checkpoint: Path | None) -> None:
+def worker(
+    local_rank: int,
+    config: dict[str, Any],
+    run_dir: Path,
+    ranks: int,
+    port: int,
+    checkpoint: Path | None,
+    allowed: Sequence[str] | None,
+) -> None:
     from ganexp.tasks.train import Train
 
     os.environ |= {
@@ -71,7 +91,7 @@ def worker(local_rank: int, config: dict[str, Any], run_dir: Path, ranks: int, p
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
     if local_rank == 0:
         logging.basicConfig(filename=run_dir / "log.txt", level=logging.INFO, format="%(message)s")
-    Train(config, run_dir, checkpoint).fit()
+    Train(config, run_dir, checkpoint, allowed).fit()
 
 
 def in_turn(prepare: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import warnings
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,23 @@ log = logging.getLogger(__name__)
 class Train:
     """Train a system. Building raises Mistake for all that can be wrong before the first step, and writes nothing.
 
-    `checkpoint`: one of the run in `run_dir`, to go on from; null starts anew.
+    `checkpoint`: one of the run in `run_dir`, to go on from; null starts anew. `allowed`: for a config read from a file,
+    prefixes of the classes it may name.
     """
 
-    def __init__(self, config: dict[str, Any], run_dir: Path, checkpoint: Path | None = None):
-        self.config, self.run_dir, self.checkpoint = config, run_dir, checkpoint
+    def __init__(
+        self, config: dict[str, Any], run_dir: Path, checkpoint: Path | None = None, allowed: Sequence[str] | None = None
+    ):
+        self.config, self.run_dir, self.checkpoint, self.allowed = config, run_dir, checkpoint, allowed
         if isinstance(config["data"].get("root"), str):  # so that the checkpoint finds it from any folder
             config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
         quiet()
         if config["hardware"].get("accelerator") in ("auto", "cpu"):
             keep_freed_memory()
         seed_all(config["seed"])  # the weights: the same on every rank
-        self.data: DataModule = build(config["data"], "data")
-        self.system: System = build(config["model"], "model")
-        check_optimizers(config)
+        self.data: DataModule = build(config["data"], "data", allowed)
+        self.system: System = build(config["model"], "model", allowed)
+        check_optimizers(config, allowed)
         if not isinstance(self.system, System):
             raise Mistake(f"model._target_: {config['model']['_target_']} is not a System (ganexp.systems)")
         check_fit(self.system, self.data)
@@ -73,7 +77,8 @@ class Train:
 
     def make_trainer(self) -> pl.Trainer:
         config, training = self.config, self.config["trainer"]
-        callbacks = {name: build(node, f"callbacks.{name}") for name, node in config["callbacks"].items()}
+        nodes = {group: in_folder(config[group], self.run_dir) for group in ("callbacks", "logger")}
+        callbacks = {name: build(node, f"callbacks.{name}", self.allowed) for name, node in nodes["callbacks"].items()}
         for callback in callbacks.values():
             if not isinstance(callback, pl.Callback):
                 raise Mistake(f"callbacks: {type(callback).__name__} is no Lightning callback")
@@ -87,7 +92,7 @@ class Train:
                     callback.check(self.data.shape)
                 except (ValueError, RuntimeError) as error:
                     raise located(error, "metrics") from error
-        loggers = {name: build(node, f"logger.{name}") for name, node in config["logger"].items()}
+        loggers = {name: build(node, f"logger.{name}", self.allowed) for name, node in nodes["logger"].items()}
         return make_trainer(
             config["hardware"],
             {
@@ -104,7 +109,7 @@ class Train:
         """Train in the run folder; with several devices on this machine, in a process each. The exit code: 0, or 128 and the
         signal that ended the run early."""
         if processes.must_spawn(self.trainer):
-            return processes.spawn(self.config, self.run_dir, self.trainer, self.checkpoint)
+            return processes.spawn(self.config, self.run_dir, self.trainer, self.checkpoint, self.allowed)
         return self.fit()
 
     def fit(self) -> int:
@@ -134,14 +139,15 @@ class Train:
             print(self.closing(), flush=True)
             log.info(self.closing())
         stop = find(trainer.callbacks, Stop)  # type: ignore[attr-defined]
-        return 128 + stop.received if stop and stop.received else 0
+        early = trainer.global_step < trainer.max_steps
+        return 128 + stop.received if stop and stop.received and early else 0
 
     def continue_logs(self) -> None:
         """What was logged beyond the checkpoint is about to be logged again: drop it."""
         step = torch.load(self.checkpoint, weights_only=True, mmap=True)["global_step"]  # type: ignore[arg-type]
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger):
-                keep_rows(logger, self.run_dir, step)
+                keep_rows(logger, step)
             elif isinstance(logger, TensorBoardLogger):
                 logger._kwargs["purge_step"] = step + 1  # before its writer is made
 
@@ -191,19 +197,27 @@ def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     groups = ("seed", "model", "loss", "regularizer", "augment", "optimizer", "schedule", "data", "trainer", "hardware")
     others = [config[group] for group in groups[2:]] + list(config["optimizer"].values())
     own = {key: value for key, value in config["model"].items() if not isinstance(value, dict) or value not in others}
-    unused = {"loss"} if "loss" in own else set()  # the model has a loss of its own
+    # A model may have a loss of its own, and no use for the game's other parts.
+    unused = {group for group in ("loss", "regularizer", "augment") if config[group] not in config["model"].values()}
     return {group: config[group] for group in groups if group not in unused} | {"model": own}
 
 
-def check_optimizers(config: dict[str, Any]) -> None:
+def in_folder(value: Any, run_dir: Path) -> Any:
+    """A node with the run's folder in place of `{run_dir}`: a config holds no path of its own, so that a run can be moved."""
+    if isinstance(value, dict):
+        return {key: in_folder(item, run_dir) for key, item in value.items()}
+    return value.replace("{run_dir}", str(run_dir)) if isinstance(value, str) else value
+
+
+def check_optimizers(config: dict[str, Any], allowed: Sequence[str] | None) -> None:
     """Raises Mistake for what an optimizer or the schedule refuses: they are built only when training starts."""
     for name, node in config["optimizer"].items():
         try:
-            optimizer = build(node, f"optimizer.{name}")([nn.Parameter(torch.zeros(1))])
+            optimizer = build(node, f"optimizer.{name}", allowed)([nn.Parameter(torch.zeros(1))])
         except (ValueError, TypeError, RuntimeError) as error:
             raise located(error, f"optimizer.{name}") from error
         try:
-            build(config["schedule"], "schedule")(optimizer)
+            build(config["schedule"], "schedule", allowed)(optimizer)
         except (ValueError, TypeError, ZeroDivisionError) as error:
             raise located(error, "schedule") from error
 
