@@ -325,9 +325,10 @@ def check_game(parsed: Sequence[Override], cfg: DictConfig) -> None:
         if part in GAME and f"${{{part}" not in references:
             hint = "; its loss is model.loss" if part == "loss" else ""
             raise Mistake(f"{key}: model={choices['model']} has no use for it{hint}")
-    for part in ("loss", "regularizer", "augment"):
-        if f"${{{part}" not in references and choices.get("experiment") and choices[part] not in ("bce", "[]"):
-            print(f"ganexp: model={choices['model']} has no use for the experiment's {part}={choices[part]}", file=sys.stderr)
+    chosen = {"loss": choices["loss"] != "bce", "regularizer": bool(cfg.regularizer), "augment": bool(cfg.augment)}
+    for part in chosen:
+        if chosen[part] and f"${{{part}" not in references:
+            print(f"ganexp: model={choices['model']} has no use for the experiment's {part}", file=sys.stderr)
 
 
 def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:

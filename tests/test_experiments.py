@@ -10,12 +10,31 @@ from conftest import TINY, Answer, data_overrides
 from test_composition import options
 
 from ganexp import config
+from ganexp.build import check
 
+DEFAULT_LOSS = {"_target_": "ganexp.losses.BCE", "real": 1.0, "fake": 0.0, "generator": 1.0, "weight": 1.0}
 SYSTEMS = ["sine_mlp", "mnist_mlp", "mnist_acgan", "mnist_cgan", "anime_dcgan", "celeba_dcgan", "celeba_vae", "cats_dcgan"]
 
 
 def test_every_published_system_has_its_sibling() -> None:
     assert set(options("experiment")) >= {f"{name}{end}" for name in SYSTEMS for end in ("", "_plus")}
+
+
+OTHERS = ["model=gmmn", "model=vae", "loss=hinge", "regularizer=[]"]
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_an_experiment_only_sets_what_every_option_has(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Another choice composes, and every argument is one its class has."""
+    for other in OTHERS:
+        if "vae" in name and other.startswith(("loss", "regularizer", "augment")):  # refused: see test_mistakes
+            continue
+        with config.config_tree():
+            composed = config.resolved(config.compose_checked([f"experiment={name}", other]))
+        for group in ("model", "data", "optimizer", "schedule", "callbacks"):
+            check(composed[group], group, None)
+        unused = other in ("model=gmmn", "model=vae") and composed["loss"] != DEFAULT_LOSS
+        assert ("has no use for the experiment's loss" in capfd.readouterr().err) == unused
 
 
 @pytest.mark.parametrize("name", options("experiment"))

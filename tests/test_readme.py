@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 def commands() -> list[list[str]]:
     """Every `python -m ganexp …` line, without `python -m ganexp`."""
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("python -m ganexp")]
-    return [shlex.split(line)[3:] for line in lines]
+    return [shlex.split(line, comments=True)[3:] for line in lines]
 
 
 def write_files(folder: Path) -> None:

@@ -136,7 +136,7 @@ def short_run(cli: Callable[..., Answer], tmp_path: Path) -> Path:
         ("trainer.max_steps=9", "trainer.max_steps: 9, but the schedule, LinearLR, was made for 4 steps and has ended there"),
         ("trainer.samples_every=1", "trainer.samples_every: a run that resumes keeps it; only trainer.max_steps, hardware"),
         ("hardware.strategy.x=1", "there is no such key"),
-        ("+hardware.precison=3", "hardware.precison: pytorch_lightning.trainer.trainer.Trainer has no such argument"),
+        ("+hardware.precison=3", "hardware.precison: pytorch_lightning.Trainer has no such argument"),
     ],
 )
 def test_what_cannot_change(override: str, message: str, short_run: Path, cli: Callable[..., Answer]) -> None:
@@ -169,6 +169,9 @@ def test_a_config_may_not_name_just_anything(short_run: Path, cli: Callable[...,
     (short_run / "config.yaml").write_text(text.replace("ganexp.callbacks.progress.Progress", "os.system"))
     answer = cli("task=resume", f"run={short_run}")
     assert answer.code == 2 and "callbacks.progress._target_: the file asks to run os.system" in answer.err
+    (short_run / "config.yaml").write_text(text.replace("pytorch_lightning.Trainer", "os.system"))
+    answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 2 and "hardware._target_: the file asks to run os.system" in answer.err
 
 
 def test_a_log_in_a_folder_of_its_own(cli: Callable[..., Answer], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,8 +26,11 @@ ALWAYS = {
 }
 
 
-def make_trainer(node: dict[str, Any], arguments: dict[str, Any]) -> pl.Trainer:
-    """The node's Trainer, with our arguments added. Raises Mistake for a device or a precision that this machine lacks."""
+def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Sequence[str] | None = None) -> pl.Trainer:
+    """The node's Trainer, with our arguments added. Raises Mistake for a device or a precision that this machine lacks.
+
+    `allowed`: for a node read from a file, see build.
+    """
     for key in node.keys() & (arguments.keys() | ALWAYS.keys() | MANUAL.keys()):
         raise Mistake(f"hardware.{key}: {MANUAL.get(key, 'is set by ganexp itself: steps and cadences are keys of trainer')}")
     precision = node.get("precision", "32-true")
@@ -42,7 +46,7 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any]) -> pl.Trainer:
     try:
         # Batch norm on GPUs sees the whole batch, however many share it; on CPUs torch cannot.
         on_gpu = torch.cuda.is_available() and node.get("accelerator") != "cpu"
-        trainer: pl.Trainer = build(node, "hardware")(**arguments, **ALWAYS, sync_batchnorm=on_gpu)
+        trainer: pl.Trainer = build(node, "hardware", allowed)(**arguments, **ALWAYS, sync_batchnorm=on_gpu)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         raise Mistake(f"hardware: {one_line(error)}") from error
     return trainer

@@ -103,6 +103,7 @@ class Train:
                 "callbacks": [Stop(), *sorted(callbacks.values(), key=lambda c: isinstance(c, Checkpoint)), State(config)],
                 "logger": list(loggers.values()),
             },
+            self.allowed,
         )
 
     def run(self) -> int:
