@@ -43,7 +43,7 @@ REFUSALS = r"not shape \[|has no classes|not of points"
 
 
 def narrow(model: str) -> list[str]:
-    return NARROW.get(model, NARROW_ALL)
+    return NARROW["mlp"] if model.startswith("mlp") else NARROW.get(model, NARROW_ALL)
 
 
 def play(composed: dict[str, Any]) -> pl.LightningModule:
