@@ -128,7 +128,8 @@ def faces(checkpoints: list[Path], figure: Path | None) -> None:
         ]
         values = evaluate(metrics, system, data.real(2000), 2000)
         print(f"{file}  step {step:,}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
-        said = "\n".join(f"{name} {value:.3g}" for name, value in values.items())
+        told = [f"{name} {value:.3g}" for name, value in values.items()]
+        said = "\n".join("  ".join(told[i : i + 2]) for i in range(0, len(told), 2))
         grids.setdefault("real images", data.real(36))
         grids[f"{config['name']}, {step:,} steps\n{said}"] = fixed_samples(system, 36)
         if isinstance(system, VAE):
@@ -140,14 +141,15 @@ def faces(checkpoints: list[Path], figure: Path | None) -> None:
 def beside(grids: dict[str, Tensor], path: Path) -> None:
     """Grids of 6×6 images, with their titles, in one picture."""
     columns = math.ceil(len(grids) / 2)
-    sheet = Figure(figsize=(3.6 * columns, 8.8), dpi=100, layout="constrained")
+    sheet = Figure(figsize=(3.6 * columns, 9), dpi=100)
+    sheet.subplots_adjust(0.01, 0.01, 0.99, 0.92, 0.03, 0.2)
     canvas = FigureCanvasAgg(sheet)
     axes = sheet.subplots(2, columns, squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")
     for axis, (title, images) in zip(axes, grids.items(), strict=False):
         axis.imshow(pictures.grid(images, 6))
-        axis.set_title(title, fontsize=8, family="monospace")
+        axis.set_title(title, fontsize=7, family="monospace")
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     replace(path, lambda file: picture.save(file, format="JPEG" if path.suffix == ".jpg" else "PNG", quality=88))
