@@ -345,5 +345,5 @@ def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
     if "run" in reads and cfg.run is None:
         raise Mistake(f"run: task={task} needs the folder of one: run=outputs/NAME/TIME")
     whole = any(o.key_or_group == "data" for o in parsed)
-    if task != "train" and not whole and any(o.key_or_group.startswith("data.") for o in parsed):
+    if "checkpoint" in reads and not whole and any(o.key_or_group.startswith("data.") for o in parsed):
         raise Mistake(f"data: task={task} takes the checkpoint's data; to change it, name it whole: data=mnist data.root=…")

@@ -110,12 +110,16 @@ def free_folder(cfg: DictConfig, mode: str) -> Path:
 
 
 def report(error: BaseException, folder: Path) -> str:
-    """The error in one line; the whole trace goes to `folder`/error.txt."""
-    (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    """The error in one line; the whole trace goes to `folder`/error.txt, where there is room for it."""
+    where = f" (the whole trace: {folder / 'error.txt'})"
+    try:
+        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:  # a full disk may be the error itself
+        where = ""
     if isinstance(error, Mistake):
         return str(error)
     last = (str(error).strip().splitlines() or [""])[-1]
-    return f"{type(error).__name__}: {last} (the whole trace: {folder / 'error.txt'})"
+    return f"{type(error).__name__}: {last}{where}"
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------

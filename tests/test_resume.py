@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_left_aside(cli: Callable[..., Answer], tmp_path
         (["task=resume"], "run: task=resume needs the folder of one: run=outputs/NAME/TIME"),
         (["task=resume", "run=nowhere"], "run: there is no folder nowhere"),
         (["task=resume", "run=."], "holds no config.yaml; name the folder of a run"),
-        (["task=resume", "run=.", "loss=hinge"], "loss: task=resume does not read it, only run, trainer, hardware"),
+        (["task=resume", "run=.", "num=3"], "num: task=resume does not read it"),
         (["run=outputs"], "run: task=train does not read it"),
     ],
 )
@@ -134,7 +134,15 @@ def short_run(cli: Callable[..., Answer], tmp_path: Path) -> Path:
     "override, message",
     [
         ("trainer.max_steps=9", "trainer.max_steps: 9, but the schedule, LinearLR, was made for 4 steps and has ended there"),
-        ("trainer.samples_every=1", "trainer.samples_every: a run that resumes keeps it; only trainer.max_steps, hardware"),
+        (
+            "loss=hinge",
+            "loss._target_ is ganexp.losses.BCE, not ganexp.losses.Hinge (what may change: trainer, hardware, logger,",
+        ),
+        ("seed=6", "a run that resumes keeps its config: seed is 5, not 6 (what may change"),
+        (
+            "experiment=mnist_mlp",
+            "callbacks.metrics.num is 32, not 2000; data._target_ is ganexp.data.toy.Sine, not ganexp.data.mnist.MNIST; ",
+        ),
         ("hardware.strategy.x=1", "there is no such key"),
         ("+hardware.precison=3", "hardware.precison: pytorch_lightning.Trainer has no such argument"),
     ],

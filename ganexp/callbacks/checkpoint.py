@@ -9,10 +9,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ganexp.callbacks.metrics import Metrics
+from ganexp.files import replace, sync_folder
 
 Kind = TypeVar("Kind")
+
+
+class Synced(TorchCheckpointIO):
+    """Writes beside the file's final name and syncs, where Lightning's own writes to the machine's temporary folder first."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        replace(Path(path), lambda file: torch.save(checkpoint, file))
 
 
 class Checkpoint(pl.Callback):
@@ -47,7 +57,7 @@ class Checkpoint(pl.Callback):
         due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
         if not (improved or due):
             return
-        temporary = self.folder / "writing.tmp"
+        temporary = self.folder / "whole.tmp"  # a run that dies here leaves it; the next checkpoint replaces it
         trainer.save_checkpoint(temporary)  # every rank: it ends in a barrier
         if not trainer.is_global_zero:
             return
@@ -59,6 +69,7 @@ class Checkpoint(pl.Callback):
             place(temporary, self.folder / f"step-{step:08d}.ckpt")
             place(temporary, self.folder / "last.ckpt")
         temporary.unlink()
+        sync_folder(self.folder)
         for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
             old.unlink()
 

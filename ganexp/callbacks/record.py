@@ -25,13 +25,13 @@ class Record(pl.Callback):
     """Keeps `folder`/run.json true from the first step to the last, and puts the hyper-parameters into TensorBoard.
 
     `facts` stand in the file as they are; `hyper_parameters` are a nested config. The status is running, finished,
-    interrupted or failed; a run that was killed is still `running`. One that `resumed` adds its seconds to those there are,
+    interrupted or failed; a run that was killed is still `running`. One that resumes adds its seconds to those there are,
     and its step to `resumed_at`.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any], hyper_parameters: dict[str, Any], resumed: bool):
+    def __init__(self, folder: Path, facts: dict[str, Any], hyper_parameters: dict[str, Any]):
         self.file, self.facts, self.hyper_parameters = folder / "run.json", facts, hyper_parameters
-        self.before = read_json(self.file) if resumed else {}
+        self.before = read_json(self.file)
         self.before.pop("error", None)
         self.started, self.images_before = time.time(), 0
 

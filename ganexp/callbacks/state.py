@@ -19,7 +19,8 @@ from ganexp.files import replace
 
 
 class State(pl.Callback):
-    """Puts into every checkpoint the config, as plain containers, and every rank's random states and last scalars.
+    """Puts into every checkpoint the config, as plain containers, the data's fingerprint, and every rank's random states and last
+    scalars.
 
     A resumed run takes these up; with another number of processes than before it starts from its seed.
     """
@@ -30,6 +31,7 @@ class State(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, system: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        checkpoint["data"] = trainer.datamodule.fingerprint  # type: ignore[attr-defined]
         mine = random_state() | {"scalars": system.remember()}
         states = [mine]
         if trainer.world_size > 1:

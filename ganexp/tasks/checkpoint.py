@@ -26,16 +26,10 @@ def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], i
     """
     if not file.is_file():
         raise Mistake(f"checkpoint: there is no file {file}")
-    if not zipfile.is_zipfile(file):
-        raise Mistake(f"checkpoint: {file} cannot be read, it is damaged or no checkpoint")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise Mistake(f"checkpoint: {file} holds more than tensors and plain values, and may run code: refused") from error
-    except Exception as error:  # torch raises whatever the bytes lead it to
-        raise Mistake(f"checkpoint: {file} cannot be read, it is damaged or no checkpoint ({one_line(error)})") from error
-    if not isinstance(content, dict) or not {"config", "state_dict", "global_step"} <= content.keys():
-        raise Mistake(f"checkpoint: {file} is not one of ganexp's: it holds no config")
+        content = read(file)
+    except ValueError as error:
+        raise Mistake(f"checkpoint: {file} {error}") from error
     config, step = content["config"], content["global_step"]
     try:
         if not isinstance(step, int) or not isinstance(config, dict):
@@ -47,6 +41,32 @@ def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], i
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise Mistake(f"checkpoint: {file} does not fit its own config: {one_line(error)[:300]}") from error
     return system.eval(), config, step
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU. Raises ValueError, saying what is wrong with it: `is damaged, …`.
+
+    torch.load compares no checksums and unpacks whatever it is given; the archive is therefore checked first.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                packed = entry.compress_type != zipfile.ZIP_STORED  # torch packs nothing: it may be a decompression bomb
+                if packed or entry.external_attr or ".." in entry.filename or entry.filename.startswith("/"):
+                    raise ValueError(f"is no checkpoint, or damaged: {entry.filename} in it is not as torch writes it")
+            if damaged := archive.testzip():
+                raise ValueError(f"is damaged: {damaged} in it does not fit its checksum")
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"is no checkpoint, or cut off: {one_line(error)}") from error
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError("holds more than tensors and plain values, and may run code: refused") from error
+    except Exception as error:  # torch raises whatever the bytes lead it to
+        raise ValueError(f"is damaged: {one_line(error)[:200]}") from error
+    if not isinstance(content, dict) or not {"config", "state_dict", "global_step"} <= content.keys():
+        raise ValueError("is not one of ganexp's: it holds no config")
+    return content
 
 
 def restore_data(config: dict[str, Any], trust: Sequence[str]) -> DataModule:

@@ -3,45 +3,60 @@
 from __future__ import annotations
 
 import logging
-import pickle
-import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from ganexp.build import OURS, one_line
 from ganexp.config import TYPED, as_typed
 from ganexp.mistakes import Mistake
+from ganexp.tasks.checkpoint import read
 from ganexp.tasks.processes import external
 from ganexp.tasks.train import Train
 
 log = logging.getLogger(__name__)
 ALLOWED = [*OURS, "ganexp.callbacks.", "ganexp.metrics.", "pytorch_lightning."]  # what a run's config.yaml may name
+CADENCES = {  # keys of trainer that callbacks refer to
+    "samples_every": "samples.every",
+    "num_samples": "samples.num",
+    "metrics_every": "metrics.every",
+    "checkpoint_every": "checkpoint.every",
+}
+MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # steps, cadences, where and what to: nothing of the game
+FOLLOWS = tuple(f"callbacks.{key}" for key in CADENCES.values())
+OF_THE_CALL = ("task", "run", "trust", "experiment", "checkpoint", "num", "label", "grid", "num_images")
 
 
 class Resume:
-    """Train from the run's last checkpoint on, with the run's own config.yaml. On the same hardware the weights, logs and
-    pictures are those of a run that never stopped.
+    """Train from the run's last checkpoint on, with the run's own config. On the same hardware the weights, logs and pictures
+    are those of a run that never stopped. One that was killed before its first checkpoint starts at its first step.
 
-    `trainer.max_steps` and `hardware` may be changed on the command line, nothing else. A damaged checkpoint is left aside for
-    the one before it. Raises Mistake for a folder that holds no run of this version or no whole checkpoint, for a config.yaml
-    that names classes neither ganexp's nor trusted, for a run at its last step, and for more steps than its schedule is for.
+    What lies below MAY_CHANGE may be changed on the command line or in config.yaml. A damaged checkpoint is left aside for the
+    one before it. Raises Mistake for a folder that holds no run of this version or no whole checkpoint, for another config or
+    other data than the checkpoint's, for a config.yaml that names classes neither ganexp's nor trusted, for a run at its last
+    step, and for more steps than its schedule is for.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path):
         kept = read_config(run_dir / "config.yaml")
-        self.notes = change(kept, config)
-        checkpoint, content, damaged = newest(run_dir / "checkpoints")
-        step = content["global_step"]
+        checkpoint, content, self.notes = newest(run_dir / "checkpoints")
+        step = content["global_step"] if content else 0
+        before = content["config"] if content else kept
+        refuse(differences(before, kept), f"run: {run_dir / 'config.yaml'} is not what the run was started with")
+        change(kept, config)
+        check_schedule(before, kept)
+        self.notes += [f"{key} from {old} to {new}" for key, (old, new) in differences(before, kept).items()]
         if step >= kept["trainer"]["max_steps"]:
             raise Mistake(f"run: {run_dir} is at its last step, {step}; to go on, add trainer.max_steps={2 * step}")
-        self.notes = [f"resumed at step {step:,}", *self.notes, *damaged]
+        self.notes.insert(0, f"resumed at step {step:,}" if content else "no checkpoint yet: starts at the first step")
         allowed = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in config["trust"])]
         self.train = Train(kept, run_dir, checkpoint, allowed)
-        ranks = len(content["random"])
+        if content and content["data"] != self.train.data.fingerprint:
+            raise Mistake("data: these are not the samples that the run has learned from so far; a run keeps its data")
+        ranks = len(content["random"]) if content else self.train.trainer.world_size
         if ranks != self.train.trainer.world_size:
             self.notes.append(f"on {self.train.trainer.world_size} devices instead of {ranks}: no longer bit for bit")
 
@@ -70,43 +85,91 @@ def read_config(file: Path) -> dict[str, Any]:
     return kept
 
 
-def change(kept: dict[str, Any], config: dict[str, Any]) -> list[str]:
-    """Put what the command line changes into the run's config; a line for each change. Raises Mistake for what cannot change."""
-    said = []
-    for override in as_typed(HydraConfig.get().overrides.task):
-        key = override.partition("=")[0].lstrip("+")
-        if key == "trainer.max_steps":
-            old, new = kept["trainer"]["max_steps"], config["trainer"]["max_steps"]
-            if new > old and old in kept["schedule"].values():
-                name = kept["schedule"]["_target_"].rpartition(".")[2]
-                raise Mistake(f"trainer.max_steps: {new}, but the schedule, {name}, was made for {old} steps and has ended there")
-            kept["trainer"]["max_steps"] = new
-            said.append(f"trainer.max_steps from {old} to {new}")
-        elif key == "hardware":
-            kept["hardware"] = config["hardware"]
-            said.append(override)
-        elif key.count(".") == 1 and key.startswith("hardware."):
-            name = key.partition(".")[2]
-            kept["hardware"][name] = config["hardware"][name]
-            said.append(override)
-        elif key not in ("task", "run", "trust"):
-            raise Mistake(f"{key}: a run that resumes keeps it; only trainer.max_steps, hardware and hardware.KEY may change")
-    return said
-
-
-def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The last whole checkpoint, its content, and a note for each that is damaged. Raises Mistake if there is none."""
+def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The last whole checkpoint, its content, and a note for each that is damaged; null and nothing where none was written yet.
+    Raises Mistake if there are only damaged ones."""
     damaged: list[str] = []
     for file in [folder / "last.ckpt", *sorted(folder.glob("step-*.ckpt"), reverse=True)]:
         if not file.is_file():
             continue
         try:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is no checkpoint, or cut off")
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            if not {"global_step", "random", "state_dict"} <= content.keys():
-                raise ValueError("it is not of this version of ganexp")
+            content = read(file)
+            if not {"random", "data"} <= content.keys():
+                raise ValueError("is of another version of ganexp")
             return file, content, damaged
-        except (pickle.UnpicklingError, RuntimeError, ValueError, OSError, EOFError, KeyError, AttributeError) as error:
-            damaged.append(f"left aside {file.name}: {one_line(error)[:200]}")
-    raise Mistake(f"run: there is no whole checkpoint in {folder}" + "".join(f"; {note}" for note in damaged))
+        except ValueError as error:
+            damaged.append(f"left aside: {file.name} {error}")
+    if damaged:
+        raise Mistake(f"run: there is no whole checkpoint in {folder}; {'; '.join(damaged)}")
+    return None, {}, []
+
+
+# -- what may change -------------------------------------------------------------------------------------------------
+
+
+def change(kept: dict[str, Any], config: dict[str, Any]) -> None:
+    """Put what the command line changes into the run's config. Raises Mistake, with the differences, for what cannot change."""
+    overrides = as_typed(HydraConfig.get().overrides.task)
+    keys = [override.partition("=")[0].strip("+~").replace("/", ".") for override in overrides]
+    if "experiment" in keys:
+        keys += [key for key in kept if key not in OF_THE_CALL]
+    named = [key for key in keys if key not in OF_THE_CALL]
+    asked = {key: pair for key, pair in differences(kept, config).items() if below(key, named)}
+    refuse(asked, "run: a run that resumes keeps its config")
+    for key in named:
+        if below(key, MAY_CHANGE):
+            put(kept, config, key)
+            if key.startswith("trainer.") and (callback := CADENCES.get(key.removeprefix("trainer."))):
+                put(kept, config, f"callbacks.{callback}")
+
+
+def put(kept: dict[str, Any], config: dict[str, Any], key: str) -> None:
+    """Take the value at a full key from the one config into the other."""
+    *path, last = key.split(".")
+    for part in path:
+        if not isinstance(kept.get(part), dict) or not isinstance(config.get(part), dict):
+            return  # a callback that the run does not have
+        kept, config = kept[part], config[part]
+    if last in config:
+        kept[last] = config[last]
+    else:
+        kept.pop(last, None)
+
+
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
+    """Full keys and their values."""
+    if isinstance(node, dict) and node:
+        return {key: leaf for name, item in node.items() for key, leaf in leaves(item, f"{path}.{name}".lstrip(".")).items()}
+    return {path: node}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Full keys that differ, with both values; one that is not there counts as null."""
+    before, after = leaves(old), leaves(new)
+    return {
+        key: (before.get(key), after.get(key))
+        for key in [*before, *(after.keys() - before.keys())]
+        if before.get(key) != after.get(key) and not below(key, OF_THE_CALL)
+    }
+
+
+def below(key: str, keys: Iterable[str]) -> bool:
+    return any(key == other or key.startswith(f"{other}.") for other in keys)
+
+
+def refuse(found: dict[str, tuple[Any, Any]], why: str) -> None:
+    """Raises Mistake, showing them, for differences in what may not change."""
+    others = [key.removesuffix("._target_") for key in found if key.endswith("._target_")]  # whose arguments differ anyway
+    told = {key: pair for key, pair in sorted(found.items()) if key.endswith("._target_") or not below(key, others)}
+    fixed = [f"{key} is {old}, not {new}" for key, (old, new) in told.items() if not below(key, (*MAY_CHANGE, *FOLLOWS))]
+    if fixed:
+        more = f"; and {len(fixed) - 5} more" if len(fixed) > 5 else ""
+        raise Mistake(f"{why}: {'; '.join(fixed[:5])}{more} (what may change: {', '.join(MAY_CHANGE)})")
+
+
+def check_schedule(before: dict[str, Any], kept: dict[str, Any]) -> None:
+    """Raises Mistake for steps beyond the end of a schedule that was made for fewer."""
+    old, new = before["trainer"]["max_steps"], kept["trainer"]["max_steps"]
+    if new > old and old in kept["schedule"].values():
+        name = kept["schedule"]["_target_"].rpartition(".")[2]
+        raise Mistake(f"trainer.max_steps: {new}, but the schedule, {name}, was made for {old} steps and has ended there")

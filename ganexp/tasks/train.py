@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from ganexp.build import build, located
-from ganexp.callbacks.checkpoint import Checkpoint, find
+from ganexp.callbacks.checkpoint import Checkpoint, Synced, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
 from ganexp.callbacks.state import State, keep_rows
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class Train:
     """Train a system. Building raises Mistake for all that can be wrong before the first step, and writes nothing.
 
-    `checkpoint`: one of the run in `run_dir`, to go on from; null starts anew. `allowed`: for a config read from a file,
+    `checkpoint`: one of the run in `run_dir`, to go on from; null starts at the first step. `allowed`: for a config read from a file,
     prefixes of the classes it may name.
     """
 
@@ -93,7 +93,7 @@ class Train:
                 except (ValueError, RuntimeError) as error:
                     raise located(error, "metrics") from error
         loggers = {name: build(node, f"logger.{name}", self.allowed) for name, node in nodes["logger"].items()}
-        return make_trainer(
+        trainer = make_trainer(
             config["hardware"],
             {
                 "max_steps": training["max_steps"],
@@ -105,6 +105,8 @@ class Train:
             },
             self.allowed,
         )
+        trainer.strategy.checkpoint_io = Synced()
+        return trainer
 
     def run(self) -> int:
         """Train in the run folder; with several devices on this machine, in a process each. The exit code: 0, or 128 and the
@@ -123,13 +125,11 @@ class Train:
             "data": {"samples": len(self.data.x), "shape": list(self.data.shape), "notes": self.data.notes},
             **environment(trainer),
         }
-        resumed = self.checkpoint is not None
-        trainer.callbacks.append(Record(self.run_dir, facts, hyper_parameters(config), resumed))  # type: ignore[attr-defined]
+        trainer.callbacks.append(Record(self.run_dir, facts, hyper_parameters(config)))  # type: ignore[attr-defined]
         if trainer.is_global_zero:
             text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
             replace(self.run_dir / "config.yaml", lambda file: file.write(text.encode()))
-            if resumed:
-                self.continue_logs()
+            self.continue_logs()
             print(self.announcement(), flush=True)
             log.info(self.announcement())
             for note in self.data.notes:
@@ -144,12 +144,12 @@ class Train:
         return 128 + stop.received if stop and stop.received and early else 0
 
     def continue_logs(self) -> None:
-        """What was logged beyond the checkpoint is about to be logged again: drop it."""
-        step = torch.load(self.checkpoint, weights_only=True, mmap=True)["global_step"]  # type: ignore[arg-type]
+        """What a run that resumes had logged beyond its checkpoint is about to be logged again: drop it."""
+        step = torch.load(self.checkpoint, weights_only=True, mmap=True)["global_step"] if self.checkpoint else -1
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger):
                 keep_rows(logger, step)
-            elif isinstance(logger, TensorBoardLogger):
+            elif isinstance(logger, TensorBoardLogger) and list(Path(logger.log_dir).glob("events.out.tfevents.*")):
                 logger._kwargs["purge_step"] = step + 1  # before its writer is made
 
     def announcement(self) -> str:
