@@ -111,7 +111,7 @@ class DataModule(pl.LightningDataModule):
         pixels = self.x.permute(0, 2, 3, 1) if self.x.ndim == 4 else self.x  # as they lie in memory
         digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=16)
         for array in (pixels, self.y):
-            digest.update(array.contiguous().numpy())
+            digest.update(array.contiguous().numpy().data)
         return digest.hexdigest()
 
     def train_dataloader(self) -> Gather:

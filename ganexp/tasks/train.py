@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 class Train:
     """Train a system. Building raises Mistake for all that can be wrong before the first step, and writes nothing.
 
-    `checkpoint`: one of the run in `run_dir`, to go on from; null starts at the first step. `allowed`: for a config read from a file,
-    prefixes of the classes it may name.
+    `checkpoint`: one of the run in `run_dir`, to go on from; null starts at the first step. `allowed`: for a config read
+    from a file, prefixes of the classes it may name.
     """
 
     def __init__(
