@@ -217,6 +217,61 @@ def test_penalties_run_in_float32_under_autocast() -> None:
     assert kinds == [(torch.float32, torch.float32, False)]
 
 
+class Norms(pl.Callback):
+    """The largest norm of each optimizer's gradient when it was used."""
+
+    def __init__(self) -> None:
+        self.norms: list[list[float]] = [[], []]
+
+    def on_before_optimizer_step(self, trainer: Any, system: Any, optimizer: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        self.norms[trainer.optimizers.index(optimizer)].append(float(nn.utils.get_total_norm(gradients)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"separate": True, "d_steps": 2},
+        {"loss": losses.Relativistic(), "regularizers": {"r1": regularizers.R1(1.0, every=2)}},
+        {"fresh_fakes": True, "clip_g": 0.01, "clip_d": 0.1},
+    ],
+)
+def test_a_batch_in_parts_is_the_batch(changes: dict[str, Any]) -> None:
+    whole, parts, draws = Watch(), Watch(), 5
+    one = make_gan(**changes)
+    fit(one, draws, whole)
+    four = make_gan(accumulate=4, **changes)
+    calls: list[int] = []
+    four.generator.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    fit(four, draws, parts)
+    assert 4 in calls and set(calls) <= {4, 16}
+    torch.testing.assert_close(parts.d, whole.d, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(parts.g, whole.g, atol=1e-6, rtol=1e-6)
+    assert four.scalars.keys() == one.scalars.keys()
+    for name in one.scalars:
+        torch.testing.assert_close(four.scalars[name], one.scalars[name], atol=1e-5, rtol=1e-5)
+
+
+def test_each_network_is_clipped_by_its_own_norm() -> None:
+    free, held = Norms(), Norms()
+    fit(make_gan(), 4, free)
+    assert min(free.norms[0]) > 0.05 and min(free.norms[1]) > 0.01  # else clipping below would not be seen
+    system = make_gan(clip_d=0.05, clip_g=0.01)
+    fit(system, 4, held)
+    assert held.norms[0] == pytest.approx([0.05] * 4, rel=1e-3) and held.norms[1] == pytest.approx([0.01] * 4, rel=1e-3)
+    assert system.scalars["gradient_norm/discriminator"] > 0.05  # the log shows what it was before
+    loose = Norms()
+    fit(make_gan(clip_d=1e6, clip_g=1e6), 4, loose)
+    assert loose.norms == free.norms
+
+
+def test_what_parts_and_norms_may_be() -> None:
+    for changes, message in (({"accumulate": 0}, "accumulate: at least 1"), ({"clip_g": 0.0}, "clip_g: a norm above 0")):
+        with pytest.raises(ValueError, match=message):
+            make_gan(**changes)
+
+
 def test_classes_of_unlabelled_data_are_refused() -> None:
     with pytest.raises(ValueError, match="classes"):
         make_gan(classes=0)

@@ -158,7 +158,7 @@ def test_d_learns_the_class_of_the_real_and_generated_for_the_fake() -> None:
     adversarial = losses.BCE(weight=0.5).discriminator(LOGITS[:, :1], LOGITS.flip(0)[:, :1])
     assert terms["real"] == adversarial["real"] and terms["fake"] == adversarial["fake"]
     # 4 logits of the first row: 1, -1, 0, 2: "generated" wins; the second row's 0.5 is its label's.
-    assert system.noted["accuracy/real"] == 0.5 and system.noted["accuracy/fake"] == 0.5
+    assert system.noted["accuracy/real"] == [0.5] and system.noted["accuracy/fake"] == [0.5]
 
 
 def test_without_that_class_d_learns_the_label_the_fake_was_drawn_for() -> None:

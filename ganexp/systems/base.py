@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ganexp.ema import EMA
+from ganexp.systems.ranks import average, share
 
 
 class Latent(Protocol):
@@ -66,14 +67,23 @@ class System(pl.LightningModule):
 
     `classes`: number of classes the networks are conditioned on; null is unconditional. Raises ValueError for 0.
     `ema_half_life`: images after which an old weight of the averaged generator counts half; null keeps no average.
-    `width`: factor on the channels of all networks, whose options refer to it.
+    `width`: factor on the channels of all networks, whose options refer to it. `accumulate`: parts in which a batch is gone
+    through, one after another, for less memory; the update is that of the whole batch (batch norm apart, which sees the parts).
     One optimizer step is one global step: see `uncounted`.
     """
 
     def __init__(
-        self, latent: Latent, generator: nn.Module, classes: int | None, ema_half_life: float | None, width: float = 1.0
+        self,
+        latent: Latent,
+        generator: nn.Module,
+        classes: int | None,
+        ema_half_life: float | None,
+        width: float = 1.0,
+        accumulate: int = 1,
     ):
         super().__init__()
+        if accumulate < 1:
+            raise ValueError(f"accumulate: at least 1 part, not {accumulate}")
         if width <= 0:
             raise ValueError(f"width: a factor above 0, not {width}")
         if classes == 0:
@@ -83,10 +93,10 @@ class System(pl.LightningModule):
         self.automatic_optimization = False
         self.latent, self.generator, self.classes = latent, generator, classes
         self.ema = EMA(generator, ema_half_life) if ema_half_life else None
-        self.images_seen = 0
+        self.accumulate, self.images_seen = accumulate, 0
         self.rates: dict[str, float] = {}  # the learning rates of the last step
         self.scalars: dict[str, Tensor] = {}  # of the last step, under their names in the log; not yet reduced over ranks
-        self.noted: dict[str, Tensor] = {}  # those of this step alone
+        self.noted: dict[str, list[Tensor]] = {}  # those of this step alone, one for each part of the batch and each update
         self.recent: deque[dict[str, Tensor]] = deque(maxlen=1)  # those of the last steps, of which the log holds the mean
         self.measuring = False  # whether this step's scalars are logged: gradient norms cost a pass over all weights
 
@@ -135,12 +145,27 @@ class System(pl.LightningModule):
         """The networks that learn, by the name their optimizer has in the log."""
         raise NotImplementedError
 
-    def descend(self, optimizer: Any, loss: Tensor, *names: str) -> None:
-        """One update down the loss, of the networks of these names."""
+    def parts(self, *batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The `accumulate` parts of some tensors [N, …]."""
+        return zip(*(tensor.chunk(self.accumulate) for tensor in batch), strict=True)
+
+    def descend(self, optimizer: Any, losses: Iterable[Tensor], clip: float | None, *names: str) -> None:
+        """One update down the mean of the losses, of the networks of these names.
+
+        `losses`: one for each part of the batch, each made when the one before has been differentiated. `clip`: the greatest
+        norm that the gradient may have; null clips nothing.
+        """
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        for loss in losses:
+            self.manual_backward(loss / self.accumulate)
+        learning = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self.trainer.world_size > 1:
+            average([p.grad for p in learning])
         if self.measuring:
-            self.note({f"gradient_norm/{name}": self.gradient_norm(self.networks()[name]) for name in names})
+            networks = self.networks()
+            self.note({f"gradient_norm/{name}": self.gradient_norm(networks[name].parameters()) for name in names})
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(learning, clip, self.gradient_norm(learning))
         optimizer.step()
 
     def count_step(self, batch: int, of_g: int = 1) -> None:
@@ -157,25 +182,19 @@ class System(pl.LightningModule):
         schedulers = self.lr_schedulers()
         for scheduler in cast(list[LRScheduler], schedulers if isinstance(schedulers, list) else [schedulers]):
             scheduler.step()
-        if self.trainer.world_size > 1:
-            self.share_buffers()
-        self.scalars |= self.noted
-        self.recent.append(self.noted)
+        if self.trainer.world_size > 1 and (buffers := [b for b in self.buffers() if b.is_floating_point()]):
+            share(buffers)  # batch-norm statistics: each rank has seen only its own part of the batch
+        noted = {name: values[0] if len(values) == 1 else torch.stack(values).mean() for name, values in self.noted.items()}
+        self.scalars |= noted
+        self.recent.append(noted)
         self.noted = {}
         if self.due(self.log_every, self.global_step):
             self.write_scalars()
 
-    def share_buffers(self) -> None:
-        """Rank 0's batch-norm statistics on every rank: each has seen only its own part of the batch."""
-        buffers = [b for b in self.buffers() if b.is_floating_point()]
-        if buffers:
-            joined = torch.cat([b.flatten() for b in buffers])
-            torch.distributed.broadcast(joined, 0)
-            for buffer, shared in zip(buffers, joined.split([b.numel() for b in buffers]), strict=True):
-                buffer.copy_(shared.view_as(buffer))
-
     def note(self, scalars: dict[str, Tensor]) -> None:
-        self.noted |= {name: value.detach() for name, value in scalars.items()}
+        """For the log, which shows the mean of what a step notes under a name."""
+        for name, value in scalars.items():
+            self.noted.setdefault(name, []).append(value.detach())
 
     @property
     def log_every(self) -> int:
@@ -185,10 +204,10 @@ class System(pl.LightningModule):
         """Whether `step` is the first, the last or a multiple of `every`."""
         return step == 1 or step % every == 0 or step == self.trainer.max_steps
 
-    def gradient_norm(self, network: nn.Module) -> Tensor:
-        """L2 norm of all gradients of `network`, without the loss scale of 16-bit training: a scalar."""
+    def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """L2 norm of the gradients, without the loss scale of 16-bit training: a scalar."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         return norm / (scaler.get_scale() if scaler is not None else 1.0)
 
     def write_scalars(self) -> None:
@@ -216,6 +235,12 @@ class System(pl.LightningModule):
         """What `remember` gave."""
         *recent, self.scalars = [{name: torch.tensor(v, device=self.device) for name, v in s.items()} for s in scalars]
         self.recent.extend(recent)
+
+
+def checked_clip(norm: float | None, name: str) -> float | None:
+    if norm is not None and norm <= 0:
+        raise ValueError(f"{name}: a norm above 0, or null to clip nothing, not {norm}")
+    return norm
 
 
 MakeOptimizer = Callable[[Any], Optimizer]

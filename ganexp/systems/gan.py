@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol, cast
 
@@ -11,7 +11,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from ganexp.losses import TwoSided
-from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, evaluating, frozen
+from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip, evaluating, frozen
 
 
 class Loss(Protocol):
@@ -32,9 +32,9 @@ class GAN(System):
     `regularizers`, `augment`: by their name in the log; augmentations are applied in order to all that D sees.
     `fresh_fakes`: G learns from a second batch of fakes, not from those D has just seen (one more pass through G); its further
     updates at one step always do. `separate`: D's step is two updates, on the real batch with the penalties and then on the fake
-    one, whose gradient norm is logged.
-    `classes`, `ema_half_life`, `width`: see System. Raises ValueError for a loss without a discriminator, and for `separate`
-    with one that compares both batches.
+    one. `clip_g`, `clip_d`: the greatest norm of the gradient of each, null for any.
+    `classes`, `ema_half_life`, `width`, `accumulate`: see System. Raises ValueError for a loss without a discriminator, and for
+    `separate` with one that compares both batches.
     """
 
     def __init__(
@@ -55,8 +55,11 @@ class GAN(System):
         separate: bool = False,
         ema_half_life: float | None = None,
         width: float = 1.0,
+        accumulate: int = 1,
+        clip_g: float | None = None,
+        clip_d: float | None = None,
     ):
-        super().__init__(latent, generator, classes, ema_half_life, width)
+        super().__init__(latent, generator, classes, ema_half_life, width, accumulate)
         if min(d_steps, g_steps) < 1:
             raise ValueError(f"{'d_steps' if d_steps < 1 else 'g_steps'}: at least 1, not {min(d_steps, g_steps)}")
         if not hasattr(loss, "discriminator"):
@@ -68,6 +71,7 @@ class GAN(System):
         self.regularizers, self.augment = dict(regularizers), dict(augment)
         self.optimizer_g, self.optimizer_d, self.schedule = optimizer_g, optimizer_d, schedule
         self.d_steps, self.g_steps, self.fresh_fakes, self.separate = d_steps, g_steps, fresh_fakes, separate
+        self.clip_g, self.clip_d = checked_clip(clip_g, "clip_g"), checked_clip(clip_d, "clip_d")
         self.to(memory_format=torch.channels_last)  # convolutions are faster so, on the CPU by a tenth
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -76,30 +80,38 @@ class GAN(System):
         update_g = step % self.d_steps == 0
         self.measuring = self.due(self.log_every, step) or self.d_steps > 1  # the step that is logged may be none of G's
 
-        with torch.set_grad_enabled(update_g and not self.fresh_fakes):
-            fake = self.generate(y)
+        z = self.latent.sample(len(y), self.device)
+        shared = not self.fresh_fakes and self.accumulate == 1  # G learns through the very graph of the fakes that D sees
+        with torch.set_grad_enabled(update_g and shared):
+            fake = self.generator(z, y)
         self.discriminator_step(real, fake.detach(), y)
         for k in range(self.g_steps if update_g else 0):
-            self.generator_step(real, self.generate(y) if self.fresh_fakes or k else fake, y)
+            if k or self.fresh_fakes:
+                z = self.latent.sample(len(y), self.device)
+            self.generator_step(real, z, y, fake if shared and not k else None)
         self.count_step(len(real), self.d_steps if update_g else 0)
 
     def discriminator_step(self, real: Tensor, fake: Tensor, y: Tensor) -> None:
         optimizer, _ = cast(list[LightningOptimizer], self.optimizers())
-        everything: dict[str, Tensor] = {}
-        for batches in [{"real": real}, {"fake": fake}] if self.separate else [{"real": real, "fake": fake}]:
-            logits = {side: self.judge(x, y) for side, x in batches.items()}
-            terms = self.discriminator_terms(logits, y)
-            if "real" in batches:
-                terms |= self.penalties(real, fake, y)
-            with nullcontext() if "fake" in batches else self.uncounted(optimizer):
-                self.descend(optimizer, torch.stack(list(terms.values())).sum(), "discriminator")
+        for sides in [["real"], ["fake"]] if self.separate else [["real", "fake"]]:
+            with nullcontext() if "fake" in sides else self.uncounted(optimizer):
+                self.descend(optimizer, self.discriminator_losses(sides, real, fake, y), self.clip_d, "discriminator")
+        terms = [torch.stack(parts).mean() for name, parts in self.noted.items() if name.startswith("loss/discriminator/")]
+        self.note({"loss/discriminator": torch.stack(terms).sum()})
 
-            everything |= terms
-            self.note({f"logits/{side}": x[:, 0].mean() for side, x in logits.items()})
+    def discriminator_losses(self, sides: list[str], real: Tensor, fake: Tensor, y: Tensor) -> Iterator[Tensor]:
+        """What D minimises on the real batch, on the fake one, or on both, for each part of them."""
+        for real_part, fake_part, y_part in self.parts(real, fake, y):
+            batch = {"real": real_part, "fake": fake_part}
+            logits = {side: self.judge(batch[side], y_part) for side in sides}
+            terms = self.discriminator_terms(logits, y_part)
+            if "real" in sides:
+                terms |= self.penalties(real_part, fake_part, y_part)
             names = {"real": "D(x)", "fake": "D(G(z))_before"}
+            self.note({f"logits/{side}": x[:, 0].mean() for side, x in logits.items()})
             self.note({f"score/{names[side]}": x[:, 0].sigmoid().mean() for side, x in logits.items()})
-        self.note({f"loss/discriminator/{name}": term for name, term in everything.items()})
-        self.note({"loss/discriminator": torch.stack(list(everything.values())).detach().sum()})
+            self.note({f"loss/discriminator/{name}": term for name, term in terms.items()})
+            yield torch.stack(list(terms.values())).sum()
 
     def discriminator_terms(self, logits: dict[str, Tensor], y: Tensor) -> dict[str, Tensor]:
         """What D minimises, from the logits [N, outputs] of `real` and `fake`, or of one of them."""
@@ -108,24 +120,25 @@ class GAN(System):
             return self.loss.discriminator(**adversarial)
         return {side: getattr(self.loss, side)(x) for side, x in adversarial.items()}
 
-    def generator_step(self, real: Tensor, fake: Tensor, y: Tensor) -> None:
+    def generator_step(self, real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> None:
         _, optimizer = cast(list[LightningOptimizer], self.optimizers())
-        with frozen(self.discriminator):
-            logits = self.judge(fake, y)
-            terms = self.generator_terms(logits, self.judge(real, y) if self.needs_real else None, y)
+        with frozen(self.discriminator), self.uncounted(optimizer):
+            self.descend(optimizer, self.generator_losses(real, z, y, fake), self.clip_g, "generator")
+
+    def generator_losses(self, real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> Iterator[Tensor]:
+        """What G minimises, for each part of the batch. `fake`: its samples from z, if they are there already."""
+        for real_part, z_part, y_part in self.parts(real, z, y):
+            logits = self.judge(self.generator(z_part, y_part) if fake is None else fake, y_part)
+            terms = self.generator_terms(logits, self.judge(real_part, y_part) if self.needs_real else None, y_part)
             loss = torch.stack(list(terms.values())).sum()
-            with self.uncounted(optimizer):
-                self.descend(optimizer, loss, "generator")
-        self.note({"loss/generator": loss, "score/D(G(z))_after": logits[:, 0].sigmoid().mean()})
-        if len(terms) > 1:
-            self.note({f"loss/generator/{name}": term for name, term in terms.items()})
+            self.note({"loss/generator": loss, "score/D(G(z))_after": logits[:, 0].sigmoid().mean()})
+            if len(terms) > 1:
+                self.note({f"loss/generator/{name}": term for name, term in terms.items()})
+            yield loss
 
     def generator_terms(self, fake: Tensor, real: Tensor | None, y: Tensor) -> dict[str, Tensor]:
         """What G minimises, from the logits [N, outputs] of its fakes, and of the real batch where the loss needs them."""
         return {"adversarial": self.loss.generator(fake[:, :1], None if real is None else real[:, :1])}
-
-    def generate(self, y: Tensor) -> Tensor:
-        return self.generator(self.latent.sample(len(y), self.device), y)
 
     def judge(self, x: Tensor, y: Tensor) -> Tensor:
         """Logits [N, outputs], float32, of augmented images."""

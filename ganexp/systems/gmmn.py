@@ -9,14 +9,15 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System
+from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip
 
 
 class GMMN(System):
     """The generative moment matching network: one batch is one update of G, down the distance of its samples from the batch.
 
     `generator(z, y) -> x`. `loss(fake, real)`: a distance of samples. `classes` must be null: the distance knows no labels.
-    `ema_half_life`, `width`: see System. Raises ValueError for classes and for an adversarial loss.
+    `ema_half_life`, `width`: see System; the distance is of whole batches, which cannot be gone through in parts. `clip`: the
+    greatest norm of the gradient, null for any. Raises ValueError for classes and for an adversarial loss.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class GMMN(System):
         classes: int | None = None,
         ema_half_life: float | None = None,
         width: float = 1.0,
+        clip: float | None = None,
     ):
         super().__init__(latent, generator, classes, ema_half_life, width)
         if not callable(loss):
@@ -36,6 +38,7 @@ class GMMN(System):
         if classes is not None:
             raise ValueError(f"classes: moment matching is unconditional, so null, not {classes}")
         self.loss, self.optimizer, self.schedule = loss, optimizer, schedule
+        self.clip = checked_clip(clip, "clip")
         self.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -44,7 +47,7 @@ class GMMN(System):
         optimizer = cast(LightningOptimizer, self.optimizers())
         fake = self.generator(self.latent.sample(len(y), self.device), y).float()
         loss = self.loss(fake, real)
-        self.descend(optimizer, loss, "generator")
+        self.descend(optimizer, [loss], self.clip, "generator")
         self.note({"loss/generator": loss})
         self.count_step(len(real))
 

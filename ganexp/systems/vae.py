@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -10,15 +10,16 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from ganexp.latents import Normal
-from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, evaluating
+from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip, evaluating
 
 
 class VAE(System):
     """One batch is one update of encoder and decoder together.
 
     `generator(z, y) -> x` decodes, `encoder(x, y) -> [N, 2 · dim]` gives mean and log variance: any discriminator with so many
-    outputs. `loss`: an ELBO. `classes`: the decoder is conditioned on them; `ema_half_life`, `width`: see System. Raises
-    ValueError for a prior that is not normal and for an adversarial loss.
+    outputs. `loss`: an ELBO. `classes`: the decoder is conditioned on them; `ema_half_life`, `width`, `accumulate`: see System.
+    `clip`: the greatest norm of the gradient of both, null for any. Raises ValueError for a prior that is not normal and for an
+    adversarial loss.
     """
 
     def __init__(
@@ -32,26 +33,34 @@ class VAE(System):
         classes: int | None = None,
         ema_half_life: float | None = None,
         width: float = 1.0,
+        accumulate: int = 1,
+        clip: float | None = None,
     ):
-        super().__init__(latent, generator, classes, ema_half_life, width)
+        super().__init__(latent, generator, classes, ema_half_life, width, accumulate)
         if not isinstance(latent, Normal):
             raise ValueError("latent: the prior of a VAE is normal")
         if not callable(loss):
             raise ValueError(f"loss: {type(loss).__name__} needs a discriminator; here it is a bound, loss=elbo")
         self.encoder, self.loss, self.optimizer, self.schedule = encoder, loss, optimizer, schedule
+        self.clip = checked_clip(clip, "clip")
         self.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         self.measuring = self.due(self.log_every, self.global_step + 1)
         optimizer = cast(LightningOptimizer, self.optimizers())
-        mean, log_variance = self.encode(x, y)
-        z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-        terms = self.loss(self.generator(z, y).float(), x, mean, log_variance)
-        loss = torch.stack(list(terms.values())).sum()
-        self.descend(optimizer, loss, "generator", "encoder")
-        self.note({f"loss/{name}": term for name, term in terms.items()} | {"loss": loss})
+        self.descend(optimizer, self.losses(x, y), self.clip, "generator", "encoder")
         self.count_step(len(x))
+
+    def losses(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        """The negative bound, for each part of the batch."""
+        for x_part, y_part in self.parts(x, y):
+            mean, log_variance = self.encode(x_part, y_part)
+            z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+            terms = self.loss(self.generator(z, y_part).float(), x_part, mean, log_variance)
+            loss = torch.stack(list(terms.values())).sum()
+            self.note({f"loss/{name}": term for name, term in terms.items()} | {"loss": loss})
+            yield loss
 
     def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance [N, dim] of z given x, float32."""

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ganexp.build import build, one_line
 from ganexp.mistakes import Mistake
+from ganexp.systems.ranks import Ranks
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # the weights stay in float32: penalties need it
 MANUAL = {
-    "gradient_clip_val": "Lightning cannot clip where two networks learn in turn",
-    "accumulate_grad_batches": "Lightning cannot accumulate where two networks learn in turn",
+    "gradient_clip_val": "each network has its own: model.clip_g, model.clip_d",
+    "gradient_clip_algorithm": "by norm, model.clip_g and model.clip_d",
+    "accumulate_grad_batches": "both networks go through a batch in parts with model.accumulate",
 }
 ALWAYS = {
     "enable_checkpointing": False,
@@ -49,6 +52,9 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
         trainer: pl.Trainer = build(node, "hardware", allowed)(**arguments, **ALWAYS, sync_batchnorm=on_gpu)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         raise Mistake(f"hardware: {one_line(error)}") from error
+    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy, Ranks):
+        name = type(trainer.strategy).__name__
+        raise Mistake(f"hardware.strategy: {name} is not for two networks that learn in turn; choose hardware=ddp")
     return trainer
 
 

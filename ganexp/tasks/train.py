@@ -70,6 +70,9 @@ class Train:
             )
         if self.data.batch_size % self.trainer.world_size:
             raise Mistake(f"data.batch_size: {self.data.batch_size} cannot be split over {self.trainer.world_size} devices")
+        share = self.data.batch_size // self.trainer.world_size
+        if share % self.system.accumulate:
+            raise Mistake(f"model.accumulate: a device's batch of {share} has no {self.system.accumulate} equal parts")
         try:
             processes.in_turn(self.data.prepare)
         except Exception as error:  # a data set of the user's own may raise anything
