@@ -19,7 +19,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from ganexp import config
 from ganexp.config import CONF_DIR
 from ganexp.files import read_json, write_json
-from ganexp.mistakes import Mistake
+from ganexp.mistakes import Diverged, Mistake
 
 
 def build_task(cfg: DictConfig, folder: Path) -> Any:
@@ -116,7 +116,7 @@ def report(error: BaseException, folder: Path) -> str:
         (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError:  # a full disk may be the error itself
         where = ""
-    if isinstance(error, Mistake):
+    if isinstance(error, Mistake | Diverged):
         return str(error)
     last = (str(error).strip().splitlines() or [""])[-1]
     return f"{type(error).__name__}: {last}{where}"

@@ -1,4 +1,4 @@
-"""What the user got wrong, in one message: where (full config key or file), what, and the nearest right spelling."""
+"""What the user or a run got wrong, in one message: where (full config key or file), what, and the nearest right spelling."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ from hydra.core.object_type import ObjectType
 
 class Mistake(Exception):
     """Said as it is, without a traceback, with exit code 2."""
+
+
+class Diverged(Exception):
+    """A run that shall not go on as it is: what was seen, at which step. `good`: the last step before it. `back`: whether to go
+    on from there."""
+
+    def __init__(self, said: str, good: int = 0, back: bool = False):
+        super().__init__(said)
+        self.good, self.back = good, back
 
 
 def groups() -> list[str]:

@@ -12,7 +12,7 @@ LEAVES = {"networks", "losses", "regularizers", "augment", "latents", "metrics",
 MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "systems": {"systems", "networks", "losses", "regularizers", "augment", "latents", "ema"},
     "pictures": {"files"},
-    "callbacks": {"callbacks", "systems", "pictures", "files", ""},
+    "callbacks": {"callbacks", "systems", "pictures", "files", "mistakes", ""},
     "mistakes": set(),
     "config": {"mistakes"},
     "build": {"mistakes"},

@@ -14,10 +14,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.multiprocessing import spawn as spawn_processes
 
 from ganexp.files import read_json
+from ganexp.mistakes import Diverged
 
 
 def external() -> bool:
@@ -33,7 +34,7 @@ def spawn(
     config: dict[str, Any], run_dir: Path, trainer: pl.Trainer, checkpoint: Path | None, allowed: Sequence[str] | None
 ) -> int:
     """Run the training in one process per device and wait. The exit code: 0, or 128 and the signal that ended it early. Raises
-    ProcessException, after ending the others, if one dies.
+    Diverged if the run does, and ProcessException, after ending the others, if one dies.
 
     Not Lightning's launcher: that one repeats the command line, and with it the whole sweep the run may be part of.
     """
@@ -58,6 +59,11 @@ def spawn(
     try:
         while not workers.join():
             pass
+    except ProcessRaisedException as error:
+        said = str(error).rpartition(f"{Diverged.__module__}.{Diverged.__name__}: ")
+        if said[1]:
+            raise Diverged(said[2].strip()) from error
+        raise
     except ProcessExitedException:
         if not received:  # else a worker that was still starting, and is gone as it should
             raise

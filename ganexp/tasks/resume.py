@@ -149,7 +149,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     return {
         key: (before.get(key), after.get(key))
         for key in [*before, *(after.keys() - before.keys())]
-        if before.get(key) != after.get(key) and not below(key, OF_THE_CALL)
+        if repr(before.get(key)) != repr(after.get(key)) and not below(key, OF_THE_CALL)  # nan is not nan, but looks like it
     }
 
 

@@ -19,14 +19,15 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from ganexp.build import build, located
-from ganexp.callbacks.checkpoint import Checkpoint, Synced, find
+from ganexp.callbacks.checkpoint import Checkpoint, Synced, find, place
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
 from ganexp.callbacks.state import State, keep_rows
 from ganexp.callbacks.stop import Stop
+from ganexp.callbacks.watchdog import Watchdog
 from ganexp.data.module import DataModule
-from ganexp.files import replace
-from ganexp.mistakes import Mistake
+from ganexp.files import read_json, replace, write_json
+from ganexp.mistakes import Diverged, Mistake
 from ganexp.systems.base import System
 from ganexp.tasks import processes
 from ganexp.tasks.hardware import make_trainer
@@ -102,8 +103,7 @@ class Train:
                 "max_steps": training["max_steps"],
                 "max_epochs": -1,
                 "log_every_n_steps": training["log_every"],
-                # checkpoints after all that may measure at the same step
-                "callbacks": [Stop(), *sorted(callbacks.values(), key=lambda c: isinstance(c, Checkpoint)), State(config)],
+                "callbacks": [Stop(), *sorted(callbacks.values(), key=turn), State(config)],
                 "logger": list(loggers.values()),
             },
             self.allowed,
@@ -120,6 +120,25 @@ class Train:
 
     def fit(self) -> int:
         """This process's part of the training; see `run`."""
+        rank_zero = self.trainer.is_global_zero
+        if rank_zero:
+            text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+            replace(self.run_dir / "config.yaml", lambda file: file.write(text.encode()))
+            print(self.announcement(), flush=True)
+            log.info(self.announcement())
+            for note in self.data.notes:
+                log.warning("data: %s", note)
+        while (diverged := self.play()) is not None:
+            self.go_back(diverged)
+        if rank_zero:
+            print(self.closing(), flush=True)
+            log.info(self.closing())
+        stop = find(self.trainer.callbacks, Stop)  # type: ignore[attr-defined]
+        early = self.trainer.global_step < self.trainer.max_steps
+        return 128 + stop.received if stop and stop.received and early else 0
+
+    def play(self) -> Diverged | None:
+        """From the checkpoint on, to the end or to where the run diverged."""
         trainer, config = self.trainer, self.config
         facts = {
             "name": config["name"],
@@ -129,26 +148,43 @@ class Train:
             **environment(trainer),
         }
         trainer.callbacks.append(Record(self.run_dir, facts, hyper_parameters(config)))  # type: ignore[attr-defined]
+        if watchdog := find(trainer.callbacks, Watchdog):  # type: ignore[attr-defined]
+            watchdog.gone_back = len(read_json(self.run_dir / "run.json").get("gone_back", []))
         if trainer.is_global_zero:
-            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-            replace(self.run_dir / "config.yaml", lambda file: file.write(text.encode()))
             self.continue_logs()
-            print(self.announcement(), flush=True)
-            log.info(self.announcement())
-            for note in self.data.notes:
-                log.warning("data: %s", note)
         seed_all(config["seed"] + trainer.global_rank)  # every rank draws its own z
-        trainer.fit(self.system, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True)
-        if trainer.is_global_zero:
-            print(self.closing(), flush=True)
-            log.info(self.closing())
-        stop = find(trainer.callbacks, Stop)  # type: ignore[attr-defined]
-        early = trainer.global_step < trainer.max_steps
-        return 128 + stop.received if stop and stop.received and early else 0
+        try:
+            trainer.fit(self.system, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True)
+        except Diverged as diverged:
+            return diverged
+        return None
+
+    def go_back(self, diverged: Diverged) -> None:
+        """Make ready to go on from the last checkpoint before the run diverged; those after it are deleted. Raises Diverged where
+        it shall not, with what is left to go on from."""
+        folder = self.run_dir / "checkpoints"
+        steps = {file: step_of(file) for file in (*folder.glob("step-*.ckpt"), *folder.glob("best.ckpt"))}
+        good = max((file for file, step in steps.items() if step <= diverged.good), key=steps.__getitem__, default=None)
+        if good is None:
+            raise Diverged(f"{diverged}; there is no checkpoint from before it") from diverged
+        if not diverged.back:
+            raise Diverged(f"{diverged}; the last good checkpoint is {shown(good)}, of step {steps[good]:,}") from diverged
+        self.trainer.strategy.barrier()  # all have seen the files
+        if self.trainer.is_global_zero:
+            log.warning("%s; back to step %s, with lower learning rates", diverged, f"{steps[good]:,}")
+            record = read_json(self.run_dir / "run.json")
+            gone_back = [*record.get("gone_back", []), {"to": steps[good], "because": str(diverged)}]
+            write_json(record | {"gone_back": gone_back}, self.run_dir / "run.json")
+            place(good, folder / "last.ckpt")
+            for file, step in steps.items():
+                if step > steps[good]:
+                    file.unlink()
+        self.trainer.strategy.barrier()
+        self.checkpoint, self.trainer = folder / "last.ckpt", self.make_trainer()
 
     def continue_logs(self) -> None:
         """What a run that resumes had logged beyond its checkpoint is about to be logged again: drop it."""
-        step = torch.load(self.checkpoint, weights_only=True, mmap=True)["global_step"] if self.checkpoint else -1
+        step = step_of(self.checkpoint) if self.checkpoint else -1
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger):
                 keep_rows(logger, step)
@@ -196,6 +232,10 @@ class Train:
         return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
 
 
+def step_of(checkpoint: Path) -> int:
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+
+
 def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     """What one compares runs by: the choices and their numbers, each once, though the model refers to others."""
     groups = ("seed", "model", "loss", "regularizer", "augment", "optimizer", "schedule", "data", "trainer", "hardware")
@@ -204,6 +244,11 @@ def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     # A model may have a loss of its own, and no use for the game's other parts.
     unused = {group for group in ("loss", "regularizer", "augment") if config[group] not in config["model"].values()}
     return {group: config[group] for group in groups if group not in unused} | {"model": own}
+
+
+def turn(callback: pl.Callback) -> int:
+    """The watchdog sees a step first; checkpoints come after all that may measure at the same step."""
+    return 0 if isinstance(callback, Watchdog) else 2 if isinstance(callback, Checkpoint) else 1
 
 
 def in_folder(value: Any, run_dir: Path) -> Any:

@@ -1,0 +1,186 @@
+"""The watchdog sees each way a game goes wrong, made to happen here, and does what it was told."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Answer
+
+RUN = [
+    "model=mlp", "data=sine", "model.width=0.1", "hardware=cpu", "data.batch_size=64", "trainer.max_steps=12",
+    "trainer.log_every=1", "trainer.samples_every=6", "trainer.metrics_every=2", "trainer.checkpoint_every=3",
+    "callbacks.metrics.num=64",     "callbacks.checkpoint.keep=9", "hydra.run.dir=run",
+]  # fmt: skip
+
+# Spoils the generator once, or as often as it comes by `at`.
+SPOIL = """
+import torch
+from pytorch_lightning import Callback
+
+TIMES = []
+
+
+class Spoil(Callback):
+    def __init__(self, at: int, value: float, times: int = 1, rank: int = 0):
+        self.at, self.value, self.times, self.rank = at, value, times, rank
+
+    def on_train_batch_start(self, trainer, system, batch, batch_idx):
+        if trainer.global_step + 1 >= self.at and len(TIMES) < self.times and trainer.global_rank == self.rank:
+            TIMES.append(trainer.global_step + 1)
+            for network in (system.generator, system.sampler):
+                last = list(network.parameters())[-2:]
+                for p in last if self.value == 0 else last[:1]:
+                    p.data.fill_(self.value)
+"""
+
+
+@pytest.fixture
+def spoiled(cli: Callable[..., Answer], tmp_path: Path) -> Callable[..., Answer]:
+    """A run whose generator's last weights are filled with `value` before step `at`, `times` times."""
+    (tmp_path / "spoil.py").write_text(SPOIL)
+    sys.modules.pop("spoil", None)
+
+    def call(at: int, value: float, times: int, *overrides: str) -> Answer:
+        node = f"{{_target_:spoil.Spoil,at:{at},value:{value},times:{times}}}"
+        return cli(*RUN, f"+callbacks.spoil={node}", *overrides)
+
+    return call
+
+
+def record(answer: Answer) -> dict:
+    return json.loads((answer.folder / "run" / "run.json").read_text())
+
+
+def steps(answer: Answer) -> list[int]:
+    return sorted(int(path.stem.removeprefix("step-")) for path in (answer.folder / "run" / "checkpoints").glob("step-*.ckpt"))
+
+
+def test_nan_weights_stop_the_run(spoiled: Callable[..., Answer]) -> None:
+    answer = spoiled(8, float("nan"), 1)
+    assert answer.code == 1 and "Traceback" not in answer.err
+    (line,) = [line for line in answer.err.splitlines() if line.startswith("ganexp:")]
+    assert line.startswith("ganexp: step 8: ") and "loss/discriminator/fake is nan" in line
+    assert "the weights generator.hidden.0.weight are nan" in line
+    assert line.endswith("the last good checkpoint is run/checkpoints/step-00000006.ckpt, of step 6")
+    assert record(answer)["status"] == "failed" and steps(answer) == [3, 6]
+    for file in (answer.folder / "run" / "checkpoints").iterdir():
+        weights = torch.load(file, weights_only=True)["state_dict"].values()
+        assert all(w.isfinite().all() for w in weights if w.is_floating_point())
+
+
+def test_numbers_that_explode_stop_the_run(cli: Callable[..., Answer]) -> None:
+    """A learning rate that no game survives; nothing was saved before."""
+    answer = cli(*RUN, "optimizer.discriminator.lr=1e30", "trainer.checkpoint_every=12")
+    assert answer.code == 1 and "ganexp: step 1: " in answer.err and "there is no checkpoint from before it" in answer.err
+    assert not (answer.folder / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_gradients_that_are_not_finite(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "roots.py").write_text(
+        "from ganexp.losses import BCE\n\n\nclass Roots(BCE):\n    def generator(self, fake, real):\n"
+        "        return super().generator(fake, real) + (0 * fake).sqrt().mean()\n"
+    )
+    answer = cli(*RUN, "loss._target_=roots.Roots")
+    assert answer.code == 1 and "ganexp: step 1: gradient_norm/generator is nan" in answer.err
+    assert "loss/generator" not in answer.err  # which was finite
+
+
+def test_back_with_lower_rates(spoiled: Callable[..., Answer]) -> None:
+    answer = spoiled(8, float("nan"), 1, "callbacks.watchdog.on_nan=back", "schedule=linear")
+    assert answer.code == 0, answer.err
+    assert "back to step 6, with lower learning rates" in (answer.folder / "run" / "log.txt").read_text() + answer.err
+    (back,) = record(answer)["gone_back"]
+    assert back["to"] == 6 and back["because"].startswith("step 8: ")
+    assert record(answer)["status"] == "finished" and record(answer)["steps"] == 12
+    with (answer.folder / "run" / "metrics.csv").open(newline="") as file:
+        rates = {int(row["step"]): float(row["lr/generator"]) for row in csv.DictReader(file) if row["lr/generator"]}
+    assert list(rates) == list(range(1, 13))
+    for step, rate in rates.items():
+        assert rate == pytest.approx(2e-4 * (1 - (step - 1) / 12) * (0.5 if step > 6 else 1))
+
+
+def test_back_only_so_often(spoiled: Callable[..., Answer]) -> None:
+    answer = spoiled(8, float("nan"), 9, "callbacks.watchdog.on_nan=back", "callbacks.watchdog.tries=2")
+    assert answer.code == 1 and "the last good checkpoint is run/checkpoints/step-00000006.ckpt" in answer.err
+    assert len(record(answer)["gone_back"]) == 2
+
+
+def test_going_back_survives_a_resume(spoiled: Callable[..., Answer], cli: Callable[..., Answer]) -> None:
+    """The lowered rates are in the checkpoints."""
+    answer = spoiled(5, float("nan"), 1, "callbacks.watchdog.on_nan=back")
+    assert answer.code == 0 and record(answer)["gone_back"][0]["to"] == 4
+    for name in ("last.ckpt", "step-00000012.ckpt"):
+        (answer.folder / "run" / "checkpoints" / name).unlink()
+    whole = (answer.folder / "run" / "metrics.csv").read_bytes()
+    resumed = cli("task=resume", "run=run", "trust=[spoil]")
+    assert resumed.code == 0 and "resumed at step 9" in resumed.out, resumed.err
+    assert (answer.folder / "run" / "metrics.csv").read_bytes() == whole
+
+
+def test_collapsed_samples(spoiled: Callable[..., Answer]) -> None:
+    """The generator's last layer is 0 all the time: the samples are one point."""
+    below = "callbacks.watchdog.collapse=0.002"  # so small a generator begins with almost nothing
+    answer = spoiled(4, 0.0, 99, below)
+    assert answer.code == 0 and "watchdog: step 8: the samples have collapsed" in answer.out
+    assert answer.out.count("collapsed") == 1
+    answer = spoiled(4, 0.0, 99, below, "callbacks.watchdog.on_collapse=stop", "hydra.run.dir=again")
+    assert answer.code == 1 and "ganexp: step 8: the samples have collapsed" in answer.err
+    assert "the last good checkpoint is again/checkpoints/best.ckpt, of step 2" in answer.err
+
+
+def test_a_discriminator_that_has_won(cli: Callable[..., Answer]) -> None:
+    """G does not learn, D does."""
+    won = [
+        "optimizer.generator.lr=0", "optimizer.discriminator.lr=0.01", "trainer.max_steps=400", "trainer.metrics_every=50",
+        "trainer.checkpoint_every=100", "data=digits", "trainer.log_every=50", "model=dcgan",
+    ]  # fmt: skip
+    answer = cli(*RUN, *won, "callbacks.watchdog.on_saturation=stop")
+    assert answer.code == 1 and "D has won, its loss is 0.0" in answer.err, answer.err
+
+
+def test_a_metric_that_rebounds(spoiled: Callable[..., Answer]) -> None:
+    answer = spoiled(
+        7, 50.0, 99, "callbacks.watchdog.on_rebound=back", "callbacks.watchdog.tries=1", "callbacks.watchdog.patience=1"
+    )
+    assert answer.code == 1 and "swd/pixels is " in answer.err and "at step 6" in answer.err
+    assert record(answer)["gone_back"][0]["to"] == 6
+
+
+def test_one_rank_alone_ends_both(tmp_path: Path) -> None:
+    """Rank 1 sees the NaN first; no rank waits for the other."""
+    (tmp_path / "spoil.py").write_text(SPOIL)
+    node = "{_target_:spoil.Spoil,at:5,value:nan,rank:1}"
+    done = subprocess.run(
+        [sys.executable, "-m", "ganexp", *RUN, "hardware=ddp_cpu", f"+callbacks.spoil={node}"], cwd=tmp_path, text=True,
+        capture_output=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1 and "\nganexp: step 5: " in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert "the last good checkpoint is run/checkpoints/best.ckpt, of step 4" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("on_nan", "retry", "callbacks.watchdog.on_nan: 'retry' is not of type"),
+        ("patience", "0", "callbacks.watchdog.patience: at least 1, not 0"),
+        ("lower", "2.0", "callbacks.watchdog.lower: a factor above 0, at most 1, not 2.0"),
+        ("rebound", "1.0", "callbacks.watchdog.rebound: a factor above 1, not 1.0"),
+    ],
+)
+def test_mistakes(key: str, value: str, message: str, cli: Callable[..., Answer]) -> None:
+    answer = cli(*RUN, f"callbacks.watchdog.{key}={value}")
+    assert answer.code == 2 and message in answer.err and not (answer.folder / "run").exists()
+
+
+def test_it_can_be_told_to_look_away(spoiled: Callable[..., Answer]) -> None:
+    off = [f"callbacks.watchdog.on_{sign}=null" for sign in ("nan", "saturation", "collapse", "rebound")]
+    answer = spoiled(8, float("nan"), 1, *off, "metrics=[]")
+    assert answer.code == 0 and "watchdog" not in answer.out
