@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,9 @@ MISTAKES = [
     ("task=sample checkpoint=other.ckpt", "checkpoint: other.ckpt is not one of ganexp's"),
     ("task=sample checkpoint=code.ckpt", "code.ckpt holds more than tensors and plain values"),
     ("task=sample checkpoint=target.ckpt", "the file asks to run os.system"),
+    ("task=sample checkpoint=bomb.ckpt", "bomb.ckpt is no checkpoint, or damaged: archive/data.pkl in it is not as torch writes it"),
+    ("task=sample checkpoint=climbs.ckpt", "climbs.ckpt is no checkpoint, or damaged: ../../hacked in it is not as torch"),
+    ("task=sample checkpoint=flipped.ckpt", "flipped.ckpt is damaged: flipped/data/0 in it does not fit its checksum"),
     ("task=sample checkpoint=indirect.ckpt", "the file asks to run ganexp.data.module.torch.os.system"),
     ("task=sample checkpoint=environment.ckpt", "the file holds an interpolation, ${oc.env:HOME}"),
     ("hydra.run.dir=text.ckpt/run", "hydra.run.dir: the run folder"),
@@ -128,7 +132,14 @@ MISTAKES = [
     ("data.seed=-1", "data.seed: at least 0, not -1"),
     ("metrics.swd.directions=0", "directions: at least 1, not 0"),
     ("callbacks.samples.num=0", "callbacks.samples.num: at least 1 sample, not 0"),
-    ("+hardware.gradient_clip_val=1", "hardware.gradient_clip_val: Lightning cannot clip"),
+    ("+hardware.gradient_clip_val=1", "hardware.gradient_clip_val: each network has its own: model.clip_g, model.clip_d"),
+    ("+hardware.accumulate_grad_batches=2", "both networks go through a batch in parts with model.accumulate"),
+    ("+hardware.strategy=fsdp hardware.accelerator=cpu hardware.devices=2", "hardware"),
+    ("model.accumulate=0", "model.accumulate: at least 1 part, not 0"),
+    ("model.accumulate=7", "model.accumulate: a device's batch of 64 has no 7 equal parts"),
+    ("model=gmmn data=sine model.accumulate=2", "model.accumulate: there is no such key"),
+    ("model.clip_d=0", "model.clip_d: a norm above 0, or null to clip nothing, not 0"),
+    ("model=vae model.clip=-1", "model.clip: a norm above 0, or null to clip nothing, not -1"),
     ("+hardware.max_steps=1", "hardware.max_steps: is set by ganexp itself"),
     ("+callbacks.x._target_=builtins.dict", "dict is no Lightning callback"),
     ("name=", "name: a folder below outputs/"),
@@ -183,6 +194,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "environment": {"_target_": "ganexp.latents.Normal", "dim": "${oc.env:HOME}"},
     }.items():
         torch.save({"config": {"model": node}, "state_dict": {}, "global_step": 1}, folder / f"{name}.ckpt")
+    with zipfile.ZipFile(folder / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**8))
+    with zipfile.ZipFile(folder / "climbs.ckpt", "w") as archive:
+        archive.writestr("../../hacked", "")
+    torch.save({"config": {}, "state_dict": {"w": torch.zeros(1000)}, "global_step": 1}, folder / "flipped.ckpt")
+    content = bytearray((folder / "flipped.ckpt").read_bytes())
+    content[content.index(bytes(2000)) + 1000] ^= 1
+    (folder / "flipped.ckpt").write_bytes(content)
     normal = {"_target_": "ganexp.latents.Normal", "dim": 2}
     torch.save({"config": {"model": "abc"}, "state_dict": {}, "global_step": 1}, folder / "words.ckpt")
     torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": 1}, folder / "part.ckpt")

@@ -182,6 +182,56 @@ def test_a_config_may_not_name_just_anything(short_run: Path, cli: Callable[...,
     assert answer.code == 2 and "hardware._target_: the file asks to run os.system" in answer.err
 
 
+def test_cadences_and_loggers_may_change(short_run: Path, cli: Callable[..., Answer]) -> None:
+    kept = torch.load(short_run / "checkpoints" / "last.ckpt", weights_only=True)["config"]
+    for file in ("last.ckpt", "step-00000004.ckpt"):
+        (short_run / "checkpoints" / file).unlink()
+    (short_run / "samples" / "step-00000004.png").unlink()
+    answer = cli("task=resume", f"run={short_run}", "trainer.samples_every=3", "logger=[csv]", "loss=bce", "hardware.devices=1")
+    assert answer.code == 0, answer.err
+    assert "trainer.samples_every from 2 to 3" in answer.out and "callbacks.samples.every from 2 to 3" in answer.out
+    assert "logger.tensorboard._target_ from" in answer.out and "loss" not in answer.out.split("resumed")[1].split("model")[0]
+    assert (short_run / "samples" / "step-00000003.png").is_file()
+    now = torch.load(short_run / "checkpoints" / "last.ckpt", weights_only=True)["config"]
+    assert now["logger"].keys() == {"csv"} and kept["logger"].keys() == {"csv", "tensorboard"}
+
+
+def test_a_config_that_was_edited(short_run: Path, cli: Callable[..., Answer]) -> None:
+    file = short_run / "config.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("seed: 5", "seed: 6", 1).replace("hidden:\n    - ", "hidden:\n    - 1", 1))
+    answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 2 and "config.yaml is not what the run was started with: " in answer.err
+    assert "seed is 5, not 6" in answer.err
+    file.write_text(text.replace("max_steps: 4", "max_steps: 3"))
+    answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 2 and "is at its last step, 4" in answer.err
+
+
+def test_other_data(cli: Callable[..., Answer], data_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_root / "pictures", tmp_path / "pictures")
+    folder = ["model=dcgan", "data=folder", f"data.root={tmp_path}/pictures", "data.shape=[3,16,16]"]
+    assert cli(*folder, *SHORT, "data.batch_size=8", "trainer.max_steps=2", "hydra.run.dir=run").code == 0
+    shutil.move(tmp_path / "pictures", tmp_path / "moved")
+    answer = cli("task=resume", "run=run", "trainer.max_steps=3")
+    assert answer.code == 2 and f"there is no folder {tmp_path}/pictures" in answer.err
+    assert cli("task=resume", "run=run", "trainer.max_steps=3", "data.root=moved").code == 0
+    (tmp_path / "moved" / "000.jpg").unlink()
+    answer = cli("task=resume", "run=run", "trainer.max_steps=4")
+    assert answer.code == 2 and "these are not the samples that the run has learned from so far" in answer.err
+
+
+def test_killed_before_its_first_checkpoint(short_run: Path, cli: Callable[..., Answer]) -> None:
+    whole, metrics = state(short_run), (short_run / "metrics.csv").read_bytes()
+    shutil.rmtree(short_run / "checkpoints")
+    answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 0 and "no checkpoint yet: starts at the first step" in answer.out
+    assert same(state(short_run), whole) and (short_run / "metrics.csv").read_bytes() == metrics
+    events = EventAccumulator(str(short_run))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss/generator")] == [1, 2, 3, 4]
+
+
 def test_a_log_in_a_folder_of_its_own(cli: Callable[..., Answer], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert cli("model=mlp", "data=sine", *SHORT, "trainer.max_steps=4", "logger.csv.name=mine", f"hydra.run.dir={run}").code == 0

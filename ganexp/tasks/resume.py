@@ -20,13 +20,13 @@ from ganexp.tasks.train import Train
 log = logging.getLogger(__name__)
 ALLOWED = [*OURS, "ganexp.callbacks.", "ganexp.metrics.", "pytorch_lightning."]  # what a run's config.yaml may name
 CADENCES = {  # keys of trainer that callbacks refer to
-    "samples_every": "samples.every",
-    "num_samples": "samples.num",
-    "metrics_every": "metrics.every",
-    "checkpoint_every": "checkpoint.every",
+    "samples_every": ["samples.every"],
+    "num_samples": ["samples.num"],
+    "metrics_every": ["metrics.every", "watchdog.every"],
+    "checkpoint_every": ["checkpoint.every"],
 }
 MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # steps, cadences, where and what to: nothing of the game
-FOLLOWS = tuple(f"callbacks.{key}" for key in CADENCES.values())
+FOLLOWS = tuple(f"callbacks.{key}" for keys in CADENCES.values() for key in keys)
 OF_THE_CALL = ("task", "run", "trust", "experiment", "checkpoint", "num", "label", "grid", "num_images")
 
 
@@ -119,8 +119,8 @@ def change(kept: dict[str, Any], config: dict[str, Any]) -> None:
     for key in named:
         if below(key, MAY_CHANGE):
             put(kept, config, key)
-            if key.startswith("trainer.") and (callback := CADENCES.get(key.removeprefix("trainer."))):
-                put(kept, config, f"callbacks.{callback}")
+            for follows in CADENCES.get(key.removeprefix("trainer."), []):
+                put(kept, config, f"callbacks.{follows}")
 
 
 def put(kept: dict[str, Any], config: dict[str, Any], key: str) -> None:
