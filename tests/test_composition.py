@@ -46,14 +46,14 @@ def narrow(model: str) -> list[str]:
     return NARROW["mlp"] if model.startswith("mlp") else NARROW.get(model, NARROW_ALL)
 
 
-def play(composed: dict[str, Any]) -> pl.LightningModule:
+def play(composed: dict[str, Any], precision: Any = "32-true") -> pl.LightningModule:
     """Two batches, straight on Lightning's loop: finite scalars, all networks moved."""
     system, module = build(composed["model"], "model"), build(composed["data"], "data")
     system.check_shapes(module.shape)
     module.prepare()
     before = {name: torch.cat([p.flatten() for p in n.parameters()]).clone() for name, n in system.networks().items()}
     pl.Trainer(
-        max_steps=2, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_steps=2, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, precision=precision,
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
     ).fit(system, datamodule=module)  # fmt: skip
     assert system.global_step == 2
@@ -93,6 +93,13 @@ def test_every_loss_and_regularizer(model: str, data: str) -> None:
         composed["model"] |= {"loss": compose(f"loss={loss}")["loss"]}
         composed["model"] |= {"regularizers": compose(f"regularizer=[{regularizer}]")["regularizer"]}
         play(composed)
+
+
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+def test_every_regularizer_in_bf16(regularizer: str) -> None:
+    """Networks in bf16, the penalty in float32: nothing overflows, with the losses whose logits are unbounded least of all."""
+    composed = compose("model=dcgan", "data=digits", "loss=wasserstein", f"regularizer=[{regularizer}]", *TINY, *narrow("dcgan"))
+    play(composed, "bf16-mixed")
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -147,6 +154,10 @@ OTHERS = [
     ("model.separate", "true"),
     ("data.replacement", "true"),
     ("trainer.log_mean", "2"),
+    ("model.accumulate", "4"),
+    ("model.clip_g", "0.1"),
+    ("model.clip_d", "0.1"),
+    ("callbacks", "[watchdog,checkpoint]"),
     ("optimizer", "adam_default"),
     ("model.ema_half_life", "null"),
     ("model/discriminator", "mlp"),

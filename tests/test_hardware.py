@@ -85,6 +85,7 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path) -> None:
         "~optimizer.generator.fused", "~optimizer.generator.betas", "optimizer.generator._target_=torch.optim.SGD",
         "~optimizer.discriminator.fused", "~optimizer.discriminator.betas", "optimizer.discriminator._target_=torch.optim.SGD",
         "optimizer.generator.lr=0.1", "optimizer.discriminator.lr=0.2", "trainer.max_steps=4", "model.ema_half_life=null",
+        "model.accumulate=2",
     ]  # fmt: skip
     process = start(tmp_path, "ganexp", "hardware=ddp_cpu", *OVERRIDES, *NARROW["mlp"], *changes)
     out, _ = process.communicate(timeout=300)

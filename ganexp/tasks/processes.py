@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -96,7 +97,10 @@ def worker(
     if config["hardware"].get("accelerator") == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
     if local_rank == 0:
-        logging.basicConfig(filename=run_dir / "log.txt", level=logging.INFO, format="%(message)s")
+        console = logging.StreamHandler(sys.stdout)
+        console.setLevel(logging.WARNING)  # as in the run's first process, conf/config.yaml
+        file = logging.FileHandler(run_dir / "log.txt")
+        logging.basicConfig(handlers=[file, console], level=logging.INFO, format="%(message)s")
     Train(config, run_dir, checkpoint, allowed).fit()
 
 
