@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from argparse import Namespace
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
@@ -26,15 +27,20 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
     sys.argv[1:] = config.with_home(sys.argv[1:])
-    args = get_args_parser().parse_args()
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]  # argparse would print the whole usage
     try:
-        sys.exit(answer(args))
+        sys.exit(answer(parser.parse_args()))
     except Mistake as mistake:
         print(f"ganexp: {mistake}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("ganexp: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def refuse(message: str) -> NoReturn:
+    raise Mistake(f"{message}; --help and --hydra-help show what there is")
 
 
 def answer(args: Namespace) -> int:

@@ -34,7 +34,7 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
     check(node, path, allowed)
     try:
         return instantiate(dict(node), _convert_="all")
-    except InstantiationException as error:
+    except (InstantiationException, TypeError) as error:
         inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
         raise located(error.__cause__ or error, f"{path}.{inner}" if inner else path) from error
 
@@ -45,7 +45,8 @@ def located(error: BaseException, path: str) -> Mistake:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = re.split(r"Exception raised from|frame #", str(error))[0]  # torch adds the stack below Python's
+    return " ".join(text.split()) or type(error).__name__
 
 
 def refuse_interpolations(value: Any, path: str) -> None:

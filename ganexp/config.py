@@ -213,6 +213,10 @@ def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
         raise Mistake(" ".join(str(error).split())) from error
     except yaml.YAMLError as error:
         raise Mistake(f"a config file is not YAML: {' '.join(str(error).split())}") from error
+    except (AssertionError, TypeError, AttributeError, LookupError, RecursionError) as error:  # of Hydra, on odd nodes and keys
+        raise Mistake(
+            f"the config cannot be composed: {' '.join(str(error).split()) or 'a file or a key is malformed'}"
+        ) from error
     HydraConfig.instance().set_config(cfg)  # for the interpolations that ask Hydra
     return cfg
 
@@ -285,8 +289,8 @@ def check_nodes(config: dict[str, Any]) -> None:
             group = key.split(".")[0]
             raise Mistake(f"{key}: must be a mapping with a _target_; choose an option of the group: {', '.join(options(group))}")
     for key, value in config["trainer"].items():
-        if value < 1:
-            raise Mistake(f"trainer.{key}: at least 1, not {value}")
+        if not 1 <= value < 2**31:
+            raise Mistake(f"trainer.{key}: {'at least 1' if value < 1 else 'below 2**31'}, not {value}")
     name = Path(config["name"])
     if not name.parts or name.is_absolute() or ".." in name.parts:
         raise Mistake(f"name: a folder below outputs/, not {config['name']!r}")
@@ -333,9 +337,11 @@ def check_game(parsed: Sequence[Override], cfg: DictConfig) -> None:
 
 def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
     """Raises Mistake for a key that the chosen task would ignore, and for a task that lacks its checkpoint."""
-    task, reads = HydraConfig.get().runtime.choices["task"], cfg.task.reads
+    task, reads = HydraConfig.get().runtime.choices["task"], cfg.task.reads or []
     for override in parsed:
         key = re.split(r"[./]", override.key_or_group)[0]
+        if override.key_or_group.startswith("task."):
+            raise Mistake(f"{override.key_or_group}: belongs to the option; choose another task")
         if key not in ("task", "hydra", *reads):
             raise Mistake(f"{override.key_or_group}: task={task} does not read it, only {', '.join(reads)}")
     if "model" in reads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -10,19 +11,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+log = logging.getLogger(__name__)
+
 
 def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write under a temporary name beside `path`, sync, rename: the old file stays if `write` raises or the power fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write under a temporary name beside `path`, sync, rename: the old file stays if `write` raises or the power fails.
+
+    One process writes a file. What it leaves when it is killed, `.NAME.part`, is overwritten by the next.
+    """
+    temporary = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -51,5 +61,14 @@ def finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The file's content; nothing where there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The file's mapping; an empty one where there is no file, or none that can be read, which is said."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    except (ValueError, RecursionError):
+        pass
+    log.warning("%s is damaged: begun anew", path)
+    return {}

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from ganexp import config
 from ganexp.config import CONF_DIR
 from ganexp.files import read_json, write_json
-from ganexp.mistakes import Diverged, Mistake
+from ganexp.mistakes import Diverged, Mistake, told
 
 
 def build_task(cfg: DictConfig, folder: Path) -> Any:
@@ -111,15 +111,12 @@ def free_folder(cfg: DictConfig, mode: str) -> Path:
 
 def report(error: BaseException, folder: Path) -> str:
     """The error in one line; the whole trace goes to `folder`/error.txt, where there is room for it."""
-    where = f" (the whole trace: {folder / 'error.txt'})"
+    where = "" if isinstance(error, Mistake | Diverged) else f" (the whole trace: {folder / 'error.txt'})"
     try:
         (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError:  # a full disk may be the error itself
         where = ""
-    if isinstance(error, Mistake | Diverged):
-        return str(error)
-    last = (str(error).strip().splitlines() or [""])[-1]
-    return f"{type(error).__name__}: {last}{where}"
+    return told(error) + where
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -10,6 +11,8 @@ from functools import lru_cache
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+
+UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Mistake(Exception):
@@ -23,6 +26,19 @@ class Diverged(Exception):
     def __init__(self, said: str, good: int = 0, back: bool = False):
         super().__init__(said)
         self.good, self.back = good, back
+
+
+def told(error: BaseException) -> str:
+    """What ended a run, in one line: of an error that led to others, the first, if it is one of files."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, OSError) and cause.errno in UNWRITTEN:
+        return f"cannot write {cause.filename or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
+    if isinstance(error, Mistake | Diverged):
+        return str(error)
+    last = (str(error).strip().splitlines() or [""])[-1]
+    return f"{type(error).__name__}: {last}"
 
 
 def groups() -> list[str]:

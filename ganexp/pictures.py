@@ -54,7 +54,9 @@ def scatter(points: Tensor, real: Tensor, title: str) -> Image.Image:
     axes.set(xlim=ends(low, high, margin, 0), ylim=ends(low, high, margin, 1), title=title)
     axes.legend(loc="upper right")
     canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    figure.clear()  # figure, canvas and axes hold each other, and a megabyte, until Python looks for cycles
+    return picture
 
 
 def ends(low: Tensor, high: Tensor, margin: Tensor, axis: int) -> tuple[float, float]:

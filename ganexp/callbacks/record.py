@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 import ganexp
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.files import read_json, write_json
+from ganexp.mistakes import told
 from ganexp.systems.base import System
 
 
@@ -62,8 +64,9 @@ class Record(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
         if trainer.is_global_zero:
             interrupted = isinstance(exception, KeyboardInterrupt | SystemExit)
-            error = None if interrupted else f"{type(exception).__name__}: {exception}"
-            self.write(trainer, system, "interrupted" if interrupted else "failed", error)
+            error = None if interrupted else told(exception)
+            with suppress(OSError):  # which may be the exception itself
+                self.write(trainer, system, "interrupted" if interrupted else "failed", error)
 
     def write(self, trainer: pl.Trainer, system: System, status: str, error: str | None = None) -> None:
         metrics = Checkpoint.measured(trainer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ class Samples(pl.Callback):
         self.animate(trainer)
 
     def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
-        self.animate(trainer)
+        with suppress(OSError):  # which may be the exception itself
+            self.animate(trainer)
 
     def animate(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import random
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch.distributed as dist
 from pytorch_lightning.loggers import CSVLogger
 
 from ganexp.files import replace
+
+log = logging.getLogger(__name__)
 
 
 class State(pl.Callback):
@@ -78,9 +81,14 @@ def keep_rows(logger: CSVLogger, step: int) -> None:
         os.replace(file, aside)
     if not aside.is_file():
         return
-    lines = aside.read_text(encoding="utf-8").splitlines(keepends=True)
-    reader = csv.DictReader(line for line in lines if line.endswith("\n"))  # a killed run may have written half a row
-    rows = [row for row in reader if int(row["step"]) <= step]
+    try:
+        lines = aside.read_text(encoding="utf-8").splitlines(keepends=True)
+        reader = csv.DictReader(line for line in lines if line.endswith("\n"))  # a killed run may have written half a row
+        rows = [row for row in reader if int(row["step"]) <= step]
+    except (ValueError, TypeError, KeyError, csv.Error):
+        os.replace(aside, file.with_suffix(".damaged.csv"))
+        log.warning("%s is damaged: begun anew, the old one is metrics.damaged.csv", file)
+        return
     columns = list(reader.fieldnames or [])
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore")

@@ -19,6 +19,10 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # the weights stay in float3
 MANUAL = {
     "gradient_clip_val": "each network has its own: model.clip_g, model.clip_d",
     "gradient_clip_algorithm": "by norm, model.clip_g and model.clip_d",
+    **dict.fromkeys(
+        ("fast_dev_run", "limit_train_batches", "overfit_batches", "barebones", "max_time"),
+        "for a short run set trainer.max_steps",
+    ),
     "accumulate_grad_batches": "both networks go through a batch in parts with model.accumulate",
 }
 ALWAYS = {

@@ -11,7 +11,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from ganexp.build import OURS, one_line
-from ganexp.config import TYPED, as_typed
+from ganexp.config import TYPED, as_typed, check_nodes
 from ganexp.mistakes import Mistake
 from ganexp.tasks.checkpoint import read
 from ganexp.tasks.processes import external
@@ -77,11 +77,15 @@ def read_config(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Mistake(f"run: {file} is damaged: {one_line(error)}") from error
     for path, kind in TYPED.items():
-        node = kept if not path else kept[path]
+        node = kept if not path else kept.get(path)
         missing = kind.__dataclass_fields__.keys() - (node.keys() if isinstance(node, dict) else set())
         if missing:
             key = f"{path}.{min(missing)}".lstrip(".")
             raise Mistake(f"run: {file} is damaged or of another version of ganexp: it has no {key}")
+    try:
+        check_nodes(kept)
+    except (Mistake, TypeError, AttributeError) as error:
+        raise Mistake(f"run: {file} is damaged: {one_line(error)}") from error
     return kept
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import threading
 import warnings
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 
 from ganexp.build import build, located
@@ -58,6 +59,10 @@ class Train:
         check_optimizers(config, allowed)
         if not isinstance(self.system, System):
             raise Mistake(f"model._target_: {config['model']['_target_']} is not a System (ganexp.systems)")
+        try:
+            self.system.configure_optimizers()
+        except Exception as error:  # of the model's own optimizers and schedule, whatever they are
+            raise located(error, "model") from error
         check_fit(self.system, self.data)
         self.system.recent = deque(maxlen=config["trainer"]["log_mean"])
         self.trainer = self.make_trainer()
@@ -97,6 +102,9 @@ class Train:
                 except (ValueError, RuntimeError) as error:
                     raise located(error, "metrics") from error
         loggers = {name: build(node, f"logger.{name}", self.allowed) for name, node in nodes["logger"].items()}
+        for logger in loggers.values():
+            if not isinstance(logger, Logger):
+                raise Mistake(f"logger: {type(logger).__name__} is no Lightning logger")
         trainer = make_trainer(
             config["hardware"],
             {
@@ -276,7 +284,7 @@ def check_fit(system: System, data: DataModule) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             system.check_shapes(data.shape)
-    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
         raise located(error, "model") from error
     if system.classes not in (None, data.classes):
         raise Mistake(f"model.classes: {system.classes}, but the data has {data.classes}; write model.classes=${{data.classes}}")
@@ -301,8 +309,15 @@ def shown(path: Path) -> str:
         return str(path)
 
 
+def on_thread_error(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writer raises its thread's error again at the next value; its trace would come before."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
 def quiet() -> None:
     """Lightning's advice is for other trainers: our data are in memory, our loop has no epochs, our bar is our own."""
+    threading.excepthook = on_thread_error
     for library in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.ERROR)
     for text in (
