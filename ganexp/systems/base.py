@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ganexp.ema import EMA
-from ganexp.systems.ranks import average, share
+from ganexp.systems.ranks import Ranks, average, share
 
 
 class Latent(Protocol):
@@ -159,7 +159,7 @@ class System(pl.LightningModule):
         for loss in losses:
             self.manual_backward(loss / self.accumulate)
         learning = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if self.trainer.world_size > 1:
+        if isinstance(self.trainer.strategy, Ranks):  # else there is one rank, or DDP's wrapper has averaged them
             average([p.grad for p in learning])
         if self.measuring:
             networks = self.networks()
