@@ -14,7 +14,8 @@ from ganexp.files import write_json
 from ganexp.mistakes import Mistake
 from ganexp.tasks.checkpoint import restore, restore_data
 from ganexp.tasks.hardware import device
-from ganexp.tasks.train import quiet, shown
+from ganexp.tasks.screen import shown
+from ganexp.tasks.train import quiet
 
 
 class Evaluate:

@@ -33,6 +33,7 @@ from ganexp.systems.base import System
 from ganexp.tasks import processes
 from ganexp.tasks.hardware import make_trainer
 from ganexp.tasks.memory import keep_freed_memory
+from ganexp.tasks.screen import announcement, closing, count, shown
 
 log = logging.getLogger(__name__)
 
@@ -132,15 +133,15 @@ class Train:
         if rank_zero:
             text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
             replace(self.run_dir / "config.yaml", lambda file: file.write(text.encode()))
-            print(self.announcement(), flush=True)
-            log.info(self.announcement())
+            print(announcement(self), flush=True)
+            log.info(announcement(self))
             for note in self.data.notes:
                 log.warning("data: %s", note)
         while (diverged := self.play()) is not None:
             self.go_back(diverged)
         if rank_zero:
-            print(self.closing(), flush=True)
-            log.info(self.closing())
+            print(closing(self), flush=True)
+            log.info(closing(self))
         stop = find(self.trainer.callbacks, Stop)  # type: ignore[attr-defined]
         early = self.trainer.global_step < self.trainer.max_steps
         return 128 + stop.received if stop and stop.received and early else 0
@@ -199,46 +200,6 @@ class Train:
             elif isinstance(logger, TensorBoardLogger) and list(Path(logger.log_dir).glob("events.out.tfevents.*")):
                 logger._kwargs["purge_step"] = step + 1  # before its writer is made
 
-    def announcement(self) -> str:
-        """What is about to happen."""
-        config, trainer, data = self.config, self.trainer, self.data
-        sizes = {name: f"{count(network):,}" for name, network in self.system.networks().items()}
-        model = config["model"]
-        nodes = [model.get("loss"), *model.get("regularizers", {}).values(), *model.get("augment", {}).values()]
-        parts = [type(self.system).__name__, *[node["_target_"].rpartition(".")[2] for node in nodes if node]]
-        kind = "images" if len(data.shape) == 3 else "points"
-        devices = f"{trainer.world_size} × {self.system_device()}" if trainer.world_size > 1 else self.system_device()
-        rows = {
-            "model": f"{config['name']}: " + ", ".join(f"{name} {size} parameters" for name, size in sizes.items()),
-            "game": " + ".join(parts),
-            "data": f"{type(data).__name__}, {len(data.x):,} {kind} {'×'.join(map(str, data.shape))}",
-            "steps": f"{trainer.max_steps:,} of {data.batch_size} {kind}",
-            "device": f"{devices}, {trainer.precision}, {torch.get_num_threads()} threads",
-            "run folder": shown(self.run_dir),
-        }
-        return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
-
-    def system_device(self) -> str:
-        device = self.trainer.strategy.root_device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-    def closing(self) -> str:
-        """Where everything is."""
-        checkpoint = find(self.trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
-        pictures = sorted((self.run_dir / "samples").glob("*.png"))
-        rows = {"run folder": shown(self.run_dir)}
-        if self.trainer.global_step < self.trainer.max_steps:
-            rows["stopped"] = f"at step {self.trainer.global_step:,}; to go on: task=resume run={shown(self.run_dir)}"
-        if checkpoint and checkpoint.best:
-            rows["best"] = "{metric} {value:.4g} at step {step:,}".format(**checkpoint.best)
-        if pictures:
-            rows["samples"] = shown(pictures[-1])
-        if (self.run_dir / "training.gif").is_file():
-            rows["animation"] = shown(self.run_dir / "training.gif")
-        if list(self.run_dir.glob("events.out.tfevents.*")):
-            rows["TensorBoard"] = f"tensorboard --logdir {shown(self.run_dir)}"
-        return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
-
 
 def step_of(checkpoint: Path) -> int:
     return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
@@ -295,18 +256,6 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def shown(path: Path) -> str:
-    """The path as seen from here, where it lies below."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def on_thread_error(args: threading.ExceptHookArgs) -> None:

@@ -1,0 +1,65 @@
+"""What a run says on the screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ganexp.callbacks.checkpoint import Checkpoint, find
+
+if TYPE_CHECKING:
+    from ganexp.tasks.train import Train
+
+
+def announcement(run: Train) -> str:
+    """What is about to happen."""
+    config, trainer, data = run.config, run.trainer, run.data
+    sizes = {name: f"{count(network):,}" for name, network in run.system.networks().items()}
+    model = config["model"]
+    nodes = [model.get("loss"), *model.get("regularizers", {}).values(), *model.get("augment", {}).values()]
+    parts = [type(run.system).__name__, *[node["_target_"].rpartition(".")[2] for node in nodes if node]]
+    kind = "images" if len(data.shape) == 3 else "points"
+    root = trainer.strategy.root_device
+    device = torch.cuda.get_device_name(root) if root.type == "cuda" else root.type
+    rows = {
+        "model": f"{config['name']}: " + ", ".join(f"{name} {size} parameters" for name, size in sizes.items()),
+        "game": " + ".join(parts),
+        "data": f"{type(data).__name__}, {len(data.x):,} {kind} {'×'.join(map(str, data.shape))}",
+        "steps": f"{trainer.max_steps:,} of {data.batch_size} {kind}",
+        "device": f"{f'{trainer.world_size} × ' * (trainer.world_size > 1)}{device}, {trainer.precision}, {torch.get_num_threads()} threads",
+        "run folder": shown(run.run_dir),
+    }
+    return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
+
+
+def closing(run: Train) -> str:
+    """Where everything is."""
+    checkpoint = find(run.trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
+    pictures = sorted((run.run_dir / "samples").glob("*.png"))
+    rows = {"run folder": shown(run.run_dir)}
+    if run.trainer.global_step < run.trainer.max_steps:
+        rows["stopped"] = f"at step {run.trainer.global_step:,}; to go on: task=resume run={shown(run.run_dir)}"
+    if checkpoint and checkpoint.best:
+        rows["best"] = "{metric} {value:.4g} at step {step:,}".format(**checkpoint.best)
+    if pictures:
+        rows["samples"] = shown(pictures[-1])
+    if (run.run_dir / "training.gif").is_file():
+        rows["animation"] = shown(run.run_dir / "training.gif")
+    if list(run.run_dir.glob("events.out.tfevents.*")):
+        rows["TensorBoard"] = f"tensorboard --logdir {shown(run.run_dir)}"
+    return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def shown(path: Path) -> str:
+    """The path as seen from here, where it lies below."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
