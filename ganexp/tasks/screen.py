@@ -24,12 +24,13 @@ def announcement(run: Train) -> str:
     kind = "images" if len(data.shape) == 3 else "points"
     root = trainer.strategy.root_device
     device = torch.cuda.get_device_name(root) if root.type == "cuda" else root.type
+    processes = f"{trainer.world_size} × " if trainer.world_size > 1 else ""
     rows = {
         "model": f"{config['name']}: " + ", ".join(f"{name} {size} parameters" for name, size in sizes.items()),
         "game": " + ".join(parts),
         "data": f"{type(data).__name__}, {len(data.x):,} {kind} {'×'.join(map(str, data.shape))}",
         "steps": f"{trainer.max_steps:,} of {data.batch_size} {kind}",
-        "device": f"{f'{trainer.world_size} × ' * (trainer.world_size > 1)}{device}, {trainer.precision}, {torch.get_num_threads()} threads",
+        "device": f"{processes}{device}, {trainer.precision}, {torch.get_num_threads()} threads",
         "run folder": shown(run.run_dir),
     }
     return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
