@@ -278,6 +278,8 @@ def check_nodes(config: dict[str, Any]) -> None:
     """Raises Mistake for a mapping that is neither a typed field nor has a `_target_`, and for impossible numbers."""
     for path, kind in TYPED.items():
         node = config[path] if path else config
+        for key in sorted(kind.__dataclass_fields__.keys() - node.keys()):
+            raise Mistake(f"{f'{path}.{key}'.lstrip('.')}: cannot be taken away")
         for key in node.keys() - kind.__dataclass_fields__.keys() - {"experiment"}:
             full = f"{path}.{key}".lstrip(".")
             raise Mistake(f"{full}: there is no such key{nearest(full, fields(path))}")

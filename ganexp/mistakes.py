@@ -53,6 +53,8 @@ def _groups(loader: ConfigLoader, parent: str = "") -> list[str]:
 
 
 def options(group: str) -> list[str]:
+    if not GlobalHydra.instance().is_initialized():  # a run's config is checked without
+        return []
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torchvision.utils import make_grid
 
 from ganexp.files import replace
 
+log = logging.getLogger(__name__)
 GRID = 640  # px: smaller grids are enlarged to about this
 
 
@@ -84,12 +86,22 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def animate(frames: Sequence[Path], path: Path, seconds: float = 6.0) -> None:
-    """The frames, or 120 evenly spaced ones of more, as one GIF that plays in about `seconds` and rests on the last frame."""
+    """The frames, or 120 evenly spaced ones of more, as one GIF that plays in about `seconds` and rests on the last frame.
+
+    One that cannot be read is left out, which is said.
+    """
     if not frames:
         return
     if len(frames) > 120:
         frames = [frames[round(i * (len(frames) - 1) / 119)] for i in range(120)]
-    pictures = [Image.open(f).convert("RGB").quantize(64, dither=Image.Dither.NONE) for f in frames]
+    pictures = []
+    for frame in frames:
+        try:
+            pictures.append(Image.open(frame).convert("RGB").quantize(64, dither=Image.Dither.NONE))
+        except (OSError, SyntaxError, ValueError) as error:
+            log.warning("animation: %s is left out, it cannot be read: %s", frame, error)
+    if not pictures:
+        return
     durations = [max(40, int(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [2000]
     replace(
         path,

@@ -183,3 +183,16 @@ def test_an_animation_of_one_frame_and_of_none(tmp_path: Path) -> None:
         assert gif.n_frames == 1
     pictures.animate([], tmp_path / "none.gif")
     assert not (tmp_path / "none.gif").exists()
+
+
+def test_a_damaged_frame_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = frames(tmp_path, 4)
+    files[1].write_bytes(b"no picture")
+    pictures.animate(files, tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 3
+    assert str(files[1]) in caplog.text
+    for file in files:
+        file.write_bytes(b"no picture")
+    pictures.animate(files, tmp_path / "none.gif")
+    assert not (tmp_path / "none.gif").exists()
