@@ -176,6 +176,9 @@ def test_a_config_may_not_name_just_anything(short_run: Path, cli: Callable[...,
     text = (short_run / "config.yaml").read_text()
     (short_run / "config.yaml").write_text(text.replace("ganexp.callbacks.progress.Progress", "os.system"))
     answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 2 and "callbacks.progress._target_ is ganexp.callbacks.progress.Progress, not os.system" in answer.err
+    shutil.rmtree(short_run / "checkpoints")  # nothing to compare with
+    answer = cli("task=resume", f"run={short_run}")
     assert answer.code == 2 and "callbacks.progress._target_: the file asks to run os.system" in answer.err
     (short_run / "config.yaml").write_text(text.replace("pytorch_lightning.Trainer", "os.system"))
     answer = cli("task=resume", f"run={short_run}")
