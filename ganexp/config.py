@@ -296,6 +296,8 @@ def check_nodes(config: dict[str, Any]) -> None:
     name = Path(config["name"])
     if not name.parts or name.is_absolute() or ".." in name.parts:
         raise Mistake(f"name: a folder below outputs/, not {config['name']!r}")
+    if any(len(part.encode()) > 200 for part in name.parts):
+        raise Mistake(f"name: at most 200 bytes, not {len(config['name'].encode())}")
     if not 0 <= config["seed"] < 2**32:
         raise Mistake(f"seed: from 0 to {2**32 - 1}, not {config['seed']}")
     if config["num"] < 1 or config["num_images"] < 2:

@@ -68,9 +68,6 @@ GUARD = [
 ]  # fmt: skip
 UNFORESEEN = ["NaN or infinite", "diverged"]  # what exit code 1 may say
 COUNTS: dict[str, Counter[str]] = {}  # by test: how many were runs, mistakes, failures
-FINDINGS = {  # what a case says that runs into a known one; each line to be removed once it is fixed
-    3: r"kind='folder'.*(IsADirectoryError|NotADirectoryError|FileExistsError)",  # FINDING 3
-}
 
 
 def fuzz(examples: int) -> Callable[[Any], Any]:
@@ -118,11 +115,7 @@ def settle(case: str, call: Callable[[], str]) -> None:
         with within(SECONDS):
             outcome = call()
     except (Hang, Exception) as error:
-        text = f"{test} {case} {type(error).__name__}: {error}"
-        known = [number for number, pattern in FINDINGS.items() if re.search(pattern, text, re.DOTALL)]
-        if not known:
-            raise AssertionError(text) from error
-        outcome = f"finding {known[0]}"
+        raise AssertionError(f"{test} {case} {type(error).__name__}: {error}") from error
     COUNTS.setdefault(test, Counter())[outcome] += 1
 
 

@@ -153,6 +153,7 @@ MISTAKES = [
     ("logger.csv._target_=builtins.dict", "logger: dict is no Lightning logger"),
     ("+hardware.limit_train_batches=0", "hardware.limit_train_batches: for a short run set trainer.max_steps"),
     ("~name", "name: cannot be taken away"),
+    ("name=" + 300 * "x", "name: at most 200 bytes, not 300"),
     ("--nothing", "unrecognized arguments: --nothing"),
     ("name=", "name: a folder below outputs/"),
     ("name=a/../../x", "name: a folder below outputs/"),

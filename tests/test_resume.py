@@ -235,6 +235,15 @@ def test_killed_before_its_first_checkpoint(short_run: Path, cli: Callable[..., 
     assert [e.step for e in events.Scalars("loss/generator")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("name, said", [("samples", "is no folder"), ("metrics.csv", "is a folder, where a file belongs")])
+def test_a_folder_for_a_file(name: str, said: str, short_run: Path, cli: Callable[..., Answer]) -> None:
+    path = short_run / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.write_text("") if name == "samples" else path.mkdir()
+    answer = cli("task=resume", f"run={short_run}", "trainer.max_steps=4")
+    assert answer.code == 2 and f"{name} {said}" in answer.err
+
+
 def test_a_log_in_a_folder_of_its_own(cli: Callable[..., Answer], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert cli("model=mlp", "data=sine", *SHORT, "trainer.max_steps=4", "logger.csv.name=mine", f"hydra.run.dir={run}").code == 0

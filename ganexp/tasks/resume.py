@@ -41,6 +41,7 @@ class Resume:
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path):
+        check_places(run_dir)
         kept = read_config(run_dir / "config.yaml")
         checkpoint, content, self.notes = newest(run_dir / "checkpoints")
         step = content["global_step"] if content else 0
@@ -66,6 +67,16 @@ class Resume:
             print(f"  {note}")
             log.info(note)
         return self.train.run()
+
+
+def check_places(run_dir: Path) -> None:
+    """Raises Mistake for a file where the run has a folder, or a folder where it has a file."""
+    for path in (run_dir / "samples", run_dir / "checkpoints"):
+        if path.exists() and not path.is_dir():
+            raise Mistake(f"run: {path} is no folder")
+    for path in (run_dir / name for name in ("metrics.csv", "run.json", "hparams.yaml", "log.txt", "training.gif")):
+        if path.is_dir():
+            raise Mistake(f"run: {path} is a folder, where a file belongs")
 
 
 def read_config(file: Path) -> dict[str, Any]:
