@@ -132,11 +132,11 @@ def litter(run: Path) -> list[str]:
 
 # -- killed ----------------------------------------------------------------------------------------------------------
 
-STEPS = 600
+STEPS = 4000  # rows reach metrics.csv by the hundred: a run that goes on makes at least so many
 LONG = [
     "data=digits", "model=cdcgan", "model.width=0.25", "hardware=cpu", "regularizer=[r1]", "regularizer.r1.every=4",
-    "augment=[flip]", f"trainer.max_steps={STEPS}", "trainer.log_every=1", "trainer.samples_every=50",
-    "trainer.metrics_every=50", "trainer.checkpoint_every=20", "callbacks.metrics.num=200",
+    "augment=[flip]", f"trainer.max_steps={STEPS}", "trainer.log_every=1", "trainer.samples_every=500",
+    "trainer.metrics_every=500", "trainer.checkpoint_every=20", "callbacks.metrics.num=200",
 ]  # fmt: skip
 
 
