@@ -23,7 +23,7 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from ganexp import config
+from ganexp import checks, config
 from ganexp.build import build
 from ganexp.data.module import DataModule
 from ganexp.tasks.memory import keep_freed_memory, set_thresholds
@@ -128,7 +128,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         overrides = [model, "loss=bce", "regularizer=[]", "model.ema_half_life=null", "hardware=cpu", f"data.shape={shape}"]
         with config.config_tree():
-            resolved = config.resolved(config.compose_checked([*overrides, "hydra.run.dir=" + folder]))
+            resolved = config.resolved(checks.compose_checked([*overrides, "hydra.run.dir=" + folder]))
         data = Noise(shape, 0, arguments.batch_size, 0)
         data.prepare()
         ours, plain = Ours(resolved, data, steps), Plain(resolved, data, steps, arguments.keep_memory)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
-from ganexp import config, jobs
+from ganexp import checks, config, jobs
 from ganexp.mistakes import Mistake
 
 
@@ -56,10 +56,10 @@ def answer(args: Namespace) -> int:
     name = args.config_name or "config"
     with config.config_tree(args.config_dir):
         if about_config:
-            config.check_spelling(args.overrides, name)
+            checks.check_spelling(args.overrides, name)
         else:
             todo = config.sweep_jobs(args.overrides) if args.multirun else [args.overrides]
-            checked = [config.compose_checked(job, name) for job in todo]
+            checked = [checks.compose_checked(job, name) for job in todo]
             if not args.multirun:
                 return jobs.run(checked[0])
             if checked[0].run is not None:

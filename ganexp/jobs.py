@@ -16,7 +16,7 @@ from hydra.core.utils import run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from ganexp import config
+from ganexp import checks, config
 from ganexp.config import CONF_DIR
 from ganexp.files import read_json, write_json
 from ganexp.mistakes import Diverged, Mistake, told
@@ -29,7 +29,7 @@ def build_task(cfg: DictConfig, folder: Path) -> Any:
     try:
         return build({"_target_": cfg.task._target_, "_partial_": True}, "task")(config.resolved(cfg), folder)
     except Mistake as mistake:
-        raise Mistake(config.as_written(cfg, str(mistake))) from mistake
+        raise Mistake(checks.as_written(cfg, str(mistake))) from mistake
 
 
 def run(cfg: DictConfig) -> int:

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from conftest import NARROW, NARROW_ALL, TINY, Answer, data_overrides
 
-from ganexp import config, mistakes
+from ganexp import checks, config, mistakes
 from ganexp.build import build
 
 
@@ -27,7 +27,7 @@ def options(group: str) -> list[str]:
 @cache
 def composed_once(*overrides: str) -> dict[str, Any]:
     with config.config_tree():
-        return config.resolved(config.compose_checked(overrides))
+        return config.resolved(checks.compose_checked(overrides))
 
 
 def compose(*overrides: str) -> dict[str, Any]:

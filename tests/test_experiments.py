@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY, Answer, data_overrides
 from test_composition import options
 
-from ganexp import config
+from ganexp import checks, config
 from ganexp.build import check
 
 DEFAULT_LOSS = {"_target_": "ganexp.losses.BCE", "real": 1.0, "fake": 0.0, "generator": 1.0, "weight": 1.0}
@@ -30,7 +30,7 @@ def test_an_experiment_only_sets_what_every_option_has(name: str, capfd: pytest.
         if "vae" in name and other.startswith(("loss", "regularizer", "augment")):  # refused: see test_mistakes
             continue
         with config.config_tree():
-            composed = config.resolved(config.compose_checked([f"experiment={name}", other]))
+            composed = config.resolved(checks.compose_checked([f"experiment={name}", other]))
         for group in ("model", "data", "optimizer", "schedule", "callbacks"):
             check(composed[group], group, None)
         unused = other in ("model=gmmn", "model=vae") and composed["loss"] != DEFAULT_LOSS
@@ -40,7 +40,7 @@ def test_an_experiment_only_sets_what_every_option_has(name: str, capfd: pytest.
 @pytest.mark.parametrize("name", options("experiment"))
 def test_an_experiment_runs(name: str, cli: Callable[..., Answer], data_root: Path) -> None:
     with config.config_tree():
-        data = config.compose_checked([f"experiment={name}"]).data
+        data = checks.compose_checked([f"experiment={name}"]).data
     option = {"Sine": "sine", "MNIST": "mnist", "CelebA": "celeba", "Cats": "cats", "Anime": "anime"}[
         data._target_.split(".")[-1]
     ]

@@ -15,10 +15,11 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "callbacks": {"callbacks", "systems", "pictures", "files", "mistakes", ""},
     "mistakes": set(),
     "config": {"mistakes"},
+    "checks": {"config", "mistakes"},
     "build": {"mistakes"},
-    "jobs": {"config", "build", "tasks", "files", "mistakes", ""},
-    "__main__": {"config", "jobs", "mistakes", ""},
-    "tasks": {"tasks", "systems", "callbacks", "data", "pictures", "files", "build", "config", "mistakes", ""},
+    "jobs": {"config", "checks", "build", "tasks", "files", "mistakes", ""},
+    "__main__": {"config", "checks", "jobs", "mistakes", ""},
+    "tasks": {"tasks", "systems", "callbacks", "data", "pictures", "files", "build", "config", "checks", "mistakes", ""},
     "__init__": set(),
 }
 

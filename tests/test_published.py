@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ganexp import config
+from ganexp import checks, config
 from ganexp.build import build
 
 
 @cache
 def recipe(name: str, *overrides: str) -> dict[str, Any]:
     with config.config_tree():
-        return config.resolved(config.compose_checked([f"experiment={name}", *overrides]))
+        return config.resolved(checks.compose_checked([f"experiment={name}", *overrides]))
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import NARROW, TINY, Answer
 
-from ganexp import config, mistakes
+from ganexp import checks, config, mistakes
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -61,7 +61,7 @@ def test_every_command_composes(tmp_path: Path) -> None:
         words = [word for word in words if word not in ("-m", "--config-dir", "mine")]
         with config.config_tree(str(tmp_path / "mine")):
             for job in config.sweep_jobs(config.with_home(words)):
-                config.compose_checked(job)
+                checks.compose_checked(job)
 
 
 def test_the_table_of_groups() -> None:

@@ -16,7 +16,7 @@ from conftest import NARROW, TINY, Answer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ganexp import config, jobs
+from ganexp import checks, config, jobs
 from ganexp.losses import BCE
 
 LONGER = [*TINY, "trainer.max_steps=10", "trainer.samples_every=5", "trainer.metrics_every=5", "trainer.checkpoint_every=5"]
@@ -153,7 +153,7 @@ def test_points_are_a_scatter(cli: Callable[..., Answer]) -> None:
 def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with config.config_tree():
-        cfg = config.compose_checked([])
+        cfg = checks.compose_checked([])
         first = jobs.free_folder(cfg, "run")
         first.mkdir(parents=True)
         assert jobs.free_folder(cfg, "run").name == first.name + "_2"

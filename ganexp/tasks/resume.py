@@ -11,7 +11,8 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from ganexp.build import OURS, one_line
-from ganexp.config import TYPED, as_typed, check_nodes
+from ganexp.checks import check_nodes
+from ganexp.config import TYPED, as_typed
 from ganexp.mistakes import Mistake
 from ganexp.tasks.checkpoint import read
 from ganexp.tasks.processes import external
