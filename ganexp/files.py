@@ -66,9 +66,9 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-    except (ValueError, RecursionError):
-        pass
-    log.warning("%s is damaged: begun anew", path)
-    return {}
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, no mapping")
+    except (ValueError, RecursionError) as error:
+        log.warning("%s is damaged and begun anew: %s", path, error)
+        return {}
+    return content

@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
-UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Mistake(Exception):
@@ -29,14 +29,14 @@ class Diverged(Exception):
 
 
 def told(error: BaseException) -> str:
-    """What ended a run, in one line: of an error that led to others, the first, if it is one of files."""
+    """What ended a run, in one line: of an error that led to others, the first, if it is of a disk."""
+    if isinstance(error, Mistake | Diverged):
+        return str(error)
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    if isinstance(cause, OSError) and cause.errno in UNWRITTEN:
-        return f"cannot write {cause.filename or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
-    if isinstance(error, Mistake | Diverged):
-        return str(error)
+    if isinstance(cause, OSError) and cause.errno in NO_ROOM_OR_RIGHT:
+        return f"{cause.filename or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
     last = (str(error).strip().splitlines() or [""])[-1]
     return f"{type(error).__name__}: {last}"
 
@@ -53,8 +53,6 @@ def _groups(loader: ConfigLoader, parent: str = "") -> list[str]:
 
 
 def options(group: str) -> list[str]:
-    if not GlobalHydra.instance().is_initialized():  # a run's config is checked without
-        return []
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
 
 

@@ -124,7 +124,10 @@ def test_every_half_with_another(half: str, name: str) -> None:
     system = build(composed["model"], "model")
     system.check_shapes(tuple(composed["data"]["shape"]))
     with_classes = compose(f"model={other}", f"model/{half}={name}", shape, "model.width=0.04", "model.classes=10")
-    build(with_classes["model"], "model").check_shapes(tuple(composed["data"]["shape"]))
+    conditional = build(with_classes["model"], "model")
+    conditional.check_shapes(tuple(composed["data"]["shape"]))
+    assert system.sample(2).shape == conditional.sample(2).shape == (2, *composed["data"]["shape"])
+    assert conditional.classes == 10 and system.classes is None
 
 
 @pytest.mark.parametrize("name", options("model/encoder"))

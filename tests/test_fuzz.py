@@ -737,7 +737,8 @@ def test_config_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
 
     def read() -> str:
         try:
-            read_config(tmp_path / "config.yaml")
+            with config_tree():
+                read_config(tmp_path / "config.yaml")
         except Mistake as mistake:
             return said(mistake)
         return "run"

@@ -72,7 +72,7 @@ class Watchdog(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        if self.on_nan is not None:
+        if self.on_nan is not None and system.recent[-1]:
             self.notice_nan(trainer, system, step)
         if (loss := system.recent[-1].get("loss/discriminator")) is not None:
             self.smoothed = loss.clone() if self.smoothed is None else self.smoothed.to(loss.device).lerp_(loss, 0.02)
@@ -81,7 +81,7 @@ class Watchdog(pl.Callback):
 
     def notice_nan(self, trainer: pl.Trainer, system: System, step: int) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # then a gradient that overflows is skipped
-        noted = {n: v for n, v in system.recent[-1].items() if not (scaled and n.startswith("gradient_norm"))}
+        noted = {n: v for n, v in system.recent[-1].items() if not (scaled and n.startswith("gradient_norm/"))}
         bad = ~torch.stack([value.float() for value in noted.values()]).isfinite().all()
         if self.nan_since is None:
             self.nan_since = torch.zeros((), dtype=torch.int64, device=bad.device)

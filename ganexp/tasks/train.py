@@ -57,13 +57,9 @@ class Train:
         seed_all(config["seed"])  # the weights: the same on every rank
         self.data: DataModule = build(config["data"], "data", allowed)
         self.system: System = build(config["model"], "model", allowed)
-        check_optimizers(config, allowed)
         if not isinstance(self.system, System):
             raise Mistake(f"model._target_: {config['model']['_target_']} is not a System (ganexp.systems)")
-        try:
-            self.system.configure_optimizers()
-        except Exception as error:  # of the model's own optimizers and schedule, whatever they are
-            raise located(error, "model") from error
+        check_optimizers(config["model"], allowed)
         check_fit(self.system, self.data)
         self.system.recent = deque(maxlen=config["trainer"]["log_mean"])
         self.trainer = self.make_trainer()
@@ -169,8 +165,8 @@ class Train:
         return None
 
     def go_back(self, diverged: Diverged) -> None:
-        """Make ready to go on from the last checkpoint before the run diverged; those after it are deleted. Raises Diverged where
-        it shall not, with what is left to go on from."""
+        """Make ready to go on from the last checkpoint before the run diverged; the step-N.ckpt after it are deleted. Raises
+        Diverged where it shall not, with what is left to go on from."""
         folder = self.run_dir / "checkpoints"
         steps = {file: step_of(file) for file in (*folder.glob("step-*.ckpt"), *folder.glob("best.ckpt"))}
         good = max((file for file, step in steps.items() if step <= diverged.good), key=steps.__getitem__, default=None)
@@ -186,7 +182,7 @@ class Train:
             write_json(record | {"gone_back": gone_back}, self.run_dir / "run.json")
             place(good, folder / "last.ckpt")
             for file, step in steps.items():
-                if step > steps[good]:
+                if step > steps[good] and file.name != "best.ckpt":
                     file.unlink()
         self.trainer.strategy.barrier()
         self.checkpoint, self.trainer = folder / "last.ckpt", self.make_trainer()
@@ -227,17 +223,19 @@ def in_folder(value: Any, run_dir: Path) -> Any:
     return value.replace("{run_dir}", str(run_dir)) if isinstance(value, str) else value
 
 
-def check_optimizers(config: dict[str, Any], allowed: Sequence[str] | None) -> None:
-    """Raises Mistake for what an optimizer or the schedule refuses: they are built only when training starts."""
-    for name, node in config["optimizer"].items():
+def check_optimizers(model: dict[str, Any], allowed: Sequence[str] | None) -> None:
+    """Raises Mistake for what a model's optimizers or its schedule refuse: they are built only when training starts."""
+    for key in (key for key in model if key.startswith("optimizer")):
         try:
-            optimizer = build(node, f"optimizer.{name}", allowed)([nn.Parameter(torch.zeros(1))])
+            optimizer = build(model[key], f"model.{key}", allowed)([nn.Parameter(torch.zeros(1))])
         except (ValueError, TypeError, RuntimeError) as error:
-            raise located(error, f"optimizer.{name}") from error
+            raise located(error, f"model.{key}") from error
+        if "schedule" not in model:
+            continue
         try:
-            build(config["schedule"], "schedule", allowed)(optimizer)
-        except (ValueError, TypeError, ZeroDivisionError) as error:
-            raise located(error, "schedule") from error
+            build(model["schedule"], "model.schedule", allowed)(optimizer)
+        except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
+            raise located(error, "model.schedule") from error
 
 
 def check_fit(system: System, data: DataModule) -> None:
@@ -259,8 +257,10 @@ def seed_all(seed: int) -> None:
 
 
 def on_thread_error(args: threading.ExceptHookArgs) -> None:
-    """TensorBoard's writer raises its thread's error again at the next value; its trace would come before."""
-    if not isinstance(args.exc_value, OSError):
+    """A line for TensorBoard's writer, whose thread raises its error again at the next value; its trace would come before."""
+    if isinstance(args.exc_value, OSError):
+        log.warning("TensorBoard: its events are not written: %s", args.exc_value)
+    else:
         threading.__excepthook__(args)
 
 
