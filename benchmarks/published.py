@@ -6,7 +6,7 @@
     python benchmarks/published.py faces --figure celeba.png RUN… the same, with their grids, in one figure
 
 RUN is a run's folder; its last.ckpt is measured (`--checkpoint best.ckpt`: another). The classifier learns from MNIST's training
-set and is tested on its test set, never on samples; it is kept in outputs/classifier.pt. 5,000 samples of sine, 10,000 of MNIST,
+set and is tested on its test set, never on samples; it is kept in the cache folder. 5,000 samples of sine, 10,000 of MNIST,
 2,000 faces.
 """
 
@@ -22,26 +22,36 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torchvision import datasets
 
 from ganexp import pictures
-from ganexp.callbacks.metrics import evaluate
 from ganexp.callbacks.samples import fixed_samples
+from ganexp.data.mnist import MNIST
+from ganexp.data.module import DataModule
 from ganexp.data.toy import Sine
+from ganexp.evaluation import Evaluation, samples_of
 from ganexp.files import replace
 from ganexp.losses import MMD as Discrepancy
 from ganexp.metrics.diversity import Diversity
-from ganexp.metrics.features import Pixels, Random
+from ganexp.metrics.features import Classifier, Laplacian, Pixels, Random, as_floats
 from ganexp.metrics.fid import FID
+from ganexp.metrics.metric import FeatureMetric
 from ganexp.metrics.mmd import MMD
 from ganexp.metrics.sharpness import Sharpness
 from ganexp.metrics.swd import SlicedWasserstein
+from ganexp.systems.base import System
 from ganexp.systems.vae import VAE
 from ganexp.tasks.checkpoint import restore, restore_data
 
-KEPT = Path("outputs/classifier.pt")
+
+def measured(metrics: list[FeatureMetric], system: System, data: DataModule, num: int) -> dict[str, float]:
+    evaluation = Evaluation(metrics, data, num)
+    evaluation.prepare()
+    values, failed = evaluation.measure(samples_of(system), system.device)
+    if failed:
+        raise ValueError("; ".join(failed.values()))
+    return values
 
 
 def sine(checkpoints: list[Path]) -> None:
@@ -50,19 +60,20 @@ def sine(checkpoints: list[Path]) -> None:
     distances = []
     for file in checkpoints:
         system, _, step = restore(file, [])
-        (distance,) = evaluate([SlicedWasserstein(Pixels(), 256)], system, true.real(5000), 5000).values()
+        (distance,) = measured([SlicedWasserstein(Pixels(), 256)], system, true, 5000).values()
         distances.append(distance)
         print(f"{file}  step {step:,}  sliced Wasserstein-1 {distance:.4f}")
     print(f"median {statistics.median(distances):.4f}")
 
 
 def mnist(checkpoints: list[Path], root: str) -> None:
-    reader = classifier(root)
+    data = MNIST(root, [1, 28, 28], 10, batch_size=64, seed=0)
+    data.prepare()
+    reader = classifier(data, root)
     for file in checkpoints:
         system, _, step = restore(file, [])
         samples = fixed_samples(system, 10_000)
-        with torch.no_grad():
-            read = torch.cat([reader(part).argmax(1) for part in samples.split(500)])
+        read = labels(reader, samples)
         said = f"{file}  step {step:,}"
         if system.classes:
             said += f"  reads the wanted digit in {(read == torch.arange(10_000) % 10).float().mean():.4f}"
@@ -70,47 +81,18 @@ def mnist(checkpoints: list[Path], root: str) -> None:
         print(f"{said}  shares of the digits in %: {' '.join(f'{share:.1f}' for share in shares)}")
 
 
-def classifier(root: str) -> nn.Module:
-    """A small CNN that reads MNIST digits in [-1, 1]; kept, with its accuracy on the test set."""
-    network = nn.Sequential(
-        nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(64),
-        nn.Conv2d(64, 128, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.4),
-        nn.Linear(128 * 25, 128), nn.ReLU(), nn.Linear(128, 10),
-    )  # fmt: skip
-    if KEPT.is_file():
-        kept = torch.load(KEPT, weights_only=True)
-        network.load_state_dict(kept["weights"])
-        accuracy = kept["accuracy"]
-    else:
-        accuracy = learn(network, *images(root, train=True), *images(root, train=False))
-        replace(KEPT, lambda file: torch.save({"weights": network.state_dict(), "accuracy": accuracy}, file))
-    print(f"the classifier reads {accuracy:.4f} of the test set")
-    return network.eval()
+def classifier(data: MNIST, root: str) -> Classifier:
+    """A classifier of MNIST's training set, with its accuracy on the test set."""
+    reader = Classifier()
+    reader.prepare(data)
+    test = datasets.MNIST(root, train=False)
+    read = labels(reader, as_floats(test.data[:, None]))
+    print(f"the classifier reads {(read == test.targets).float().mean():.4f} of the test set")
+    return reader
 
 
-def images(root: str, train: bool) -> tuple[Tensor, Tensor]:
-    data = datasets.MNIST(root, train=train)
-    return data.data[:, None].float() / 127.5 - 1, data.targets
-
-
-def learn(network: nn.Module, x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor, epochs: int = 4) -> float:
-    torch.manual_seed(0)
-    steps = epochs * (len(x) // 128)
-    optimizer = torch.optim.Adam(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for step in range(steps):
-        i = torch.randint(len(x), (128,))
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = F.cross_entropy(network(x[i]).float(), y[i])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 200 == 0:
-            print(f"classifier, step {step} of {steps}: {loss.item():.4f}", flush=True)
-    network.eval()
-    with torch.no_grad():
-        return float(torch.cat([network(part).argmax(1) for part in test_x.split(500)]).eq(test_y).float().mean())
+def labels(reader: Classifier, x: Tensor) -> Tensor:
+    return torch.cat([reader(part)["logits"].argmax(1) for part in x.split(500)])
 
 
 def faces(checkpoints: list[Path], figure: Path | None) -> None:
@@ -121,12 +103,12 @@ def faces(checkpoints: list[Path], figure: Path | None) -> None:
         data.prepare()
         metrics = [
             Diversity(Pixels()),
-            Sharpness(),
+            Sharpness(Laplacian()),
             FID(Random()),
             SlicedWasserstein(Pixels(), 256),
             MMD(Pixels(), Discrepancy()),
         ]
-        values = evaluate(metrics, system, data.real(2000), 2000)
+        values = measured(metrics, system, data, 2000)
         print(f"{file}  step {step:,}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
         told = [f"{name} {value:.3g}" for name, value in values.items()]
         said = "\n".join("  ".join(told[i : i + 2]) for i in range(0, len(told), 2))

@@ -21,7 +21,7 @@ from ganexp.mistakes import Mistake, groups, nearest, options
 
 PICK_ANY = ("regularizer", "augment", "metrics", "callbacks", "logger")
 GAME = ("loss", "regularizer", "augment", "schedule", "optimizer", "optimizer.generator", "optimizer.discriminator")
-PICK_ONE = ("model", "data", "loss", "schedule", "hardware")
+PICK_ONE = ("model", "data", "loss", "schedule", "extractor", "hardware")
 
 
 def compose_checked(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
@@ -163,7 +163,14 @@ def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
             raise Mistake(f"{override.key_or_group}: task={task} does not read it, only {', '.join(reads)}")
     if "model" in reads:
         check_game(parsed, cfg)
-    if "checkpoint" in reads and cfg.checkpoint is None:
+    folders = [key for key in ("real", "fake") if cfg[key] is not None]
+    if "real" in reads and len(folders) == 1:
+        raise Mistake(f"{folders[0]}: two folders are compared: real=FOLDER fake=FOLDER")
+    if folders and cfg.checkpoint is not None:
+        raise Mistake(f"{folders[0]}: compares two folders of images, with no checkpoint; leave one out")
+    if folders and any(o.key_or_group.split(".")[0] == "data" for o in parsed):
+        raise Mistake(f"data: {' and '.join(folders)} are the data here")
+    if "checkpoint" in reads and cfg.checkpoint is None and not folders:
         raise Mistake(f"checkpoint: task={task} needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt")
     if "run" in reads and cfg.run is None:
         raise Mistake(f"run: task={task} needs the folder of one: run=outputs/NAME/TIME")

@@ -74,6 +74,7 @@ class Config:
     optimizer: Optimizers = field(default_factory=Optimizers)
     schedule: dict[str, Any] = MISSING
     metrics: dict[str, Any] = field(default_factory=dict)
+    extractor: dict[str, Any] = MISSING
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     hardware: dict[str, Any] = MISSING
@@ -84,6 +85,9 @@ class Config:
     label: int | None = None
     grid: bool = MISSING
     num_images: int = MISSING
+    real: str | None = None
+    fake: str | None = None
+    runs: list[str] = field(default_factory=list)
     trust: list[str] = field(default_factory=list)
 
 

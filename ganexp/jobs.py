@@ -174,7 +174,9 @@ def summary(folder: Path, expected: int) -> tuple[list[str], int]:
     lines = [f"sweep {folder}"]
     for record in jobs:
         overrides = " ".join(text for text in record["overrides"] if text not in shared)
-        said = record.get("error") or " ".join(f"{k} {v:.4g}" for k, v in (record.get("last") or {}).items() if v is not None)
+        said = record.get("error") or " ".join(
+            f"{name} {value['last']:.4g}" for name, value in record.get("metrics", {}).items() if value["last"] is not None
+        )
         lines.append(f"  {record['job']:>3}  {record['status']:<11} {overrides}   {said}")
     failed = expected - sum(record["status"] == "finished" for record in jobs)
     if len(jobs) < expected:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import socket
 import struct
 import sys
 from collections.abc import Callable
@@ -58,6 +59,19 @@ class Answer:
     @property
     def record(self) -> dict[str, Any]:
         return json.loads((self.run / "run.json").read_text())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Classifiers and features that tests make stay out of the user's cache; all workers share them."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp().parent / "cache")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
 
 
 @pytest.fixture

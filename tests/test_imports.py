@@ -8,18 +8,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "ganexp"
-LEAVES = {"networks", "losses", "regularizers", "augment", "latents", "metrics", "data", "ema", "files"}
+LEAVES = {"networks", "losses", "regularizers", "augment", "latents", "data", "ema", "files"}
 MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "systems": {"systems", "networks", "losses", "regularizers", "augment", "latents", "ema"},
+    "metrics": {"metrics", "files"},
+    "evaluation": {"metrics", "data", "systems", "files"},
     "pictures": {"files"},
-    "callbacks": {"callbacks", "systems", "pictures", "files", "mistakes", ""},
+    "callbacks": {"callbacks", "systems", "metrics", "data", "evaluation", "pictures", "files", "mistakes", ""},
     "mistakes": set(),
     "config": {"mistakes"},
     "checks": {"config", "mistakes"},
     "build": {"mistakes"},
     "jobs": {"config", "checks", "build", "tasks", "files", "mistakes", ""},
     "__main__": {"config", "checks", "jobs", "mistakes", ""},
-    "tasks": {"tasks", "systems", "callbacks", "data", "pictures", "files", "build", "config", "checks", "mistakes", ""},
+    "tasks": {
+        "tasks",
+        "systems",
+        "callbacks",
+        "data",
+        "metrics",
+        "evaluation",
+        "pictures",
+        "files",
+        "build",
+        "config",
+        "checks",
+        "mistakes",
+        "",
+    },
     "__init__": set(),
 }
 

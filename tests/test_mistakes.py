@@ -67,7 +67,7 @@ MISTAKES = [
     ("data.batch_size=5000", "data.batch_size: 5000, but the data has only 1797 samples"),
     ("hardware=ddp_cpu data.batch_size=7", "data.batch_size: 7 cannot be split over 2 devices"),
     ("model=mlp data=sine augment=[flip]", "model: flip mirrors images"),
-    ("model=mlp data=sine metrics=[fid]", "metrics: random features are of images"),
+    ("model=mlp data=sine metrics=[fid] extractor=random", "metrics: random features are of images"),
     ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: no metric kid/x is measured, only swd/pixels"),
     ("model.g_steps=0", "model.g_steps: at least 1, not 0"),
     ("model.width=0", "model.width: a factor above 0"),

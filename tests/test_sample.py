@@ -80,11 +80,15 @@ def test_a_class_that_cannot_be(cli: Cli, trained: Callable[..., Path]) -> None:
 
 
 def test_evaluate(cli: Cli, trained: Callable[..., Path]) -> None:
-    answer = cli("task=evaluate", f"checkpoint={trained('cdcgan', 'digits')}", "metrics=[fid,swd]", "num_images=300")
+    answer = cli(
+        "task=evaluate", f"checkpoint={trained('cdcgan', 'digits')}", "metrics=[fid,swd]", "num_images=300", "extractor=random"
+    )
     assert answer.code == 0, answer.err
     result = json.loads((answer.run / "evaluation.json").read_text())
-    assert result["values"].keys() == {"fid/random", "swd/pixels"} and all(v > 0 for v in result["values"].values())
-    assert (result["generated"], result["real"], result["step"], result["ema"]) == (300, 300, 3, True)
+    assert result["values"].keys() == {"fid/random", "swd/pixels"}
+    assert all(v["value"] > 0 and v["print"] in answer.out for v in result["values"].values())
+    protocol = result["protocols"]["fid/random"]
+    assert (protocol["generated"], protocol["real"]["images"], result["step"], protocol["ema"]) == (300, 300, 3, True)
     assert "fid/random" in answer.out
 
 
@@ -92,10 +96,10 @@ def test_evaluate_is_the_value_of_the_training(cli: Cli, trained: Callable[..., 
     """The same samples, the same real ones: the number in the run is the number anyone gets again."""
     answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"])
     checkpoint = answer.run / "checkpoints" / "last.ckpt"
-    last = answer.record["last"]["swd/pixels"]
+    last = answer.record["metrics"]["swd/pixels"]["last"]
     again = cli("task=evaluate", f"checkpoint={checkpoint}", "num_images=32", "hydra.run.dir=evaluated")
     assert again.code == 0, again.err
-    value = json.loads((again.folder / "evaluated" / "evaluation.json").read_text())["values"]["swd/pixels"]
+    value = json.loads((again.folder / "evaluated" / "evaluation.json").read_text())["values"]["swd/pixels"]["value"]
     assert value == pytest.approx(last, rel=1e-6)
 
 

@@ -42,9 +42,8 @@ class Checkpoint(pl.Callback):
         self.folder, self.every, self.keep, self.monitor = Path(folder), every, keep, monitor
         self.best: dict[str, Any] | None = None  # {"metric", "value", "step"}
 
-    def check_monitor(self, callbacks: Sequence[object]) -> None:
-        """Raises ValueError if `monitor` is not measured by the run's other callbacks."""
-        measured = find(callbacks, Metrics)
+    def check_monitor(self, measured: Metrics | None) -> None:
+        """Raises ValueError if `monitor` is not measured by the run's metrics."""
         names = {str(m.name): m for m in measured.metrics} if measured else {}
         if self.monitor is not None and self.monitor not in names:
             raise ValueError(f"monitor: no metric {self.monitor} is measured, only {', '.join(names) or 'none'}")
@@ -82,7 +81,9 @@ class Checkpoint(pl.Callback):
         if not ranking:
             return False
         metric = ranking[0]
-        value = metrics.history[-1][1][str(metric.name)]
+        value = metrics.history[-1][1].get(str(metric.name))
+        if value is None:
+            return False
         sign = -1 if metric.higher_is_better else 1
         if self.best is not None and sign * value >= sign * self.best["value"]:
             return False

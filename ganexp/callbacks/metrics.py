@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-from tqdm import tqdm
 
-from ganexp.systems.base import CHUNK, System, seeded
+from ganexp.data.module import DataModule
+from ganexp.evaluation import Evaluation, samples_of
+from ganexp.metrics.metric import FeatureMetric
+from ganexp.systems.base import System
+
+log = logging.getLogger(__name__)
 
 
 class Metrics(pl.Callback):
     """Every `every` steps, and at the start and the end, compare `num` samples of the averaged generator with `num` real ones.
 
-    Values go to every logger under the metric's name; `history` holds them as (step, {name: value}).
+    Values go to every logger under the metric's name; `history` holds them as (step, {name: value}). A metric that has no value,
+    for example of samples that are all alike, is left out at that step, which is said once.
     """
 
-    def __init__(self, metrics: dict[str, Metric], every: int = 500, num: int = 2000):
+    def __init__(self, metrics: dict[str, FeatureMetric], every: int = 500, num: int = 2000):
         if every < 1:
             raise ValueError(f"every: at least 1 step, not {every}")
         if num < 2:
@@ -28,12 +30,17 @@ class Metrics(pl.Callback):
         self.metrics = list(metrics.values())
         self.every, self.num = every, num
         self.history: list[tuple[int, dict[str, float]]] = []
+        self.evaluation: Evaluation | None = None
+        self.said: set[str] = set()
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if a metric cannot be of samples of this shape."""
-        for metric in self.metrics:
-            metric.update(torch.zeros(2, *shape), real=True)
-            metric.reset()
+    def setup(self, trainer: pl.Trainer, system: Any, stage: str) -> None:
+        if self.evaluation is None:
+            self.prepare(trainer.datamodule)  # type: ignore[attr-defined]
+
+    def prepare(self, data: DataModule) -> None:
+        """Raises ValueError if a metric cannot be of such data, FileNotFoundError for an extractor's file."""
+        self.evaluation = Evaluation(self.metrics, data, self.num)
+        self.evaluation.prepare()
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         if trainer.global_step == 0:
@@ -46,48 +53,38 @@ class Metrics(pl.Callback):
     def measure(self, trainer: pl.Trainer, system: System) -> None:
         if not self.metrics:
             return
-        real = trainer.datamodule.real(self.num)  # type: ignore[attr-defined]
-        values = evaluate(self.metrics, system, real, len(real), trainer.global_rank, trainer.world_size)
+        assert self.evaluation is not None
+        values, failed = self.evaluation.measure(samples_of(system), system.device, trainer.global_rank, trainer.world_size)
+        for name in failed.keys() - self.said:
+            log.warning("step %s: not measured: %s", f"{trainer.global_step:,}", failed[name])
+        self.said |= failed.keys()
         self.history.append((trainer.global_step, values))
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """For every value its `best` and `best_step` (where one side is better), `last`, and the mean of the last five: the best
+        alone flatters."""
+        summary: dict[str, dict[str, Any]] = {}
+        for metric in self.metrics:
+            for i, name in enumerate(f"{short}/{metric.features.name}" for short in metric.names):
+                seen = [(step, values[name]) for step, values in self.history if name in values]
+                if not seen:
+                    continue
+                recent = [value for _, value in seen[-5:]]
+                summary[name] = {"last": seen[-1][1], "mean_of_last_5": sum(recent) / len(recent)}
+                if metric.higher_is_better is not None and i == 0:
+                    step, best = (max if metric.higher_is_better else min)(seen, key=lambda pair: pair[1])
+                    summary[name] |= {"best": best, "best_step": step}
+        return summary
+
+    def record(self, system: System) -> dict[str, Any]:
+        """For run.json: the summary, and how each value was measured."""
+        assert self.evaluation is not None
+        return {"metrics": self.summary(), "protocols": self.evaluation.protocols(system.ema is not None)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = [(step, values) for step, values in state_dict["history"]]
-
-
-def chunks(n: int, rank: int = 0, ranks: int = 1) -> Iterator[slice]:
-    """This rank's part of range(n) in slices of at most CHUNK."""
-    start, stop = n * rank // ranks, n * (rank + 1) // ranks
-    for i in range(start, stop, CHUNK):
-        yield slice(i, min(i + CHUNK, stop))
-
-
-def evaluate(
-    metrics: Sequence[Metric],
-    system: System,
-    real: Tensor,
-    num: int,
-    rank: int = 0,
-    ranks: int = 1,
-    show: str | None = None,
-) -> dict[str, float]:
-    """Every metric by its name: `num` samples of the system against the real ones [M, *shape] in [-1, 1].
-
-    The ranks share the work. The samples depend on the weights and the number of ranks alone, and the random state is left as it
-    was: measuring more often changes nothing. `show`: the name of a progress bar; null shows none.
-    """
-    for metric in metrics:
-        metric.to(system.device)
-        metric.reset()
-        for part in chunks(len(real), rank, ranks):
-            metric.update(real[part].to(system.device), real=True)
-    with seeded(rank, system.device):
-        for part in tqdm(list(chunks(num, rank, ranks)), desc=show, disable=None if show else True, leave=False):
-            fake = system.sample(part.stop - part.start)
-            for metric in metrics:
-                metric.update(fake, real=False)
-    return {str(metric.name): float(metric.compute()) for metric in metrics}

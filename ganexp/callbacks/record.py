@@ -46,7 +46,7 @@ class Record(pl.Callback):
         self.write(trainer, system, "running")
         metrics = Checkpoint.measured(trainer)
         # Lightning writes the HParams only beside some value
-        values = metrics.history[-1][1] if metrics and metrics.history else {"images_seen": system.images_seen}
+        values = (metrics.history[-1][1] if metrics and metrics.history else {}) or {"images_seen": system.images_seen}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(flat(self.hyper_parameters), values)
@@ -82,7 +82,7 @@ class Record(pl.Callback):
             "images_per_second": round((system.images_seen - self.images_before) / max(seconds, 1e-9), 1),
             "seconds": round(seconds + self.before.get("seconds", 0.0), 1),
             "best": checkpoint.best if checkpoint else None,
-            "last": metrics.history[-1][1] if metrics and metrics.history else None,
+            **(metrics.record(system) if metrics else {"metrics": {}, "protocols": {}}),
         }
         write_json(record, self.file)
 

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from ganexp.callbacks.checkpoint import Checkpoint, find
-from ganexp.callbacks.metrics import Metrics, evaluate
+from ganexp.callbacks.metrics import Metrics
+from ganexp.evaluation import Evaluation, samples_of
+from ganexp.metrics.metric import FeatureMetric
 from ganexp.mistakes import Diverged
 from ganexp.systems.base import System
 
@@ -36,7 +37,7 @@ class Watchdog(pl.Callback):
 
     def __init__(
         self,
-        diversity: Metric,
+        diversity: FeatureMetric,
         every: int = 500,
         on_nan: Action | None = "stop",
         on_saturation: Action | None = "warn",
@@ -125,11 +126,12 @@ class Watchdog(pl.Callback):
     def is_collapsed(self, trainer: pl.Trainer, system: System) -> tuple[bool, str]:
         if self.actions["collapse"] is None:
             return False, ""
-        real = trainer.datamodule.real(64)  # type: ignore[attr-defined]
-        try:
-            (ratio,) = evaluate([self.diversity], system, real, 64, trainer.global_rank, trainer.world_size).values()
-        except ValueError:  # the real ones are all alike, or the samples not finite
+        evaluation = Evaluation([self.diversity], trainer.datamodule, 64)  # type: ignore[attr-defined]
+        evaluation.prepare()
+        values, _ = evaluation.measure(samples_of(system), system.device, trainer.global_rank, trainer.world_size)
+        if not values:  # the real ones are all alike, or the samples not finite
             return False, ""
+        (ratio,) = values.values()
         return ratio < self.collapse, f"the samples have collapsed, their distances are {ratio:.2g} of the real ones'"
 
     def has_rebounded(self, trainer: pl.Trainer) -> tuple[bool, str]:
@@ -138,6 +140,8 @@ class Watchdog(pl.Callback):
         if self.actions["rebound"] is None or checkpoint is None or metrics is None or not checkpoint.best:
             return False, ""
         name, best, now = checkpoint.best["metric"], checkpoint.best["value"], metrics.history[-1][1]
+        if name not in now:
+            return False, ""
         (metric,) = [m for m in metrics.metrics if str(m.name) == name]
         worse = now[name] * self.rebound < best if metric.higher_is_better else now[name] > best * self.rebound
         if worse:

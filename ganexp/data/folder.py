@@ -27,6 +27,8 @@ class Folder(DataModule):
     unreadable, or for a shape that is no image's.
     """
 
+    split = "all"
+
     def __init__(
         self,
         root: str,
@@ -43,13 +45,13 @@ class Folder(DataModule):
         if len(shape) != 3 or shape[0] not in MODES:
             raise ValueError(f"shape: images are [1-4 channels, height, width], not {list(shape)}")
         self.root, self.fit = Path(root).expanduser(), fit
+        self.resize = f"Lanczos to {shape[1]}×{shape[2]}, {fit}"
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"root: there is no folder {self.root}")
-        files = sorted(p for p in self.root.rglob("*") if p.suffix.lower() in EXTENSIONS)
-        if not files:
-            raise FileNotFoundError(f"root: {self.root} holds no image ({' '.join(sorted(EXTENSIONS))})")
+        try:
+            files = images_below(self.root)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"root: {error}") from error
         with ThreadPoolExecutor() as pool:
             images = list(tqdm(pool.map(self.read, files), total=len(files), desc="reading images", leave=False, disable=None))
         unreadable = [str(f) for f, image in zip(files, images, strict=True) if image is None]
@@ -82,3 +84,58 @@ class Folder(DataModule):
         else:
             image = image.resize(size, lanczos)
         return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+class Exact(DataModule):
+    """All images below `root` as they are, for measuring: all of one size, grey or in colour, as uint8 [N, 1 or 3, H, W].
+
+    Raises FileNotFoundError for a folder that is not there or holds no image, ValueError for a file that cannot be read, for
+    pictures of different sizes, and where all are of one colour each.
+    """
+
+    split = "all"
+
+    def __init__(self, root: str):
+        super().__init__([3, 1, 1], 0, batch_size=2)
+        self.root = Path(root).expanduser()
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        files = images_below(self.root)
+        with ThreadPoolExecutor() as pool:
+            images = list(
+                tqdm(pool.map(self.read, files), total=len(files), desc=f"reading {self.root}", leave=False, disable=None)
+            )
+        if any(image.shape[2] == 3 for image in images):
+            images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in images]
+        for file, image in zip(files, images, strict=True):
+            if image.shape != images[0].shape:
+                raise ValueError(
+                    f"{file} has {image.shape[1]}×{image.shape[0]} px, {files[0]} {images[0].shape[1]}×{images[0].shape[0]}: "
+                    "bring all to one size"
+                )
+        x = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+        if (x.min((1, 2, 3)) == x.max((1, 2, 3))).all():
+            raise ValueError(f"every image in {self.root} is of a single colour")
+        self.shape = x.shape[1:]
+        return x, np.zeros(len(x), np.int64)
+
+    @staticmethod
+    def read(file: Path) -> np.ndarray:
+        """One image as uint8 [H, W, 1 or 3]."""
+        try:
+            with Image.open(file) as image:
+                image.load()
+                grey = image.mode in ("1", "L")
+                return np.asarray(image.convert("L" if grey else "RGB")).reshape(image.height, image.width, 1 if grey else 3)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def images_below(root: Path) -> list[Path]:
+    """The image files below a folder, in order. Raises FileNotFoundError where it is not there or has none."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    if not files:
+        raise FileNotFoundError(f"{root} holds no image ({' '.join(sorted(EXTENSIONS))})")
+    return files

@@ -59,8 +59,13 @@ class DataModule(pl.LightningDataModule):
     `shape`: of one sample, [C, H, W] or [D]. `classes`: number of labels, 0 if unlabelled. `batch_size`: of the whole run,
     split evenly over its devices. `seed`: of the order. `replacement`: samples are drawn with it, not epoch by epoch. Batches are
     x float32 [N, *shape], images in [-1, 1] and points in their own units, and y int64 [N]. `notes`: what `load` left out, if
-    anything; it is logged and kept in run.json.
+    anything; it is logged and kept in run.json. `split`, `resize`: which part of the published set `load` gives, and how it
+    changed its images' size; `labels_by_channel`: whether a label is a number with a digit for each channel.
     """
+
+    split = "train"
+    resize = "none"
+    labels_by_channel = False
 
     def __init__(self, shape: Sequence[int], classes: int, batch_size: int = 64, seed: int = 0, replacement: bool = False):
         super().__init__()
@@ -131,8 +136,12 @@ class DataModule(pl.LightningDataModule):
 
     def labelled(self, n: int) -> tuple[Tensor, Tensor]:
         """The n samples of `real` and their labels [n]."""
-        order = torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(self.x))[:n]))
+        order = self.order(n)
         return to_unit_range(self.x[order]), self.y[order]
+
+    def order(self, n: int) -> Tensor:
+        """The indices of `real`."""
+        return torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(self.x))[:n]))
 
 
 def to_unit_range(x: Tensor) -> Tensor:

@@ -31,3 +31,37 @@ class Sine(DataModule):
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         t = np.random.default_rng(self.points_seed).uniform(0, 2 * np.pi, self.points)
         return np.stack([t, np.sin(t)], 1).astype(np.float32), np.zeros(self.points, np.int64)
+
+
+class Gaussians(DataModule):
+    """An even mixture of Gaussians in the plane, in its own units: the data sets by which mode collapse is measured.
+
+    `centres` [M, 2], `sigma`: their deviation. `points`: how many are drawn; `points_seed`: which. The label is the centre's
+    number, from 0 to M - 1.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: int,
+        batch_size: int,
+        seed: int,
+        centres: Sequence[Sequence[float]],
+        sigma: float,
+        points: int = 100_000,
+        points_seed: int = 111,
+        replacement: bool = False,
+    ):
+        super().__init__(shape, classes, batch_size, seed, replacement)
+        if sigma <= 0 or points < 1:
+            raise ValueError(f"{'sigma' if sigma <= 0 else 'points'}: above 0, not {sigma if sigma <= 0 else points}")
+        self.centres = np.asarray(centres, np.float32)
+        if self.centres.shape != (classes, *self.shape):
+            raise ValueError(f"centres: one of shape {list(shape)} for each of {classes} classes")
+        self.sigma, self.points, self.points_seed = sigma, points, points_seed
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(self.points_seed)
+        y = random.integers(self.classes, size=self.points)
+        noise = random.standard_normal((self.points, *self.shape)).astype(np.float32)
+        return self.centres[y] + np.float32(self.sigma) * noise, y

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric
+from torch import Tensor
 
-from ganexp.metrics.features import finite
+from ganexp.metrics.metric import FeatureMetric
 
 
 def frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
@@ -30,48 +29,37 @@ def roots(eigenvalues: Tensor) -> Tensor:
     return eigenvalues.where(eigenvalues > smallest, 0).sqrt()
 
 
-class FID(Metric):
+class FID(FeatureMetric):
     """The Fréchet distance of features, ≥ 0, smaller is better. Sums in float64: constant memory, exact over ranks.
 
-    `features`: an extractor, x -> [N, dim]. `update(x, real)` takes batches in [-1, 1]. Raises ValueError below two samples a
-    side, and for samples that are not finite.
+    Raises ValueError also where the samples of one side are all alike: the distance of a point says nothing.
     """
 
-    higher_is_better = False
-    full_state_update = False
+    names = ("fid",)
+    dim = 0
 
-    def __init__(self, features: nn.Module):
-        super().__init__()
-        self.features = features
-        self.name = f"fid/{features.name}"
-        self.dim = 0
+    def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
+        f = features.double()
+        if not self.dim:
+            self.start(f.shape[1])
+        for name, value in (("sum", f.sum(0)), ("products", f.T @ f)):
+            state = getattr(self, f"{side}_{name}")
+            state += value
 
     def start(self, dim: int) -> None:
         """Lay out the sums: the dimension is known from the first batch on."""
         self.dim = dim
-        for side in ("real", "fake"):
-            self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
+        for side in self.sides:
             self.add_state(f"{side}_sum", torch.zeros(dim, dtype=torch.float64), "sum")
             self.add_state(f"{side}_products", torch.zeros(dim, dim, dtype=torch.float64), "sum")
         self.to(self.device)
 
-    def update(self, x: Tensor, real: bool) -> None:
-        f = finite(self.features(x).double(), self.name, real)
-        if not self.dim:
-            self.start(f.shape[1])
-        side = "real" if real else "fake"
-        for name, value in (("count", len(f)), ("sum", f.sum(0)), ("products", f.T @ f)):
-            state = getattr(self, f"{side}_{name}")
-            state += value
-
     def moments(self, side: str) -> tuple[Tensor, Tensor]:
-        if not self.dim:
-            raise ValueError(f"{self.name}: no samples")
         n, total, products = (getattr(self, f"{side}_{name}") for name in ("count", "sum", "products"))
-        if n < 2:
-            raise ValueError(f"{self.name}: {int(n)} {side} samples; at least 2 are needed")
         mean = total / n
-        return mean, (products - n * torch.outer(mean, mean)) / (n - 1)
+        covariance = (products - n * torch.outer(mean, mean)) / (n - 1)
+        self.refuse_alike(side, covariance.trace() <= 1e-12 * (1 + mean.square().sum()))
+        return mean, covariance
 
-    def compute(self) -> Any:
-        return frechet(*self.moments("real"), *self.moments("fake"))
+    def values(self) -> Sequence[Tensor]:
+        return [frechet(*self.moments("real"), *self.moments("fake"))]

@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torchmetrics import Metric
 
-from ganexp.metrics.features import finite
-
-LAPLACIAN = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+from ganexp.metrics.features import Extractor
+from ganexp.metrics.metric import FeatureMetric
 
 
-class Sharpness(Metric):
-    """The mean variance of the Laplacian of grey images (Pech-Pacheco et al. 2000), samples' over real ones': below 1 is blurred,
-    above 1 is noise.
+class Sharpness(FeatureMetric):
+    """The mean of a measure of sharpness [N, 1] (the Laplacian's), samples' over real ones': below 1
+    is blurred, above 1 is noise.
 
-    Raises ValueError for what are no images of 4 px and more, for an empty side, for real images without an edge, and for
-    samples that are not finite.
+    Raises ValueError for real images without an edge.
     """
 
+    names = ("sharpness",)
     higher_is_better = None  # 1 is right
-    full_state_update = False
-    name = "sharpness/laplacian"
+    least = 1
+    real_sum: Tensor
+    fake_sum: Tensor
+    real_count: Tensor
+    fake_count: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        for side in ("real", "fake"):
+    def __init__(self, features: Extractor):
+        super().__init__(features)
+        for side in self.sides:
             self.add_state(f"{side}_sum", torch.zeros((), dtype=torch.float64), "sum")
-            self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
 
-    def update(self, x: Tensor, real: bool) -> None:
-        if x.ndim != 4 or min(x.shape[2:]) < 4:
-            raise ValueError(f"{self.name}: is of images [C, H, W] of 4 px and more, not of shape {list(x.shape[1:])}")
-        grey = finite(x.float(), self.name, real).mean(1, keepdim=True)
-        edges = F.conv2d(grey, LAPLACIAN.to(x.device)[None, None])
-        side = "real" if real else "fake"
-        setattr(self, f"{side}_sum", getattr(self, f"{side}_sum") + edges.flatten(1).var(1).double().sum())
-        setattr(self, f"{side}_count", getattr(self, f"{side}_count") + len(x))
+    def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
+        setattr(self, f"{side}_sum", getattr(self, f"{side}_sum") + features.double().sum())
 
-    def compute(self) -> Any:
-        if not self.real_count or not self.fake_count:
-            raise ValueError(f"{self.name}: no samples on one side")
-        real, fake = self.real_sum / self.real_count, self.fake_sum / self.fake_count  # type: ignore[operator, arg-type]
+    def values(self) -> Sequence[Tensor]:
+        real, fake = self.real_sum / self.real_count, self.fake_sum / self.fake_count
         if not real > 0:
             raise ValueError(f"{self.name}: the real images have no edges")
-        return fake / real
+        return [fake / real]

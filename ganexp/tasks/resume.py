@@ -28,7 +28,9 @@ CADENCES = {  # keys of trainer that callbacks refer to
 }
 MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # steps, cadences, where and what to: nothing of the game
 FOLLOWS = tuple(f"callbacks.{key}" for keys in CADENCES.values() for key in keys)
-OF_THE_CALL = ("task", "run", "trust", "experiment", "checkpoint", "num", "label", "grid", "num_images")
+OF_THE_CALL = (
+    "task", "run", "trust", "experiment", "checkpoint", "num", "label", "grid", "num_images", "real", "fake", "runs",
+)  # fmt: skip
 
 
 class Resume:

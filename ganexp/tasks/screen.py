@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ganexp.callbacks.checkpoint import Checkpoint, find
+from ganexp.callbacks.metrics import Metrics
 
 if TYPE_CHECKING:
     from ganexp.tasks.train import Train
@@ -44,14 +45,19 @@ def closing(run: Train) -> str:
     if run.trainer.global_step < run.trainer.max_steps:
         rows["stopped"] = f"at step {run.trainer.global_step:,}; to go on: task=resume run={shown(run.run_dir)}"
     if checkpoint and checkpoint.best:
-        rows["best"] = "{metric} {value:.4g} at step {step:,}".format(**checkpoint.best)
+        rows["best.ckpt"] = "of step {step:,}, by {metric}".format(**checkpoint.best)
+    metrics = find(run.trainer.callbacks, Metrics)  # type: ignore[attr-defined]
+    for name, value in (metrics.summary() if metrics else {}).items():
+        best = f"best {value['best']:.4g}, " if "best" in value else ""
+        rows[name] = f"{best}last {value['last']:.4g}, mean of the last five {value['mean_of_last_5']:.4g}"
     if pictures:
         rows["samples"] = shown(pictures[-1])
     if (run.run_dir / "training.gif").is_file():
         rows["animation"] = shown(run.run_dir / "training.gif")
     if list(run.run_dir.glob("events.out.tfevents.*")):
         rows["TensorBoard"] = f"tensorboard --logdir {shown(run.run_dir)}"
-    return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
+    width = max(map(len, rows))
+    return "\n".join(f"  {key:<{width}} {value}" for key, value in rows.items())
 
 
 def count(network: nn.Module) -> int:
@@ -64,3 +70,11 @@ def shown(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns as wide as they need to be; numbers to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+             for row in (header, *rows)]  # fmt: skip
+    return "\n".join("  " + "  ".join(line).rstrip() for line in lines)

@@ -8,7 +8,7 @@ import random
 import threading
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,13 @@ class Train:
             processes.in_turn(self.data.prepare)
         except Exception as error:  # a data set of the user's own may raise anything
             raise located(error, "data") from error
+        if metrics := find(self.trainer.callbacks, Metrics):  # type: ignore[attr-defined]
+            processes.in_turn(lambda: prepare_metrics(lambda: metrics.prepare(self.data)))
+        if checkpoint_of_run := find(self.trainer.callbacks, Checkpoint):  # type: ignore[attr-defined]
+            try:
+                checkpoint_of_run.check_monitor(metrics)
+            except ValueError as error:
+                raise located(error, "callbacks.checkpoint") from error
 
     def make_trainer(self) -> pl.Trainer:
         config, training = self.config, self.config["trainer"]
@@ -88,16 +95,6 @@ class Train:
         for callback in callbacks.values():
             if not isinstance(callback, pl.Callback):
                 raise Mistake(f"callbacks: {type(callback).__name__} is no Lightning callback")
-            if isinstance(callback, Checkpoint):
-                try:
-                    callback.check_monitor(list(callbacks.values()))
-                except ValueError as error:
-                    raise located(error, "callbacks.checkpoint") from error
-            if isinstance(callback, Metrics):
-                try:
-                    callback.check(self.data.shape)
-                except (ValueError, RuntimeError) as error:
-                    raise located(error, "metrics") from error
         loggers = {name: build(node, f"logger.{name}", self.allowed) for name, node in nodes["logger"].items()}
         for logger in loggers.values():
             if not isinstance(logger, Logger):
@@ -247,6 +244,14 @@ def check_fit(system: System, data: DataModule) -> None:
         raise located(error, "model") from error
     if system.classes not in (None, data.classes):
         raise Mistake(f"model.classes: {system.classes}, but the data has {data.classes}; write model.classes=${{data.classes}}")
+
+
+def prepare_metrics(prepare: Callable[[], None]) -> None:
+    """Raises Mistake for a metric that cannot be of this data, and for an extractor's file that is missing."""
+    try:
+        prepare()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise located(error, "extractor" if str(error).startswith("weights:") else "metrics") from error
 
 
 def seed_all(seed: int) -> None:

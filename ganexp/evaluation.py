@@ -1,0 +1,189 @@
+"""Measuring: samples against real images, every metric by its name, with the protocol that its value depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ganexp.data.module import DataModule, to_unit_range
+from ganexp.files import replace
+from ganexp.metrics.features import Extractor, as_bytes, as_floats, cache_folder, hash_of
+from ganexp.metrics.metric import FeatureMetric
+from ganexp.systems.base import CHUNK, System, seeded
+
+log = logging.getLogger(__name__)
+Draw = Callable[[slice], tuple[Tensor, Tensor | None]]  # the samples of these numbers, and their wanted labels
+
+
+class Evaluation:
+    """`num` samples against `num` real ones of `data` (all, where there are fewer), by any number of metrics.
+
+    Metrics with equal extractors share one, so that every image passes through it once. Features of real images are kept in the
+    cache folder by the content of the images and of the extractor. Images are rounded to 256 levels first, as if saved.
+    """
+
+    def __init__(self, metrics: Iterable[FeatureMetric], data: DataModule, num: int):
+        self.metrics, self.data, self.num = list(metrics), data, num
+        self.groups: list[tuple[Extractor, list[FeatureMetric]]] = []
+
+    def prepare(self) -> None:
+        """Make the extractors ready, which may train or download them, and try every metric on two real samples. Raises
+        ValueError where a metric cannot be of such data, FileNotFoundError for an extractor's file."""
+        by_print: dict[str, tuple[Extractor, list[FeatureMetric]]] = {}
+        for metric in self.metrics:
+            metric.prepare(self.data)
+            by_print.setdefault(metric.features.fingerprint, (metric.features, []))[1].append(metric)
+        self.groups = list(by_print.values())
+        self.order = self.data.order(self.num)
+        for extractor, metrics in self.groups:
+            outputs = extractor(to_unit_range(self.data.x[self.order[:2]]))
+            for metric in metrics:
+                if metric.reads not in outputs:
+                    raise ValueError(f"{metric.names[0]}: {extractor.name} gives no {metric.reads}; take extractor=classifier")
+                metric.update(outputs[metric.reads], real=True, y=self.data.y[self.order[:2]])
+                metric.reset()
+
+    def measure(
+        self, draw: Draw, device: torch.device, rank: int = 0, ranks: int = 1, show: str | None = None
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """The values, and of metrics that have none, why. The ranks share the work and get the same values.
+
+        `show`: the name of a progress bar; null shows none.
+        """
+        for extractor, metrics in self.groups:
+            extractor.to(device)
+            for metric in metrics:
+                metric.to(device).reset()
+            self.see_real(extractor, metrics, device, chunks(len(self.order), rank, ranks))
+        for part in tqdm(chunks(self.num, rank, ranks), desc=show, disable=None if show else True, leave=False):
+            x, y = draw(part)
+            if x.ndim == 4:
+                x = as_floats(as_bytes(x)).where(x.isfinite(), x)
+            for extractor, metrics in self.groups:
+                outputs = extractor(x)
+                for metric in metrics:
+                    metric.update(outputs[metric.reads], real=False, y=y)
+        values: dict[str, float] = {}
+        failed: dict[str, str] = {}
+        for metric in self.metrics:
+            try:
+                values |= {name: float(value) for name, value in metric.compute().items()}
+            except ValueError as error:
+                failed[metric.name] = str(error)
+        return values, failed
+
+    # -- the real side -----------------------------------------------------------------------------------------------
+
+    def see_real(self, extractor: Extractor, metrics: Sequence[FeatureMetric], device: torch.device, parts: list[slice]) -> None:
+        looking = [metric for metric in metrics if "real" in metric.sides]
+        if not looking or not parts:
+            return
+        kept = {}
+        if extractor.costly:
+            for output in {metric.reads for metric in looking}:
+                kept[output] = self.kept(extractor, output, device, parts)
+        for part in parts:
+            y = self.data.y[self.order[part]].to(device)
+            here = slice(part.start - parts[0].start, part.stop - parts[0].start)
+            outputs = {name: torch.from_numpy(np.array(f[here])).to(device) for name, f in kept.items()}
+            outputs = outputs or extractor(self.real(part, device))
+            for metric in looking:
+                metric.update(outputs[metric.reads], real=True, y=y)
+
+    def kept(self, extractor: Extractor, output: str, device: torch.device, parts: list[slice]) -> np.ndarray:
+        """The real features of these parts [N, …], from the cache or put into it."""
+        key = hash_of(self.real_hash, extractor.fingerprint, output, parts[0].start, parts[-1].stop)
+        file = cache_folder() / "features" / f"{extractor.name}-{key}.npy"
+        if file.is_file():
+            try:
+                features = np.load(file, mmap_mode="r")
+                if len(features) == parts[-1].stop - parts[0].start:
+                    log.info("features of the real images: read from %s", file)
+                    return features
+            except (ValueError, OSError, EOFError):
+                pass
+            log.warning("%s is damaged and made anew", file)
+        seen = tqdm(parts, desc=f"real images through {extractor.name}", disable=None, leave=False)
+        features = np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in seen])
+        replace(file, lambda opened: np.save(opened, features))
+        log.info("features of the real images: written to %s", file)
+        return features
+
+    def real(self, part: slice, device: torch.device) -> Tensor:
+        return to_unit_range(self.data.x[self.order[part]].to(device))
+
+    @property
+    def real_hash(self) -> str:
+        """Of the real samples that are compared with."""
+        if len(self.order) == len(self.data.x):
+            return self.data.fingerprint
+        return hashlib.blake2b(self.data.x[self.order].contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+
+    # -- what a value depends on -------------------------------------------------------------------------------------
+
+    def protocols(self, ema: bool | None) -> dict[str, dict[str, Any]]:
+        """For every value's name all that it depends on beside the samples themselves, and a short hash of that as `print`.
+
+        `ema`: whether the samples are those of an averaged generator; null where nobody knows.
+        """
+        real = {
+            "data": type(self.data).__name__,
+            "split": self.data.split,
+            "images": len(self.order),
+            "shape": list(self.data.shape),
+            "resize": self.data.resize,
+            "hash": self.real_hash,
+        }
+        protocols: dict[str, dict[str, Any]] = {}
+        for metric in self.metrics:
+            protocol = {
+                "real": real if "real" in metric.sides else None,
+                "generated": self.num,
+                "ema": ema,
+                "truncation": None,
+                "extractor": metric.features.name,
+                "extractor_hash": metric.features.fingerprint,
+                "extractor_resize": metric.features.resize,
+                "output": metric.reads,
+                "levels": 256 if len(self.data.shape) == 3 else None,
+                "dtype": "float32",
+                **metric.settings,
+            }
+            text = json.dumps(protocol, sort_keys=True)
+            protocol["print"] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+            protocols |= {f"{name}/{metric.features.name}": protocol for name in metric.names}
+        return protocols
+
+
+def chunks(n: int, rank: int = 0, ranks: int = 1) -> list[slice]:
+    """This rank's part of range(n) in slices of at most CHUNK; the slices are the same for any number of ranks."""
+    every = [slice(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
+    return every[len(every) * rank // ranks : len(every) * (rank + 1) // ranks]
+
+
+def samples_of(system: System) -> Draw:
+    """Samples that depend on the weights alone; the random state is left as it was: measuring more often changes nothing."""
+
+    def draw(part: slice) -> tuple[Tensor, Tensor | None]:
+        with seeded(part.start, system.device):
+            y = system.draw_labels(part.stop - part.start)
+            return system.sample(len(y), y), y if system.classes else None
+
+    return draw
+
+
+def images_of(data: DataModule, device: torch.device) -> Draw:
+    """The images of a data module, in their order."""
+
+    def draw(part: slice) -> tuple[Tensor, Tensor | None]:
+        return to_unit_range(data.x[part].to(device)), data.y[part].to(device) if data.classes else None
+
+    return draw

@@ -1,0 +1,84 @@
+"""What a classifier reads in the samples: the Inception score, and whether they are what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganexp.metrics.features import Extractor
+from ganexp.metrics.metric import FeatureMetric, Kept
+
+
+class InceptionScore(Kept):
+    """exp of the mean divergence of a sample's class probabilities from all samples' (Salimans et al. 2016, arXiv:1606.03498,
+    section 4): `is`, from 1 to the number of classes, larger is better; `is_sd` over `splits` parts of the samples.
+
+    Looks at no real sample. Raises ValueError for fewer samples than splits.
+    """
+
+    names = ("is", "is_sd")
+    higher_is_better = True
+    reads = "logits"
+    sides = ("fake",)
+
+    def __init__(self, features: Extractor, splits: int = 10):
+        super().__init__(features)
+        if splits < 1:
+            raise ValueError(f"splits: at least 1, not {splits}")
+        self.splits = splits
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"splits": self.splits}
+
+    def values(self) -> Sequence[Tensor]:
+        logits = self.kept("fake").double()
+        n = len(logits)
+        if n < self.splits:
+            raise ValueError(f"{self.name}: {n} samples; at least one for each of {self.splits} splits")
+        logits = logits[np.random.RandomState(2020).permutation(n)]  # as torch-fidelity shuffles them
+        scores = []
+        for k in range(self.splits):
+            log_p = logits[k * n // self.splits : (k + 1) * n // self.splits].log_softmax(1)
+            p = log_p.exp()
+            scores.append((p * (log_p - p.mean(0).log())).sum(1).mean().exp())
+        return [torch.stack(scores).mean(), torch.stack(scores).std(correction=0)]
+
+
+class Accuracy(FeatureMetric):
+    """The share of samples that a classifier gives the wanted label, from 0 to 1.
+
+    Raises ValueError for samples of a model that cannot be asked for a class.
+    """
+
+    names = ("accuracy",)
+    higher_is_better = True
+    reads = "logits"
+    sides = ("fake",)
+    right: Tensor
+    fake_count: Tensor
+
+    def __init__(self, features: Extractor):
+        super().__init__(features)
+        self.add_state("right", torch.zeros((), dtype=torch.int64), "sum")
+
+    def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
+        if y is None:
+            raise ValueError("accuracy: nobody asked for these samples' labels; it is for conditional models: model=cdcgan")
+        self.right = self.right + (read(features) == y).sum()
+
+    def values(self) -> Sequence[Tensor]:
+        return [self.right / self.fake_count]
+
+
+def read(logits: Tensor) -> Tensor:
+    """The labels [N] of logits [N, classes]; of [N, channels, classes] a number with a digit for each channel."""
+    digits = logits.argmax(-1)
+    if digits.ndim == 1:
+        return digits
+    places = logits.shape[-1] ** torch.arange(digits.shape[1] - 1, -1, -1, device=logits.device)
+    return (digits * places).sum(1)

@@ -1,0 +1,174 @@
+"""task=compare: runs side by side."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ganexp import pictures
+from ganexp.files import read_json, replace, write_json
+from ganexp.mistakes import Mistake
+from ganexp.tasks.screen import shown, table
+
+log = logging.getLogger(__name__)
+FACTS = ("run", "steps", "images", "time", "parameters")
+SHOWN = ("best", "last", "mean_of_last_5")
+
+
+class Compare:
+    """One table of runs (metrics with their protocols, steps, images, time, parameters), one figure of their metrics over the
+    images seen, one strip of their last pictures.
+
+    Values measured under different protocols are not put into one column without a warning. The table goes to the screen, to
+    comparison.md and to comparison.json. Raises Mistake for a folder that holds no run, and for fewer than two.
+    """
+
+    def __init__(self, config: dict[str, Any], run_dir: Path):
+        self.run_dir = run_dir
+        self.runs = [Path(run) for run in config["runs"]]
+        if len(self.runs) < 2:
+            raise Mistake("runs: at least two, runs=[outputs/NAME/TIME,outputs/NAME/TIME]")
+        for run in self.runs:
+            if not (run / "run.json").is_file():
+                raise Mistake(f"runs: {run} is no run folder, it holds no run.json")
+        self.records = [read_json(run / "run.json") for run in self.runs]
+        for run, record in zip(self.runs, self.records, strict=True):
+            if not {"steps", "images_seen", "parameters", "metrics"} <= record.keys():
+                raise Mistake(f"runs: {run / 'run.json'} is damaged, or of a run that never began")
+        names = [str(record.get("name")) for record in self.records]
+        self.labels = [
+            name if names.count(name) == 1 else f"{name} {run.resolve().name}"
+            for name, run in zip(names, self.runs, strict=True)
+        ]  # fmt: skip
+        self.metrics = list(dict.fromkeys(name for record in self.records for name in record["metrics"]))
+        if not self.metrics:
+            raise Mistake("runs: none of them has measured anything")
+
+    def run(self) -> None:
+        """Print, and write into the run folder."""
+        header, rows = self.table()
+        print(table(header, rows))
+        markdown = "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)) + "\n"
+        notes = self.notes()
+        for note in notes:
+            log.warning("%s", note)
+        text = markdown + "".join(f"\n{note}\n" for note in notes)
+        replace(self.run_dir / "comparison.md", lambda file: file.write(text.encode()))
+        runs = [{"run": str(run.resolve()), "label": label} | {key: record.get(key) for key in KEPT}
+                for run, label, record in zip(self.runs, self.labels, self.records, strict=True)]  # fmt: skip
+        write_json({"runs": runs, "notes": notes}, self.run_dir / "comparison.json")
+        pictures.save(self.curves(), self.run_dir / "curves.png")
+        written = ["comparison.md", "comparison.json", "curves.png"]
+        if (strip := self.strip()) is not None:
+            pictures.save(strip, self.run_dir / "grids.png")
+            written.append("grids.png")
+        print(f"  written to {shown(self.run_dir)}: {', '.join(written)}")
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """A row a run; a column for each metric's best, last and mean of the last five, where a run has them."""
+        columns = [
+            (name, kind)
+            for name in self.metrics
+            for kind in SHOWN
+            if any(kind in r["metrics"].get(name, {}) for r in self.records)
+        ]
+        header = [*FACTS, *(f"{name} {kind.replace('_', ' ')}" for name, kind in columns), "protocols"]
+        rows = []
+        for label, record in zip(self.labels, self.records, strict=True):
+            values = [record["metrics"].get(name, {}).get(kind) for name, kind in columns]
+            prints = [f"{self.print_of(record, name)}" for name in self.metrics if name in record["metrics"]]
+            rows.append([
+                label, f"{record['steps']:,}", f"{record['images_seen']:,}", duration(record.get("seconds") or 0),
+                f"{sum(record['parameters'].values()):,}", *("–" if v is None else f"{v:.4g}" for v in values), " ".join(prints),
+            ])  # fmt: skip
+        return header, rows
+
+    @staticmethod
+    def print_of(record: dict[str, Any], name: str) -> str:
+        return str(record.get("protocols", {}).get(name, {}).get("print"))
+
+    def notes(self) -> list[str]:
+        """What one must know before reading the table."""
+        notes = []
+        for name in self.metrics:
+            having = [
+                (label, record) for label, record in zip(self.labels, self.records, strict=True) if name in record["metrics"]
+            ]
+            prints = {self.print_of(record, name) for _, record in having}
+            if len(prints) == 1:
+                continue
+            protocols = [record.get("protocols", {}).get(name, {}) for _, record in having]
+            keys = dict.fromkeys(key for protocol in protocols for key in protocol if key != "print")
+            differing = [key for key in keys if len({repr(protocol.get(key)) for protocol in protocols}) > 1]
+            notes.append(f"{name}: measured under different protocols ({', '.join(differing)}): do not compare these values")
+        for label, record in zip(self.labels, self.records, strict=True):
+            if record.get("status") != "finished":
+                notes.append(f"{label}: the run is {record.get('status')}")
+        return notes
+
+    def curves(self) -> Image.Image:
+        """Every metric over the images seen."""
+        columns = min(3, len(self.metrics))
+        figure = Figure(figsize=(4.6 * columns, 3.4 * math.ceil(len(self.metrics) / columns)), dpi=100, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots(math.ceil(len(self.metrics) / columns), columns, squeeze=False).flatten()
+        for axis, name in zip(axes, self.metrics, strict=False):
+            for label, run, record in zip(self.labels, self.runs, self.records, strict=True):
+                steps, values = curve(run / "metrics.csv", name)
+                images = record["images_seen"] / max(record["steps"], 1) * steps  # every step has as many
+                axis.plot(images, values, label=label, linewidth=1.4)
+            axis.set(title=name, xlabel="images seen")
+            axis.grid(alpha=0.3)
+        for axis in axes[len(self.metrics) :]:
+            axis.axis("off")
+        axes[0].legend(fontsize=8)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        figure.clear()
+        return picture
+
+    def strip(self) -> Image.Image | None:
+        """The runs' last pictures in a row, under their names; null where no run has drawn one."""
+        last = {
+            label: sorted((run / "samples").glob("step-*.png"))[-1:] for label, run in zip(self.labels, self.runs, strict=True)
+        }
+        drawn = {label: Image.open(files[0]).convert("RGB") for label, files in last.items() if files}
+        if not drawn:
+            return None
+        figure = Figure(figsize=(4 * len(drawn), 4.3), dpi=100, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        for axis, (label, picture) in zip(figure.subplots(1, len(drawn), squeeze=False).flatten(), drawn.items(), strict=True):
+            axis.imshow(picture)
+            axis.set_title(label, fontsize=9)
+            axis.axis("off")
+        canvas.draw()
+        sheet = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        figure.clear()
+        return sheet
+
+
+KEPT = ("name", "status", "seed", "steps", "images_seen", "seconds", "images_per_second", "parameters", "metrics", "protocols")
+
+
+def curve(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The steps and values at which a run's metrics.csv has a metric; empty without the file."""
+    if not file.is_file():
+        log.warning("%s is not there: no curve", file)
+        return np.empty(0), np.empty(0)
+    with file.open(newline="") as opened:
+        rows = [(float(row["step"]), float(row[name])) for row in csv.DictReader(opened) if row.get(name) and row.get("step")]
+    pairs = np.array(rows).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
