@@ -16,10 +16,11 @@ from tqdm import tqdm
 from ganexp.data.module import DataModule, to_unit_range
 from ganexp.files import replace
 from ganexp.metrics.features import Extractor, as_bytes, as_floats, cache_folder, hash_of
-from ganexp.metrics.metric import FeatureMetric
+from ganexp.metrics.metric import SIDES, FeatureMetric
 from ganexp.systems.base import CHUNK, System, seeded
 
 log = logging.getLogger(__name__)
+ONE = slice(0, 1)
 Draw = Callable[[slice], tuple[Tensor, Tensor | None]]  # the samples of these numbers, and their wanted labels
 
 
@@ -46,6 +47,12 @@ class Evaluation:
         for extractor, metrics in self.groups:
             outputs = extractor(to_unit_range(self.data.x[self.order[:2]]))
             for metric in metrics:
+                have = {"real": len(self.order), "fake": self.num}
+                for side in metric.sides:
+                    if have[side] < metric.least:
+                        raise ValueError(
+                            f"{metric.name}: {have[side]:,} {SIDES[side]} samples; at least {metric.least:,} are needed"
+                        )
                 if metric.reads not in outputs:
                     raise ValueError(f"{metric.names[0]}: {extractor.name} gives no {metric.reads}; take extractor=classifier")
                 metric.update(outputs[metric.reads], real=True, y=self.data.y[self.order[:2]])
@@ -63,14 +70,13 @@ class Evaluation:
             for metric in metrics:
                 metric.to(device).reset()
             self.see_real(extractor, metrics, device, chunks(len(self.order), rank, ranks))
-        for part in tqdm(chunks(self.num, rank, ranks), desc=show, disable=None if show else True, leave=False):
+        parts = chunks(self.num, rank, ranks)
+        for part in tqdm(parts or [ONE], desc=show, disable=None if show else True, leave=False):
             x, y = draw(part)
             if x.ndim == 4:
                 x = as_floats(as_bytes(x)).where(x.isfinite(), x)
             for extractor, metrics in self.groups:
-                outputs = extractor(x)
-                for metric in metrics:
-                    metric.update(outputs[metric.reads], real=False, y=y)
+                see(extractor(x), y, metrics, real=False, none=not parts)
         values: dict[str, float] = {}
         failed: dict[str, str] = {}
         for metric in self.metrics:
@@ -84,19 +90,17 @@ class Evaluation:
 
     def see_real(self, extractor: Extractor, metrics: Sequence[FeatureMetric], device: torch.device, parts: list[slice]) -> None:
         looking = [metric for metric in metrics if "real" in metric.sides]
-        if not looking or not parts:
+        if not looking:
             return
         kept = {}
-        if extractor.costly:
+        if extractor.costly and parts:
             for output in {metric.reads for metric in looking}:
                 kept[output] = self.kept(extractor, output, device, parts)
-        for part in parts:
+        for part in parts or [ONE]:
             y = self.data.y[self.order[part]].to(device)
-            here = slice(part.start - parts[0].start, part.stop - parts[0].start)
+            here = slice(part.start - parts[0].start, part.stop - parts[0].start) if parts else ONE
             outputs = {name: torch.from_numpy(np.array(f[here])).to(device) for name, f in kept.items()}
-            outputs = outputs or extractor(self.real(part, device))
-            for metric in looking:
-                metric.update(outputs[metric.reads], real=True, y=y)
+            see(outputs or extractor(self.real(part, device)), y, looking, real=True, none=not parts)
 
     def kept(self, extractor: Extractor, output: str, device: torch.device, parts: list[slice]) -> np.ndarray:
         """The real features of these parts [N, …], from the cache or put into it."""
@@ -163,9 +167,17 @@ class Evaluation:
         return protocols
 
 
+def see(outputs: dict[str, Tensor], y: Tensor | None, metrics: Sequence[FeatureMetric], real: bool, none: bool) -> None:
+    """`none`: of these samples: a rank with no part must still know the features' shape, which the others gather."""
+    for metric in metrics:
+        features = outputs[metric.reads]
+        metric.update(features[:0] if none else features, real, None if y is None else y[:0] if none else y)
+
+
 def chunks(n: int, rank: int = 0, ranks: int = 1) -> list[slice]:
     """This rank's part of range(n) in slices of at most CHUNK; the slices are the same for any number of ranks."""
-    every = [slice(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
+    size = min(CHUNK, -(-n // 8))
+    every = [slice(i, min(i + size, n)) for i in range(0, n, size)]
     return every[len(every) * rank // ranks : len(every) * (rank + 1) // ranks]
 
 

@@ -134,6 +134,7 @@ def data_overrides(name: str, root: Path) -> list[str]:
     return {
         "mnist": [f"data.root={root}"],
         "fashion_mnist": [f"data.root={root}"],
+        "stacked_mnist": [f"data.root={root}", "data.images=64"],
         "folder": [f"data.root={root}/pictures", "data.shape=[3,16,16]"],
         "celeba": [f"data.root={root}", "data.shape=[3,32,32]"],
         "cats": [f"data.root={root}", "data.shape=[3,32,32]"],

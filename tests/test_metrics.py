@@ -623,11 +623,11 @@ def test_ms_ssim_needs_two_of_a_class() -> None:
 @pytest.mark.parametrize(
     "metric, fake, message",
     [
-        (KID(Pixels()), normal(50, 3), "subsets of 1000, but only 50 generated and 50 real"),
-        (PRDC(Pixels()), normal(5, 3), "5 neighbours need at least 6"),
+        (KID(Pixels()), normal(50, 3), "50 real samples; at least 1000 are needed"),
+        (PRDC(Pixels()), normal(5, 3), "5 generated samples; at least 6 are needed"),
         (FID(Pixels()), torch.ones(50, 3), "the generated samples are all alike"),
         (PRDC(Pixels()), torch.ones(50, 3), "the generated samples are all alike"),
-        (InceptionScore(LogitsAsTheyAre(), splits=60), normal(50, 3), "one for each of 60 splits"),
+        (InceptionScore(LogitsAsTheyAre(), splits=60), normal(50, 3), "50 generated samples; at least 60"),
     ],
 )
 def test_no_plausible_number_for_too_little(metric: FeatureMetric, fake: Tensor, message: str) -> None:

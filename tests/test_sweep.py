@@ -33,7 +33,9 @@ def test_every_combination_and_one_failure(cli: Callable[..., Answer]) -> None:
 def test_the_seeds_differ(cli: Callable[..., Answer]) -> None:
     answer = cli("-m", "model=mlp", "data=sine", "seed=1,2", *TINY, *NARROW["mlp"])
     assert answer.code == 0, answer.err
-    values = [json.loads(file.read_text())["last"]["swd/pixels"] for file in sweep_folder(answer.folder).glob("*/run.json")]
+    values = [
+        json.loads(file.read_text())["metrics"]["swd/pixels"]["last"] for file in sweep_folder(answer.folder).glob("*/run.json")
+    ]
     assert len(set(values)) == 2 and "all 2 jobs finished" in answer.out
 
 

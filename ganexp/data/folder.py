@@ -114,7 +114,7 @@ class Exact(DataModule):
                     "bring all to one size"
                 )
         x = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
-        if (x.min((1, 2, 3)) == x.max((1, 2, 3))).all():
+        if (x.min((2, 3)) == x.max((2, 3))).all():
             raise ValueError(f"every image in {self.root} is of a single colour")
         self.shape = x.shape[1:]
         return x, np.zeros(len(x), np.int64)

@@ -28,6 +28,7 @@ class KID(Kept):
         if subsets < 1 or subset_size < 2:
             raise ValueError("subsets, subset_size: at least 1 subset of 2 samples")
         self.subsets, self.subset_size = subsets, subset_size
+        self.least = subset_size
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -36,11 +37,6 @@ class KID(Kept):
     def values(self) -> Sequence[Tensor]:
         real, fake = self.kept("real").double(), self.kept("fake").double()
         m = self.subset_size
-        if min(len(real), len(fake)) < m:
-            raise ValueError(
-                f"{self.name}: subsets of {m}, but only {len(fake)} generated and {len(real)} real samples; "
-                "take more, or a smaller metrics.kid.subset_size"
-            )
         random = np.random.RandomState(2020)
         of_fake, of_real = torch.zeros(2, self.subsets, max(len(fake), len(real)), dtype=torch.float64)
         for k in range(self.subsets):

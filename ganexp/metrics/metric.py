@@ -29,7 +29,7 @@ class FeatureMetric(Metric):
     names: ClassVar[tuple[str, ...]]  # of the values; by the first one the best checkpoint is chosen
     reads: ClassVar[str] = "features"  # which of the extractor's outputs
     sides: ClassVar[tuple[str, ...]] = ("real", "fake")
-    least: ClassVar[int] = 2
+    least: int = 2
 
     def __init__(self, features: Extractor):
         super().__init__()

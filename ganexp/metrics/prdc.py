@@ -26,7 +26,7 @@ class PRDC(Kept):
         super().__init__(features)
         if k < 1:
             raise ValueError(f"k: at least 1 neighbour, not {k}")
-        self.k = k
+        self.k, self.least = k, k + 1
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -35,8 +35,6 @@ class PRDC(Kept):
     def values(self) -> Sequence[Tensor]:
         real, fake = self.kept("real"), self.kept("fake")
         for side, f in (("real", real), ("fake", fake)):
-            if len(f) <= self.k:
-                raise ValueError(f"{self.name}: {len(f)} {side} samples; {self.k} neighbours need at least {self.k + 1}")
             self.refuse_alike(side, (f == f[0]).all())
         real_radii, fake_radii = self.radii(real), self.radii(fake)
         inside = torch.zeros(len(fake), dtype=torch.float64, device=fake.device)  # of how many real balls

@@ -1,0 +1,314 @@
+"""Measuring: the cache, the protocols, task=evaluate on two folders, task=compare."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NARROW, TINY, Answer, write_images
+from PIL import Image
+from torch import Tensor
+
+from ganexp.data.digits import Digits
+from ganexp.data.folder import Exact
+from ganexp.evaluation import Evaluation, chunks, images_of
+from ganexp.metrics.diversity import Diversity
+from ganexp.metrics.features import Pixels, Random, as_bytes
+from ganexp.metrics.fid import FID
+from ganexp.metrics.kid import KID
+from ganexp.metrics.metric import FeatureMetric
+from ganexp.metrics.swd import SlicedWasserstein
+
+Cli = Callable[..., Answer]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ganexp"
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    data = Digits([1, 8, 8], 10)
+    data.prepare()
+    return data
+
+
+def noise(part: slice) -> tuple[Tensor, None]:
+    """Samples that depend on their numbers alone."""
+    drawn = [torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(part.start, part.stop)]
+    return torch.stack(drawn).tanh(), None
+
+
+def measured(metrics: list[FeatureMetric], data: Digits, num: int = 300) -> dict[str, float]:
+    evaluation = Evaluation(metrics, data, num)
+    evaluation.prepare()
+    values, failed = evaluation.measure(noise, CPU)
+    assert not failed
+    return values
+
+
+class Counting(Random):
+    """How many images pass through."""
+
+    seen = 0
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        Counting.seen += len(x)
+        return super().forward(x)
+
+
+def test_real_features_are_extracted_once(cache: Path, digits: Digits, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    Counting.seen = 0
+    first = measured([FID(Counting(4)), KID(Counting(4), 5, 50)], digits)
+    assert Counting.seen == 2 + 300 + 300  # a try, the real ones, the samples: one extractor serves both metrics
+    assert "written to" in caplog.text
+    again = measured([FID(Counting(4))], digits)
+    assert Counting.seen == 602 + 2 + 300 and "read from" in caplog.text
+    assert again["fid/random"] == first["fid/random"]
+    assert len(list(cache.rglob("*.npy"))) == 1 and not list(cache.rglob(".*.part"))
+
+
+def test_other_content_has_another_place(cache: Path, digits: Digits) -> None:
+    measured([FID(Random(4))], digits)
+    measured([FID(Random(4, seed=1))], digits)
+    measured([FID(Random(4))], digits, num=200)
+    changed = Digits([1, 8, 8], 10)
+    changed.prepare()
+    changed.x = changed.x.clone()
+    changed.x[changed.order(300)[7], 0, 3, 3] ^= 1
+    measured([FID(Random(4))], changed)
+    assert len(list(cache.rglob("*.npy"))) == 4
+
+
+def test_pixels_are_not_kept(cache: Path, digits: Digits) -> None:
+    measured([SlicedWasserstein(Pixels()), Diversity(Pixels())], digits)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:1000], lambda b: b"\0" * len(b), lambda b: b""])
+def test_damaged_features_are_made_anew(
+    damage: Callable[[bytes], bytes], cache: Path, digits: Digits, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = measured([FID(Random(4))], digits)
+    (file,) = cache.rglob("*.npy")
+    file.write_bytes(damage(file.read_bytes()))
+    assert measured([FID(Random(4))], digits) == first
+    assert "is damaged and made anew" in caplog.text
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64, 300, 2000, 2049, 10_000])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 16])
+def test_ranks_share_the_very_chunks_of_one(n: int, ranks: int) -> None:
+    shares = [part for rank in range(ranks) for part in chunks(n, rank, ranks)]
+    assert shares == chunks(n) and [i for part in shares for i in range(part.start, part.stop)] == list(range(n))
+    assert max(part.stop - part.start for part in shares) <= 256
+
+
+def of_digits(num: int, data: Digits) -> Evaluation:
+    metrics = [FID(Random(4)), KID(Random(4), 5, 5), SlicedWasserstein(Pixels())] if num > 1 else [SlicedWasserstein(Pixels())]
+    evaluation = Evaluation(metrics, data, num)
+    evaluation.prepare()
+    return evaluation
+
+
+def on_a_rank(rank: int, port: int, folder: str, num: int) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    data = Digits([1, 8, 8], 10)
+    data.prepare()
+    torch.save(of_digits(num, data).measure(noise, CPU, rank, 2), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("num", [301, 1])
+def test_two_ranks_agree_with_one_process(num: int, tmp_path: Path, cache: Path, free_port: int, digits: Digits) -> None:
+    """Also where one of them has nothing to do: of a single sample."""
+    torch.multiprocessing.spawn(on_a_rank, (free_port, str(tmp_path), num), nprocs=2)
+    values, _ = of_digits(num, digits).measure(noise, CPU)
+    assert len(values) == (4 if num > 1 else 1)
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == (pytest.approx(values, rel=1e-6), {})
+
+
+def test_samples_are_rounded_as_if_saved(digits: Digits) -> None:
+    """A model and the folder of its saved pictures have the same values."""
+    drawn = as_bytes(noise(slice(0, 300))[0])
+    saved = Digits([1, 8, 8], 10)
+    saved.x, saved.y = drawn, torch.zeros(300, dtype=torch.long)
+    saved.classes = 0
+    evaluation = Evaluation([SlicedWasserstein(Pixels())], digits, 300)
+    evaluation.prepare()
+    assert evaluation.measure(noise, CPU) == evaluation.measure(images_of(saved, CPU), CPU)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda data: Evaluation([FID(Random(4))], data, 299),
+        lambda data: Evaluation([FID(Random(5))], data, 300),
+        lambda data: Evaluation([FID(Pixels())], data, 300),
+    ],
+)
+def test_the_print_tells_protocols_apart(changed: Callable[[Digits], Evaluation], digits: Digits, cache: Path) -> None:
+    def print_of(evaluation: Evaluation, ema: bool) -> str:
+        evaluation.prepare()
+        (protocol,) = evaluation.protocols(ema).values()
+        return str(protocol["print"])
+
+    first = print_of(Evaluation([FID(Random(4))], digits, 300), True)
+    assert print_of(Evaluation([FID(Random(4))], digits, 300), True) == first
+    assert first not in (print_of(Evaluation([FID(Random(4))], digits, 300), False), print_of(changed(digits), True))
+
+
+# -- two folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    write_images(tmp_path / "a", 16)
+    write_images(tmp_path / "b", 20)
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_two_folders(cli: Cli, folders: tuple[Path, Path]) -> None:
+    real, fake = folders
+    answer = cli("task=evaluate", f"real={real}", f"fake={fake}", "metrics=[fid,swd,prdc]", "extractor=random")
+    assert answer.code == 0, answer.err
+    result = json.loads((answer.run / "evaluation.json").read_text())
+    protocol = result["protocols"]["fid/random"]
+    assert (protocol["real"]["images"], protocol["generated"], protocol["ema"]) == (16, 20, None)
+    assert "20 images of" in answer.out and "biased upwards" in answer.out
+    for name, value in result["values"].items():
+        assert value["value"] >= 0 and f"{name} " in answer.out
+
+
+def test_a_folder_against_itself(cli: Cli, folders: tuple[Path, Path]) -> None:
+    answer = cli("task=evaluate", f"real={folders[0]}", f"fake={folders[0]}", "metrics=[fid,swd,prdc]", "extractor=random")
+    values = {n: v["value"] for n, v in json.loads((answer.run / "evaluation.json").read_text())["values"].items()}
+    assert values["swd/pixels"] == 0 and values["fid/random"] == pytest.approx(0, abs=1e-4) and values["coverage/random"] == 1
+
+
+def resize(folder: Path) -> None:
+    for file in folder.rglob("*.*"):
+        Image.open(file).resize((20, 15)).save(file)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda b: [file.unlink() for file in b.rglob("*.*")], "fake: {b} holds no image"),
+        (lambda b: (b / "000.jpg").write_bytes((b / "000.jpg").read_bytes()[:300]), "fake: {b}/000.jpg cannot be read"),
+        (lambda b: Image.open(b / "002.png").resize((9, 9)).save(b / "002.png"), "002.png has 9×9 px"),
+        (resize, "fake: its images are 15×20 px in 3 channels, those of real are 30×40 px"),
+        (lambda b: [Image.new("RGB", (40, 30), (i, 0, 0)).save(f) for i, f in enumerate(b.rglob("*.*"))], "of a single colour"),
+        (lambda b: [file.unlink() for file in sorted(b.rglob("*.*"))[1:]], "batch_size"),
+    ],
+)
+def test_folders_that_cannot_be_compared(
+    spoil: Callable[[Path], object], message: str, cli: Cli, folders: tuple[Path, Path]
+) -> None:
+    real, fake = folders
+    spoil(fake)
+    answer = cli("task=evaluate", f"real={real}", f"fake={fake}", "metrics=[fid]", "extractor=random")
+    assert answer.code == 2 and message.format(b=fake) in answer.err, answer.err
+    assert answer.err.count("\n") == 1 and not (answer.folder / "outputs").exists()
+
+
+def test_fewer_images_than_needed(cli: Cli, folders: tuple[Path, Path]) -> None:
+    answer = cli("task=evaluate", f"real={folders[0]}", f"fake={folders[1]}", "metrics=[kid]", "extractor=random")
+    assert answer.code == 2 and answer.err == "ganexp: metrics: kid/random: 16 real samples; at least 1,000 are needed\n"
+
+
+def test_exact_images_are_as_they_are(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (5, 6, 7), np.uint8)
+    (tmp_path / "grey").mkdir()
+    for i, image in enumerate(grey):
+        Image.fromarray(image).save(tmp_path / "grey" / f"{i}.png")
+    data = Exact(str(tmp_path / "grey"))
+    data.prepare()
+    assert data.shape == (1, 6, 7) and np.array_equal(data.x[:, 0].numpy(), grey)
+
+
+# -- in a run, and runs side by side -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(cli: Cli) -> list[Path]:
+    """Two runs that measured the same, and one with other images."""
+    folders = []
+    for i, more in enumerate(([], ["seed=1"], ["callbacks.metrics.num=48"])):
+        answer = cli(
+            "model=mlp", *TINY, *NARROW["mlp"], "metrics=[swd,fid,prdc]", "extractor=random", *more, f"hydra.run.dir=r{i}"
+        )
+        assert answer.code == 0, answer.err
+        folders.append(answer.folder / f"r{i}")
+    return folders
+
+
+def test_a_run_says_best_last_and_mean(runs: list[Path]) -> None:
+    record = json.loads((runs[0] / "run.json").read_text())
+    with (runs[0] / "metrics.csv").open(newline="") as file:
+        values = [float(row["swd/pixels"]) for row in csv.DictReader(file) if row["swd/pixels"]]
+    assert len(values) == 3
+    assert record["metrics"]["swd/pixels"] == {
+        "last": pytest.approx(values[-1]),
+        "mean_of_last_5": pytest.approx(np.mean(values)),
+        "best": pytest.approx(min(values)),
+        "best_step": [0, 2, 3][int(np.argmin(values))],
+    }
+    assert record["protocols"]["fid/random"]["real"]["images"] == 32
+    assert {"precision/random", "recall/random", "density/random", "coverage/random"} <= record["metrics"].keys()
+
+
+def test_compare(cli: Cli, runs: list[Path]) -> None:
+    answer = cli("task=compare", f"runs=[{runs[0]},{runs[1]}]", "hydra.run.dir=both")
+    assert answer.code == 0, answer.err
+    both = answer.folder / "both"
+    assert {"comparison.md", "comparison.json", "curves.png", "grids.png"} <= {file.name for file in both.iterdir()}
+    table = (both / "comparison.md").read_text()
+    assert (
+        "mlp_digits r0" in table
+        and "mlp_digits r1" in table
+        and "swd/pixels best" in table
+        and "different protocols" not in answer.out
+    )
+    values = [json.loads((run / "run.json").read_text())["metrics"]["swd/pixels"]["last"] for run in runs[:2]]
+    assert all(f"{value:.4g}" in table and f"{value:.4g}" in answer.out for value in values)
+    assert Image.open(both / "grids.png").width > 600 and not answer.err
+
+
+def test_compare_warns_of_other_protocols(cli: Cli, runs: list[Path]) -> None:
+    answer = cli("task=compare", f"runs=[{runs[0]},{runs[2]}]", "hydra.run.dir=both")
+    assert answer.code == 0
+    said = "fid/random: measured under different protocols (real, generated): do not compare these values"
+    assert said in answer.out and said in (answer.folder / "both" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "chosen, message",
+    [("[]", "runs: at least two"), ("[{0}]", "runs: at least two"), ("[{0},nowhere]", "runs: nowhere is no run folder")],
+)
+def test_runs_that_cannot_be_compared(chosen: str, message: str, cli: Cli, runs: list[Path]) -> None:
+    answer = cli("task=compare", f"runs={chosen.format(*runs)}")
+    assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1
+
+
+def test_samples_that_are_all_alike_have_no_value(cli: Cli, tmp_path: Path) -> None:
+    """The run goes on, and says so once."""
+    (tmp_path / "my_latents.py").write_text(
+        "from ganexp.latents import Normal\n\n\nclass Zeros(Normal):\n"
+        "    def sample(self, n, device):\n        return 0 * super().sample(n, device)\n"
+    )
+    zeros = "model.latent._target_=my_latents.Zeros"
+    answer = cli("model=mlp", *TINY, *NARROW["mlp"], "metrics=[swd,fid]", "extractor=random", zeros)
+    assert answer.code == 0 and answer.out.count("not measured: fid/random: the generated samples are all alike") == 1
+    assert answer.record["metrics"].keys() == {"swd/pixels"} and answer.record["best"]["metric"] == "swd/pixels"
