@@ -64,7 +64,7 @@ SECONDS = 60  # more is a hang
 ROOM = 6 << 30  # bytes of address space beyond what the process has: a huge size is refused by the system, at once
 GUARD = [
     "hardware=cpu", "data.batch_size=8", "trainer.max_steps=3", "trainer.log_every=1", "trainer.samples_every=2",
-    "trainer.metrics_every=2", "trainer.checkpoint_every=2", "trainer.num_samples=4",
+    "trainer.metrics_every=2", "trainer.checkpoint_every=2", "trainer.num_samples=4", "extractor=random",
 ]  # fmt: skip
 UNFORESEEN = ["NaN or infinite", "diverged"]  # what exit code 1 may say
 COUNTS: dict[str, Counter[str]] = {}  # by test: how many were runs, mistakes, failures
@@ -245,12 +245,14 @@ RECIPES: dict[str, list[list[str]]] = {
         ["task=evaluate", "checkpoint={made}/points/checkpoints/last.ckpt", "num_images=32"],
         ["task=evaluate", "checkpoint={made}/images/checkpoints/last.ckpt", "num_images=32", "metrics=[fid,swd,diversity]"],
         ["task=evaluate", "checkpoint={made}/images/checkpoints/last.ckpt", "num_images=32", "data=digits"],
+        ["task=evaluate", "real={made}/pictures", "fake={made}/pictures", "metrics=[prdc,fid]"],
     ],
+    "compare": [["task=compare", "runs=[{made}/points,{made}/images]"]],
     "resume": [["task=resume", "run=run", "trainer.max_steps=5"], ["task=resume", "run=run"]],
 }
 GROUPS = [
     "model", "model/generator", "model/discriminator", "model/encoder", "model/latent", "data", "loss", "regularizer", "augment",
-    "optimizer", "schedule", "metrics", "callbacks", "logger", "hardware", "task", "experiment", "hydra/launcher",
+    "optimizer", "schedule", "metrics", "extractor", "callbacks", "logger", "hardware", "task", "experiment", "hydra/launcher",
 ]  # fmt: skip
 INTS = ["-1", "0", "1", "2", "3", "5", "7", "33", "-9", "+4", "1_0", "0x10", "007"]
 HUGE = [str(n) for n in (2**31, 2**32, 2**63, 10**30, -(2**31), -(10**30))]
@@ -440,7 +442,13 @@ def command_line(task: str, random: Random) -> list[str]:
     fuzzed: list[str] = []
     while len(fuzzed) < wanted:
         fuzzed += filter(harmless, [word(random, tuple(recipe))])
-    guard = {"train": [*GUARD, *NARROW_ALL], "resume": [], "sample": ["hardware=cpu"], "evaluate": ["hardware=cpu"]}[task]
+    guard = {
+        "train": [*GUARD, *NARROW_ALL],
+        "sample": ["hardware=cpu"],
+        "evaluate": ["hardware=cpu", "extractor=random"],
+        "compare": [],
+        "resume": [],
+    }[task]
     if task == "train" and not any("callbacks" in word for word in [*recipe, *fuzzed]):
         guard.append("callbacks.metrics.num=32")
         guard += ["callbacks=[metrics,checkpoint]"] if random.random() < 0.7 else []  # pictures take longer than the steps
@@ -477,6 +485,12 @@ def test_sample(line: list[str], attempt: Attempt, made: Path) -> None:
 @fuzz(60)
 @given(line=command_lines("evaluate"))
 def test_evaluate(line: list[str], attempt: Attempt, made: Path) -> None:
+    attempt(*in_place(line, made))
+
+
+@fuzz(20)
+@given(line=command_lines("compare"))
+def test_compare(line: list[str], attempt: Attempt, made: Path) -> None:
     attempt(*in_place(line, made))
 
 
