@@ -304,11 +304,24 @@ def test_runs_that_cannot_be_compared(chosen: str, message: str, cli: Cli, runs:
 
 def test_samples_that_are_all_alike_have_no_value(cli: Cli, tmp_path: Path) -> None:
     """The run goes on, and says so once."""
-    (tmp_path / "my_latents.py").write_text(
+    (tmp_path / "zero_latents.py").write_text(
         "from ganexp.latents import Normal\n\n\nclass Zeros(Normal):\n"
         "    def sample(self, n, device):\n        return 0 * super().sample(n, device)\n"
     )
-    zeros = "model.latent._target_=my_latents.Zeros"
+    zeros = "model.latent._target_=zero_latents.Zeros"
     answer = cli("model=mlp", *TINY, *NARROW["mlp"], "metrics=[swd,fid]", "extractor=random", zeros)
     assert answer.code == 0 and answer.out.count("not measured: fid/random: the generated samples are all alike") == 1
     assert answer.record["metrics"].keys() == {"swd/pixels"} and answer.record["best"]["metric"] == "swd/pixels"
+
+
+def test_a_checkpoint_that_draws_nan(cli: Cli) -> None:
+    answer = cli("model=mlp", *TINY, *NARROW["mlp"], "hydra.run.dir=r")
+    file = answer.folder / "r" / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    for weight in content["state_dict"].values():
+        weight.fill_(float("nan"))
+    torch.save(content, file)
+    answer = cli("task=evaluate", f"checkpoint={file}", "metrics=[swd,fid]", "extractor=random", "num_images=64")
+    said = answer.err.splitlines()
+    assert answer.code == 1 and len(said) == 1 and "swd/pixels: 64 of 64 generated samples have NaN" in said[0]
+    assert not (answer.run / "evaluation.json").exists()

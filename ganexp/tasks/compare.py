@@ -19,7 +19,6 @@ from ganexp.mistakes import Mistake
 from ganexp.tasks.screen import shown, table
 
 log = logging.getLogger(__name__)
-FACTS = ("run", "steps", "images", "time", "parameters")
 SHOWN = ("best", "last", "mean_of_last_5")
 
 
@@ -73,27 +72,24 @@ class Compare:
         print(f"  written to {shown(self.run_dir)}: {', '.join(written)}")
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """A row a run; a column for each metric's best, last and mean of the last five, where a run has them."""
-        columns = [
-            (name, kind)
-            for name in self.metrics
-            for kind in SHOWN
-            if any(kind in r["metrics"].get(name, {}) for r in self.records)
+        """A column a run; rows for the facts, and for each metric its best, last and mean of the last five, and its protocol."""
+        rows = [
+            ["steps", *(f"{record['steps']:,}" for record in self.records)],
+            ["images", *(f"{record['images_seen']:,}" for record in self.records)],
+            ["time", *(duration(record.get("seconds") or 0) for record in self.records)],
+            ["parameters", *(f"{sum(record['parameters'].values()):,}" for record in self.records)],
         ]
-        header = [*FACTS, *(f"{name} {kind.replace('_', ' ')}" for name, kind in columns), "protocols"]
-        rows = []
-        for label, record in zip(self.labels, self.records, strict=True):
-            values = [record["metrics"].get(name, {}).get(kind) for name, kind in columns]
-            prints = [f"{self.print_of(record, name)}" for name in self.metrics if name in record["metrics"]]
-            rows.append([
-                label, f"{record['steps']:,}", f"{record['images_seen']:,}", duration(record.get("seconds") or 0),
-                f"{sum(record['parameters'].values()):,}", *("–" if v is None else f"{v:.4g}" for v in values), " ".join(prints),
-            ])  # fmt: skip
-        return header, rows
+        for name in self.metrics:
+            measured = [record["metrics"].get(name, {}) for record in self.records]
+            for kind in (kind for kind in SHOWN if any(kind in values for values in measured)):
+                cells = [f"{values[kind]:.4g}" if values.get(kind) is not None else "–" for values in measured]
+                rows.append([f"{name} {kind.replace('_', ' ')}", *cells])
+            rows.append([f"{name} protocol", *(self.print_of(record, name) or "–" for record in self.records)])
+        return ["run", *self.labels], rows
 
     @staticmethod
     def print_of(record: dict[str, Any], name: str) -> str:
-        return str(record.get("protocols", {}).get(name, {}).get("print"))
+        return str(record.get("protocols", {}).get(name, {}).get("print", ""))
 
     def notes(self) -> list[str]:
         """What one must know before reading the table."""

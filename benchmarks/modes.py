@@ -1,0 +1,55 @@
+"""Which losses and penalties reach every mode: the README's table from the sweep folders of `experiment=ring` and `grid`.
+
+    python -m ganexp -m experiment=ring trainer.max_steps=2000 callbacks=[metrics] logger=[csv] hydra/launcher=joblib \\
+        loss=bce,bce_mean,bce_smooth,bce_noisy,hinge,lsgan,wasserstein,relativistic \\
+        'regularizer=[],[r1],[r1_weak,r2_weak],[wgan_gp]' seed=1,2,3,4,5
+    python benchmarks/modes.py outputs/sweep/TIME…
+
+A cell is the mean over the seeds, at the last step: modes reached, share of samples within three deviations of one, reverse KL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from ganexp.files import read_json
+
+VALUES = ("modes/pixels", "high_quality/pixels", "reverse_kl/pixels")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", nargs="+", type=Path)
+    for sweep in parser.parse_args().sweeps:
+        cells: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+        failed = 0
+        for file in sorted(sweep.glob("*/run.json")):
+            record = read_json(file)
+            chosen = dict(text.split("=", 1) for text in record["overrides"])
+            if record["status"] != "finished":
+                failed += 1
+                continue
+            penalties = " + ".join(re.findall(r"\w+", chosen["regularizer"])) or "none"
+            cells[chosen["loss"], penalties].append([record["metrics"][name]["last"] for name in VALUES])
+        losses, penalties_of = (list(dict.fromkeys(key[i] for key in cells)) for i in range(2))
+        seeds = {len(runs) for runs in cells.values()}
+        print(f"\n{sweep}: {sum(map(len, cells.values()))} runs, seeds a cell {sorted(seeds)}, {failed} did not finish\n")
+        print(f"| loss | {' | '.join(penalties_of)} |\n|{' --- |' * (len(penalties_of) + 1)}")
+        for loss in losses:
+            row = [summary(cells[loss, penalties]) for penalties in penalties_of]
+            print(f"| `{loss}` | {' | '.join(row)} |")
+
+
+def summary(runs: list[list[float]]) -> str:
+    if not runs:
+        return "–"
+    modes, quality, kl = (statistics.mean(values) for values in zip(*runs, strict=True))
+    return f"{modes:.1f}, {100 * quality:.0f} %, {kl:.2f}"
+
+
+if __name__ == "__main__":
+    main()
