@@ -46,7 +46,7 @@ from ganexp.tasks.checkpoint import restore, restore_data
 
 
 def measured(metrics: list[FeatureMetric], system: System, data: DataModule, num: int) -> dict[str, float]:
-    evaluation = Evaluation(metrics, data, num)
+    evaluation = Evaluation(metrics, data, num, bool(system.classes))
     evaluation.prepare()
     values, failed = evaluation.measure(samples_of(system), system.device)
     if failed:

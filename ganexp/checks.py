@@ -171,7 +171,8 @@ def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
     if folders and any(o.key_or_group.split(".")[0] == "data" for o in parsed):
         raise Mistake(f"data: {' and '.join(folders)} are the data here")
     if "checkpoint" in reads and cfg.checkpoint is None and not folders:
-        raise Mistake(f"checkpoint: task={task} needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt")
+        folders_too = ", or two folders of images: real=… fake=…" if "real" in reads else ""
+        raise Mistake(f"checkpoint: task={task} needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt{folders_too}")
     if "run" in reads and cfg.run is None:
         raise Mistake(f"run: task={task} needs the folder of one: run=outputs/NAME/TIME")
     whole = any(o.key_or_group == "data" for o in parsed)

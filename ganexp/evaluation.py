@@ -29,10 +29,11 @@ class Evaluation:
 
     Metrics with equal extractors share one, so that every image passes through it once. Features of real images are kept in the
     cache folder by the content of the images and of the extractor. Images are rounded to 256 levels first, as if saved.
+    `labelled`: whether the samples come with the labels they were asked for.
     """
 
-    def __init__(self, metrics: Iterable[FeatureMetric], data: DataModule, num: int):
-        self.metrics, self.data, self.num = list(metrics), data, num
+    def __init__(self, metrics: Iterable[FeatureMetric], data: DataModule, num: int, labelled: bool):
+        self.metrics, self.data, self.num, self.labelled = list(metrics), data, num, labelled
         self.groups: list[tuple[Extractor, list[FeatureMetric]]] = []
 
     def prepare(self) -> None:
@@ -40,6 +41,8 @@ class Evaluation:
         ValueError where a metric cannot be of such data, FileNotFoundError for an extractor's file."""
         by_print: dict[str, tuple[Extractor, list[FeatureMetric]]] = {}
         for metric in self.metrics:
+            if metric.wants_labels and not self.labelled:
+                raise ValueError(f"{metric.names[0]}: is of samples that were asked for by class: model=cdcgan, acgan or cgan")
             metric.prepare(self.data)
             by_print.setdefault(metric.features.fingerprint, (metric.features, []))[1].append(metric)
         self.groups = list(by_print.values())

@@ -49,7 +49,7 @@ def noise(part: slice) -> tuple[Tensor, None]:
 
 
 def measured(metrics: list[FeatureMetric], data: Digits, num: int = 300) -> dict[str, float]:
-    evaluation = Evaluation(metrics, data, num)
+    evaluation = Evaluation(metrics, data, num, False)
     evaluation.prepare()
     values, failed = evaluation.measure(noise, CPU)
     assert not failed
@@ -116,7 +116,7 @@ def test_ranks_share_the_very_chunks_of_one(n: int, ranks: int) -> None:
 
 def of_digits(num: int, data: Digits) -> Evaluation:
     metrics = [FID(Random(4)), KID(Random(4), 5, 5), SlicedWasserstein(Pixels())] if num > 1 else [SlicedWasserstein(Pixels())]
-    evaluation = Evaluation(metrics, data, num)
+    evaluation = Evaluation(metrics, data, num, False)
     evaluation.prepare()
     return evaluation
 
@@ -145,7 +145,7 @@ def test_samples_are_rounded_as_if_saved(digits: Digits) -> None:
     saved = Digits([1, 8, 8], 10)
     saved.x, saved.y = drawn, torch.zeros(300, dtype=torch.long)
     saved.classes = 0
-    evaluation = Evaluation([SlicedWasserstein(Pixels())], digits, 300)
+    evaluation = Evaluation([SlicedWasserstein(Pixels())], digits, 300, False)
     evaluation.prepare()
     assert evaluation.measure(noise, CPU) == evaluation.measure(images_of(saved, CPU), CPU)
 
@@ -153,9 +153,9 @@ def test_samples_are_rounded_as_if_saved(digits: Digits) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        lambda data: Evaluation([FID(Random(4))], data, 299),
-        lambda data: Evaluation([FID(Random(5))], data, 300),
-        lambda data: Evaluation([FID(Pixels())], data, 300),
+        lambda data: Evaluation([FID(Random(4))], data, 299, False),
+        lambda data: Evaluation([FID(Random(5))], data, 300, False),
+        lambda data: Evaluation([FID(Pixels())], data, 300, False),
     ],
 )
 def test_the_print_tells_protocols_apart(changed: Callable[[Digits], Evaluation], digits: Digits, cache: Path) -> None:
@@ -164,9 +164,9 @@ def test_the_print_tells_protocols_apart(changed: Callable[[Digits], Evaluation]
         (protocol,) = evaluation.protocols(ema).values()
         return str(protocol["print"])
 
-    first = print_of(Evaluation([FID(Random(4))], digits, 300), True)
-    assert print_of(Evaluation([FID(Random(4))], digits, 300), True) == first
-    assert first not in (print_of(Evaluation([FID(Random(4))], digits, 300), False), print_of(changed(digits), True))
+    first = print_of(Evaluation([FID(Random(4))], digits, 300, False), True)
+    assert print_of(Evaluation([FID(Random(4))], digits, 300, False), True) == first
+    assert first not in (print_of(Evaluation([FID(Random(4))], digits, 300, False), False), print_of(changed(digits), True))
 
 
 # -- two folders ---------------------------------------------------------------------------------------------------------

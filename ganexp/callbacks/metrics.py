@@ -35,11 +35,11 @@ class Metrics(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, system: Any, stage: str) -> None:
         if self.evaluation is None:
-            self.prepare(trainer.datamodule)  # type: ignore[attr-defined]
+            self.prepare(trainer.datamodule, system)  # type: ignore[attr-defined]
 
-    def prepare(self, data: DataModule) -> None:
-        """Raises ValueError if a metric cannot be of such data, FileNotFoundError for an extractor's file."""
-        self.evaluation = Evaluation(self.metrics, data, self.num)
+    def prepare(self, data: DataModule, system: Any) -> None:
+        """Raises ValueError if a metric cannot be of such data or samples, FileNotFoundError for an extractor's file."""
+        self.evaluation = Evaluation(self.metrics, data, self.num, bool(system.classes))
         self.evaluation.prepare()
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:

@@ -126,7 +126,7 @@ class Watchdog(pl.Callback):
     def is_collapsed(self, trainer: pl.Trainer, system: System) -> tuple[bool, str]:
         if self.actions["collapse"] is None:
             return False, ""
-        evaluation = Evaluation([self.diversity], trainer.datamodule, 64)  # type: ignore[attr-defined]
+        evaluation = Evaluation([self.diversity], trainer.datamodule, 64, bool(system.classes))  # type: ignore[attr-defined]
         evaluation.prepare()
         values, _ = evaluation.measure(samples_of(system), system.device, trainer.global_rank, trainer.world_size)
         if not values:  # the real ones are all alike, or the samples not finite

@@ -30,6 +30,7 @@ class FeatureMetric(Metric):
     reads: ClassVar[str] = "features"  # which of the extractor's outputs
     sides: ClassVar[tuple[str, ...]] = ("real", "fake")
     least: int = 2
+    wants_labels: ClassVar[bool] = False  # whether it is of samples that were asked for
 
     def __init__(self, features: Extractor):
         super().__init__()

@@ -52,7 +52,7 @@ class Evaluate:
             self.of = {side: str(Path(config[side]).resolve()) for side in ("real", "fake")}
             num = min(num, len(self.fake.x))
         metrics = [build(metric, f"metrics.{name}") for name, metric in config["metrics"].items()]
-        self.evaluation = Evaluation(metrics, real, num)
+        self.evaluation = Evaluation(metrics, real, num, bool(self.system and self.system.classes))
         prepare_metrics(self.evaluation.prepare)
 
     def of_checkpoint(self, file: Path) -> DataModule:

@@ -81,7 +81,7 @@ class Train:
         except Exception as error:  # a data set of the user's own may raise anything
             raise located(error, "data") from error
         if metrics := find(self.trainer.callbacks, Metrics):  # type: ignore[attr-defined]
-            processes.in_turn(lambda: prepare_metrics(lambda: metrics.prepare(self.data)))
+            processes.in_turn(lambda: prepare_metrics(lambda: metrics.prepare(self.data, self.system)))
         if checkpoint_of_run := find(self.trainer.callbacks, Checkpoint):  # type: ignore[attr-defined]
             try:
                 checkpoint_of_run.check_monitor(metrics)
