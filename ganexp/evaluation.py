@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class Evaluation:
     def real(self, part: slice, device: torch.device) -> Tensor:
         return to_unit_range(self.data.x[self.order[part]].to(device))
 
-    @property
+    @cached_property
     def real_hash(self) -> str:
         """Of the real samples that are compared with."""
         if len(self.order) == len(self.data.x):
