@@ -44,6 +44,7 @@ class Evaluation:
         for metric in self.metrics:
             if metric.wants_labels and not self.labelled:
                 raise ValueError(f"{metric.names[0]}: is of samples that were asked for by class: model=cdcgan, acgan or cgan")
+            metric.to(self.data.x.device)  # from where another measurement has left it
             metric.prepare(self.data)
             by_print.setdefault(metric.features.fingerprint, (metric.features, []))[1].append(metric)
         self.groups = list(by_print.values())

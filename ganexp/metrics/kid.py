@@ -54,9 +54,10 @@ class KID(Kept):
     @staticmethod
     def kernel_sums(a: Tensor, of_a: Tensor, b: Tensor, of_b: Tensor) -> Tensor:
         """For each subset the sum of the kernel over all its pairs: one kernel of all samples, by blocks, serves all subsets."""
-        total = a.new_zeros(len(of_a))
+        total, one = a.new_zeros(len(of_a)), a.new_ones(1, 1)
         for rows, chosen in zip(a.split(1024), of_a.split(1024, 1), strict=True):
-            total += ((rows @ b.T / a.shape[1] + 1) ** 3 @ of_b.T * chosen.T).sum(0)
+            kernels = torch.addmm(one, rows, b.T, alpha=1 / a.shape[1]).pow_(3)  # in place: this is most of the metric's time
+            total += (kernels @ of_b.T * chosen.T).sum(0)
         return total
 
 
