@@ -33,8 +33,9 @@ from ganexp.data.toy import Sine
 from ganexp.evaluation import Evaluation, samples_of
 from ganexp.files import replace
 from ganexp.losses import MMD as Discrepancy
+from ganexp.metrics.classifier import Classifier
 from ganexp.metrics.diversity import Diversity
-from ganexp.metrics.features import Classifier, Laplacian, Pixels, Random, as_floats
+from ganexp.metrics.features import Laplacian, Pixels, Random, as_floats
 from ganexp.metrics.fid import FID
 from ganexp.metrics.metric import FeatureMetric
 from ganexp.metrics.mmd import MMD

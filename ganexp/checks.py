@@ -163,6 +163,14 @@ def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
             raise Mistake(f"{override.key_or_group}: task={task} does not read it, only {', '.join(reads)}")
     if "model" in reads:
         check_game(parsed, cfg)
+    if "run" in reads and cfg.run is None:
+        raise Mistake(f"run: task={task} needs the folder of one: run=outputs/NAME/TIME")
+    if "checkpoint" in reads:
+        check_checkpoint(parsed, cfg, task, reads)
+
+
+def check_checkpoint(parsed: Sequence[Override], cfg: DictConfig, task: str, reads: Sequence[str]) -> None:
+    """Raises Mistake for a task that has no checkpoint, nor two folders in its place, and for data that neither takes."""
     folders = [key for key in ("real", "fake") if cfg[key] is not None]
     if "real" in reads and len(folders) == 1:
         raise Mistake(f"{folders[0]}: two folders are compared: real=FOLDER fake=FOLDER")
@@ -170,11 +178,9 @@ def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
         raise Mistake(f"{folders[0]}: compares two folders of images, with no checkpoint; leave one out")
     if folders and any(o.key_or_group.split(".")[0] == "data" for o in parsed):
         raise Mistake(f"data: {' and '.join(folders)} are the data here")
-    if "checkpoint" in reads and cfg.checkpoint is None and not folders:
+    if cfg.checkpoint is None and not folders:
         folders_too = ", or two folders of images: real=… fake=…" if "real" in reads else ""
         raise Mistake(f"checkpoint: task={task} needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt{folders_too}")
-    if "run" in reads and cfg.run is None:
-        raise Mistake(f"run: task={task} needs the folder of one: run=outputs/NAME/TIME")
     whole = any(o.key_or_group == "data" for o in parsed)
-    if "checkpoint" in reads and not whole and any(o.key_or_group.startswith("data.") for o in parsed):
+    if not whole and any(o.key_or_group.startswith("data.") for o in parsed):
         raise Mistake(f"data: task={task} takes the checkpoint's data; to change it, name it whole: data=mnist data.root=…")

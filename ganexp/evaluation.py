@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ganexp.data.module import DataModule, to_unit_range
+from ganexp.data.module import DataModule, content_hash, to_unit_range
 from ganexp.files import replace
-from ganexp.metrics.features import Extractor, as_bytes, as_floats, cache_folder, hash_of
+from ganexp.metrics.cache import cache_folder
+from ganexp.metrics.features import Extractor, as_bytes, as_floats, hash_of
 from ganexp.metrics.metric import SIDES, FeatureMetric
 from ganexp.systems.base import CHUNK, System, seeded
 
@@ -102,7 +103,7 @@ class Evaluation:
             for output in {metric.reads for metric in looking}:
                 kept[output] = self.kept(extractor, output, device, parts)
         for part in parts or [ONE]:
-            y = self.data.y[self.order[part]].to(device)
+            y = self.data.y[self.order[part]].to(device) if self.labelled else None  # as many kinds on both sides
             here = slice(part.start - parts[0].start, part.stop - parts[0].start) if parts else ONE
             outputs = {name: torch.from_numpy(np.array(f[here])).to(device) for name, f in kept.items()}
             see(outputs or extractor(self.real(part, device)), y, looking, real=True, none=not parts)
@@ -114,12 +115,12 @@ class Evaluation:
         if file.is_file():
             try:
                 features = np.load(file, mmap_mode="r")
-                if len(features) == parts[-1].stop - parts[0].start:
-                    log.info("features of the real images: read from %s", file)
-                    return features
-            except (ValueError, OSError, EOFError):
-                pass
-            log.warning("%s is damaged and made anew", file)
+                if len(features) != parts[-1].stop - parts[0].start:
+                    raise ValueError(f"it holds {len(features)} samples")
+                log.info("features of the real images: read from %s", file)
+                return features
+            except (ValueError, OSError, EOFError) as error:
+                log.warning("%s is damaged and made anew: %s", file, error)
         seen = tqdm(parts, desc=f"real images through {extractor.name}", disable=None, leave=False)
         features = np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in seen])
         replace(file, lambda opened: np.save(opened, features))
@@ -134,7 +135,7 @@ class Evaluation:
         """Of the real samples that are compared with."""
         if len(self.order) == len(self.data.x):
             return self.data.fingerprint
-        return hashlib.blake2b(self.data.x[self.order].contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+        return content_hash(self.data.x[self.order], self.data.y[self.order])
 
     # -- what a value depends on -------------------------------------------------------------------------------------
 

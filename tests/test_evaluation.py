@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ganexp.data.digits import Digits
 from ganexp.data.folder import Exact
+from ganexp.data.module import to_unit_range
 from ganexp.evaluation import Evaluation, chunks, images_of
-from ganexp.metrics.diversity import Diversity
+from ganexp.metrics.diversity import MSSSIM, Diversity
 from ganexp.metrics.features import Pixels, Random, as_bytes
 from ganexp.metrics.fid import FID
 from ganexp.metrics.kid import KID
@@ -150,6 +151,20 @@ def test_samples_are_rounded_as_if_saved(digits: Digits) -> None:
     assert evaluation.measure(noise, CPU) == evaluation.measure(images_of(saved, CPU), CPU)
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_both_sides_are_paired_alike(labelled: bool, digits: Digits) -> None:
+    """By class where the samples have one; else neither side is."""
+    evaluation = Evaluation([MSSSIM(Pixels())], digits, 300, labelled)
+    evaluation.prepare()
+
+    def the_real_ones(part: slice) -> tuple[Tensor, Tensor | None]:
+        i = evaluation.order[part]
+        return to_unit_range(digits.x[i]), digits.y[i] if labelled else None
+
+    values, _ = evaluation.measure(the_real_ones, CPU)
+    assert values["ms_ssim/pixels"] == pytest.approx(values["ms_ssim_real/pixels"], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -210,7 +225,7 @@ def resize(folder: Path) -> None:
         (lambda b: Image.open(b / "002.png").resize((9, 9)).save(b / "002.png"), "002.png has 9×9 px"),
         (resize, "fake: its images are 15×20 px in 3 channels, those of real are 30×40 px"),
         (lambda b: [Image.new("RGB", (40, 30), (i, 0, 0)).save(f) for i, f in enumerate(b.rglob("*.*"))], "of a single colour"),
-        (lambda b: [file.unlink() for file in sorted(b.rglob("*.*"))[1:]], "batch_size"),
+        (lambda b: [file.unlink() for file in sorted(b.rglob("*.*"))[1:]], "fake: {b} holds a single image"),
     ],
 )
 def test_folders_that_cannot_be_compared(
@@ -236,6 +251,15 @@ def test_exact_images_are_as_they_are(tmp_path: Path) -> None:
     data = Exact(str(tmp_path / "grey"))
     data.prepare()
     assert data.shape == (1, 6, 7) and np.array_equal(data.x[:, 0].numpy(), grey)
+
+
+def test_exact_images_of_16_bits_are_scaled(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (2, 6, 7)).astype(np.uint16)
+    for i, image in enumerate(deep):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    data = Exact(str(tmp_path))
+    data.prepare()
+    assert np.array_equal(data.x[:, 0].numpy(), (deep >> 8).astype(np.uint8))
 
 
 # -- in a run, and runs side by side -------------------------------------------------------------------------------------

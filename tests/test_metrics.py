@@ -19,9 +19,12 @@ from torch import Tensor
 
 from ganexp.data.toy import Gaussians
 from ganexp.losses import MMD as Discrepancy
+from ganexp.metrics.classifier import Classifier
 from ganexp.metrics.diversity import MSSSIM, Diversity
-from ganexp.metrics.features import Classifier, Extractor, Fitting, Inception, Laplacian, Pixels, Random, as_floats, hash_of
+from ganexp.metrics.features import Extractor, Laplacian, Pixels, Random, as_floats, hash_of
 from ganexp.metrics.fid import FID
+from ganexp.metrics.fitting import Fitting
+from ganexp.metrics.inception import Inception
 from ganexp.metrics.kid import KID
 from ganexp.metrics.labels import Accuracy, InceptionScore, read
 from ganexp.metrics.metric import FeatureMetric

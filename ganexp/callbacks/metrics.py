@@ -55,7 +55,7 @@ class Metrics(pl.Callback):
             return
         assert self.evaluation is not None
         values, failed = self.evaluation.measure(samples_of(system), system.device, trainer.global_rank, trainer.world_size)
-        for name in failed.keys() - self.said:
+        for name in failed.keys() - self.said if trainer.is_global_zero else ():
             log.warning("step %s: not measured: %s", f"{trainer.global_step:,}", failed[name])
         self.said |= failed.keys()
         self.history.append((trainer.global_step, values))
@@ -63,8 +63,8 @@ class Metrics(pl.Callback):
             logger.log_metrics(values, step=trainer.global_step)
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """For every value its `best` and `best_step` (where one side is better), `last`, and the mean of the last five: the best
-        alone flatters."""
+        """For every value its `last` and the mean of the last five, and for the one that can pick a checkpoint its `best` and
+        `best_step`: the best alone flatters."""
         summary: dict[str, dict[str, Any]] = {}
         for metric in self.metrics:
             for i, name in enumerate(f"{short}/{metric.features.name}" for short in metric.names):

@@ -66,6 +66,7 @@ class Watchdog(pl.Callback):
         self.smoothed: Tensor | None = None  # D's loss
         self.nan_since: Tensor | None = None  # the first step with one; 0 for none
         self.diversity = diversity
+        self.evaluation: Evaluation | None = None
         self.lowered, self.gone_back = 0, 0  # how often the learning rates were lowered, and are to be
         self.warned: list[str] = []
 
@@ -126,9 +127,10 @@ class Watchdog(pl.Callback):
     def is_collapsed(self, trainer: pl.Trainer, system: System) -> tuple[bool, str]:
         if self.actions["collapse"] is None:
             return False, ""
-        evaluation = Evaluation([self.diversity], trainer.datamodule, 64, bool(system.classes))  # type: ignore[attr-defined]
-        evaluation.prepare()
-        values, _ = evaluation.measure(samples_of(system), system.device, trainer.global_rank, trainer.world_size)
+        if self.evaluation is None:
+            self.evaluation = Evaluation([self.diversity], trainer.datamodule, 64, bool(system.classes))  # type: ignore[attr-defined]
+            self.evaluation.prepare()
+        values, _ = self.evaluation.measure(samples_of(system), system.device, trainer.global_rank, trainer.world_size)
         if not values:  # the real ones are all alike, or the samples not finite
             return False, ""
         (ratio,) = values.values()

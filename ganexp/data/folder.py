@@ -70,10 +70,7 @@ class Folder(DataModule):
             with Image.open(file) as opened:
                 enough = 2 * max(width, height)  # either way up
                 opened.draft(MODES[channels], (enough, enough))  # a JPEG decodes faster at a half or a quarter
-                image = ImageOps.exif_transpose(opened)
-                if image.mode.startswith("I;16"):  # Pillow would clip, not scale
-                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-                image = image.convert(MODES[channels])
+                image = upright(opened).convert(MODES[channels])
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
         lanczos = Image.Resampling.LANCZOS
@@ -101,6 +98,8 @@ class Exact(DataModule):
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         files = images_below(self.root)
+        if len(files) < 2:
+            raise ValueError(f"{self.root} holds a single image; at least 2 are measured")
         with ThreadPoolExecutor() as pool:
             images = list(
                 tqdm(pool.map(self.read, files), total=len(files), desc=f"reading {self.root}", leave=False, disable=None)
@@ -123,12 +122,20 @@ class Exact(DataModule):
     def read(file: Path) -> np.ndarray:
         """One image as uint8 [H, W, 1 or 3]."""
         try:
-            with Image.open(file) as image:
-                image.load()
-                grey = image.mode in ("1", "L")
-                return np.asarray(image.convert("L" if grey else "RGB")).reshape(image.height, image.width, 1 if grey else 3)
+            with Image.open(file) as opened:
+                image = upright(opened)
+                mode = "L" if image.mode in ("1", "L") else "RGB"
+                return np.asarray(image.convert(mode)).reshape(image.height, image.width, len(mode))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """As its EXIF says, in 8 bits."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would clip, not scale
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
 
 
 def images_below(root: Path) -> list[Path]:

@@ -113,11 +113,7 @@ class DataModule(pl.LightningDataModule):
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all samples and labels: whether two runs, or a run and its rest, saw the same data."""
-        pixels = self.x.permute(0, 2, 3, 1) if self.x.ndim == 4 else self.x  # as they lie in memory
-        digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=16)
-        for array in (pixels, self.y):
-            digest.update(array.contiguous().numpy().data)
-        return digest.hexdigest()
+        return content_hash(self.x, self.y)
 
     def train_dataloader(self) -> Gather:
         trainer = self.trainer
@@ -142,6 +138,15 @@ class DataModule(pl.LightningDataModule):
     def order(self, n: int) -> Tensor:
         """The indices of `real`."""
         return torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(self.x))[:n]))
+
+
+def content_hash(x: Tensor, y: Tensor) -> str:
+    """Of samples and their labels."""
+    pixels = x.permute(0, 2, 3, 1) if x.ndim == 4 else x  # as they lie in memory
+    digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=16)
+    for array in (pixels, y):
+        digest.update(array.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def to_unit_range(x: Tensor) -> Tensor:

@@ -97,9 +97,3 @@ class Kept(FeatureMetric):
 
     def kept(self, side: str) -> Tensor:
         return dim_zero_cat(getattr(self, f"{side}_features"))
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """[N, M] of rows [N, dim] and [M, dim], in float64: differences of near rows survive."""
-    a, b = a.double(), b.double()
-    return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ganexp.metrics.features import Extractor
-from ganexp.metrics.metric import Kept, squared_distances
+from ganexp.metrics.metric import Kept
 
 
 class PRDC(Kept):
@@ -50,3 +50,9 @@ class PRDC(Kept):
     def radii(self, features: Tensor) -> Tensor:
         """The squared distance of each to its k-th neighbour: itself is the nearest."""
         return torch.cat([squared_distances(rows, features).kthvalue(self.k + 1).values for rows in features.split(1024)])
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """[N, M] of rows [N, dim] and [M, dim], in float64: differences of near rows survive."""
+    a, b = a.double(), b.double()
+    return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)

@@ -12,8 +12,7 @@ from ganexp.metrics.metric import FeatureMetric
 
 
 class Sharpness(FeatureMetric):
-    """The mean of a measure of sharpness [N, 1] (the Laplacian's), samples' over real ones': below 1
-    is blurred, above 1 is noise.
+    """The mean of a measure of sharpness [N, 1], the samples' over the real ones': below 1 is blurred, above 1 is noise.
 
     Raises ValueError for real images without an edge.
     """
