@@ -89,6 +89,19 @@ class Config:
     fake: str | None = None
     runs: list[str] = field(default_factory=list)
     trust: list[str] = field(default_factory=list)
+    source: str | None = None  # this and what follows: task=prepare
+    target: str | None = None
+    size: Any = None
+    detect: str | None = None
+    margin: float | None = None
+    align: bool | None = None
+    min_size: int | None = None
+    colour_only: bool | None = None
+    min_sharpness: float | None = None
+    duplicates: int | None = None
+    fit: str | None = None
+    background: str | None = None
+    workers: int | None = None
 
 
 TYPED: dict[str, Any] = {"": Config, "trainer": Training, "optimizer": Optimizers, "task": Task}
@@ -110,6 +123,7 @@ def scaled(size: int | Sequence[int], factor: float) -> Any:
 
 
 OmegaConf.register_new_resolver("scaled", scaled, replace=True)
+OmegaConf.register_new_resolver("combinations", lambda names: 2 ** len(names) if names else 0, replace=True)
 OmegaConf.register_new_resolver("plus", lambda a, b: (a or 0) + b, replace=True)
 
 

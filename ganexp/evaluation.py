@@ -15,8 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ganexp.data.module import DataModule, content_hash, to_unit_range
-from ganexp.files import replace
-from ganexp.metrics.cache import cache_folder
+from ganexp.files import cache_folder, replace
 from ganexp.metrics.features import Extractor, as_bytes, as_floats, hash_of
 from ganexp.metrics.metric import SIDES, FeatureMetric
 from ganexp.systems.base import CHUNK, System, seeded
@@ -51,7 +50,7 @@ class Evaluation:
         self.groups = list(by_print.values())
         self.order = self.data.order(self.num)
         for extractor, metrics in self.groups:
-            outputs = extractor(to_unit_range(self.data.x[self.order[:2]]))
+            outputs = extractor(to_unit_range(self.data.take(self.order[:2])))
             for metric in metrics:
                 have = {"real": len(self.order), "fake": self.num}
                 for side in metric.sides:
@@ -128,14 +127,14 @@ class Evaluation:
         return features
 
     def real(self, part: slice, device: torch.device) -> Tensor:
-        return to_unit_range(self.data.x[self.order[part]].to(device))
+        return to_unit_range(self.data.take(self.order[part]).to(device))
 
     @cached_property
     def real_hash(self) -> str:
         """Of the real samples that are compared with."""
         if len(self.order) == len(self.data.x):
             return self.data.fingerprint
-        return content_hash(self.data.x[self.order], self.data.y[self.order])
+        return content_hash(self.data.take(self.order), self.data.y[self.order])
 
     # -- what a value depends on -------------------------------------------------------------------------------------
 
@@ -202,6 +201,8 @@ def images_of(data: DataModule, device: torch.device) -> Draw:
     """The images of a data module, in their order."""
 
     def draw(part: slice) -> tuple[Tensor, Tensor | None]:
-        return to_unit_range(data.x[part].to(device)), data.y[part].to(device) if data.classes else None
+        return to_unit_range(data.take(torch.arange(part.start, part.stop)).to(device)), data.y[part].to(
+            device
+        ) if data.classes else None
 
     return draw

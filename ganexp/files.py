@@ -14,6 +14,11 @@ from typing import IO, Any
 log = logging.getLogger(__name__)
 
 
+def cache_folder() -> Path:
+    """What is kept between runs, by its content: `~/.cache/ganexp`, or `$XDG_CACHE_HOME/ganexp`. Safe to delete."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "ganexp"
+
+
 def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write under a temporary name beside `path`, sync, rename: the old file stays if `write` raises or the power fails.
 

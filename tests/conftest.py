@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
+import pickle
 import socket
 import struct
 import sys
@@ -18,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers on two cores; befor
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision import datasets
 
 from ganexp.__main__ import main
 
@@ -109,6 +112,26 @@ def write_idx(folder: Path, images: int = 64, compress: bool = False) -> None:
                 (folder / name).write_bytes(content)
 
 
+def write_cifar(root: Path, images: int = 16) -> None:
+    """CIFAR-10's files with random content; torchvision is told their checksums."""
+    folder = root / datasets.CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+
+    def write(name: str, content: dict[str, Any]) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def batch(name: str) -> list[str]:
+        pixels = random.integers(0, 256, (images, 3072), np.uint8)
+        return write(name, {"data": pixels, "labels": [i % 10 for i in range(images)]})
+
+    datasets.CIFAR10.train_list = [batch(f"data_batch_{i}") for i in range(1, 6)]
+    datasets.CIFAR10.test_list = [batch("test_batch")]
+    meta = write("batches.meta", {"label_names": [str(i) for i in range(10)]})
+    datasets.CIFAR10.meta = datasets.CIFAR10.meta | {"md5": meta[1]}
+
+
 def write_images(folder: Path, count: int = 16, size: tuple[int, int] = (40, 30)) -> None:
     """Coloured pictures, half of them in a folder below."""
     random = np.random.default_rng(0)
@@ -124,6 +147,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_idx(root / "MNIST" / "raw")
     write_idx(root / "FashionMNIST" / "raw")
+    write_cifar(root)
     for folder in ("pictures", "celeba/img_align_celeba", "cats", "anime"):
         write_images(root / folder)
     return root
@@ -134,6 +158,7 @@ def data_overrides(name: str, root: Path) -> list[str]:
     return {
         "mnist": [f"data.root={root}"],
         "fashion_mnist": [f"data.root={root}"],
+        "cifar10": [f"data.root={root}"],
         "stacked_mnist": [f"data.root={root}", "data.images=64"],
         "folder": [f"data.root={root}/pictures", "data.shape=[3,16,16]"],
         "celeba": [f"data.root={root}", "data.shape=[3,32,32]"],

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "ganexp"
 LEAVES = {"networks", "losses", "regularizers", "augment", "latents", "data", "ema", "files"}
 MAY = {leaf: {leaf} for leaf in LEAVES} | {
+    "data": {"data", "files"},
     "systems": {"systems", "networks", "losses", "regularizers", "augment", "latents", "ema"},
     "metrics": {"metrics", "files"},
     "evaluation": {"metrics", "data", "systems", "files"},

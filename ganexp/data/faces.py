@@ -1,14 +1,24 @@
-"""The face sets of the published systems, as folders of images that a person has fetched."""
+"""The face sets of the published systems, as folders or archives of images that a person has fetched."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
 
-from ganexp.data.folder import EXTENSIONS, Folder
+import numpy as np
+from torchvision import datasets
+
+from ganexp.data.alignment import annotated, face_by_eyes
+from ganexp.data.decoding import MODES, Fit, as_array, fitted, picture
+from ganexp.data.folder import Folder
+from ganexp.data.sources import Source, is_picture
 
 
 class Faces(Folder):
-    """A set with a folder of its own: `root` is one that holds that folder, or the pictures themselves. Otherwise as Folder.
+    """A set with a folder of its own, or a zip archive: `root` is one that holds it, or the pictures themselves. Otherwise as
+    Folder.
 
     Raises FileNotFoundError saying which pictures belong where.
     """
@@ -16,30 +26,189 @@ class Faces(Folder):
     folder = ""  # below root
     source = ""  # what to fetch, and from whom
 
-    def load(self) -> tuple[np.ndarray, np.ndarray]:
+    def open(self) -> Source:
+        if (place := self.place()) is None:
+            raise self.missing()
+        self.root = place
+        return super().open()
+
+    def place(self) -> Path | None:
+        """Where the pictures are: a folder, or an archive; null where they are not."""
         parts = self.folder.split("/")
         places = [self.root.joinpath(*parts[i:]) for i in range(len(parts))]
-        if self.root.is_dir() and any(file.suffix.lower() in EXTENSIONS for file in self.root.iterdir()):
-            places.append(self.root)
-        found = [place for place in places if place.is_dir()]
-        if not found:
-            raise FileNotFoundError(f"root: no folder {places[0]}; put {self.source} there, or set data.root to its place")
-        self.root = found[0]
-        return super().load()
+        for place in places:
+            for there in (place, place.with_name(f"{place.name}.zip")):
+                if there.is_dir() or there.is_file():
+                    return there
+        if self.root.is_file() or (self.root.is_dir() and any(is_picture(file.name) for file in self.root.iterdir())):
+            return self.root
+        return None
+
+    def missing(self) -> FileNotFoundError:
+        return FileNotFoundError(
+            f"root: no folder {self.root / self.folder}, nor {self.folder.split('/')[-1]}.zip; put {self.source} there, or set "
+            "data.root to its place"
+        )
 
 
 class CelebA(Faces):
-    """Aligned faces of 178×218 px, or any part of them (Liu et al. 2015, arXiv:1411.7766); in `root/celeba/img_align_celeba`."""
+    """Aligned faces of 178×218 px, or any part of them (Liu et al. 2015, arXiv:1411.7766): `root/celeba/img_align_celeba`, as a
+    folder or a zip archive; beside it `list_attr_celeba.txt` and `list_eval_partition.txt`, as published.
+
+    `attributes`: names from the list, as labels: one gives the classes 0 (without) and 1 (with), several a class for each
+    combination, read as a binary number, the first attribute its highest digit. `split`: `train` (162,770 images), `valid`
+    (19,867), `test` (19,962) or `all`. Where nothing is there, torchvision is asked to download it all.
+    Raises FileNotFoundError naming the files, their sizes and their place; ValueError for an attribute that is not in the list.
+    """
 
     folder = "celeba/img_align_celeba"
     source = "the pictures of img_align_celeba.zip (CelebA's project page, Align&Cropped Images)"
 
+    def __init__(
+        self,
+        root: str,
+        shape: Sequence[int],
+        classes: int,
+        batch_size: int,
+        seed: int,
+        attributes: Sequence[str] = (),
+        split: Literal["train", "valid", "test", "all"] = "all",
+        fit: Fit = "squash",
+        background: str = "black",
+        unreadable: float = 0.01,
+        replacement: bool = False,
+    ):
+        super().__init__(root, shape, classes, batch_size, seed, fit, background, unreadable, replacement)
+        if len(set(attributes)) < len(attributes):
+            raise ValueError(f"attributes: each once, not {list(attributes)}")
+        if classes != (2 ** len(attributes) if attributes else 0):
+            raise ValueError(
+                f"classes: {len(attributes)} attributes make {2 ** len(attributes) if attributes else 0}, not {classes}"
+            )
+        self.attributes, self.split = list(attributes), split
+
+    def open(self) -> Source:
+        if self.place() is None:
+            self.download()
+        return super().open()
+
+    def download(self) -> None:
+        """Through torchvision. Raises FileNotFoundError where that fails, as it does once many have asked on the same day."""
+        made = [path for path in (self.root / "celeba", self.root, *self.root.parents) if not path.exists()]
+        try:
+            datasets.CelebA(str(self.root), download=True)
+        except Exception as error:  # of the network, of its library, or of a page that came in the file's place
+            for path in made:  # the failed download's empty folders
+                with suppress(OSError):
+                    path.rmdir()
+            files = ", ".join(f"{name} ({size:,} bytes)" for name, size in FILES.items())
+            raise FileNotFoundError(
+                f"root: put {files} into {self.root / 'celeba'}; the archive need not be unpacked, and without attributes and "
+                "splits it is enough. They are on CelebA's project page, in the Google Drive, under Img and Anno. The download "
+                f"through torchvision failed: {' '.join(str(error).split())[:200]}"
+            ) from error
+
+    def chosen(self, source: Source) -> dict[str, int]:
+        names = {name.split("/")[-1]: name for name in source.names if is_picture(name)}
+        if self.split != "all":
+            part = {"train": "0", "valid": "1", "test": "2"}[self.split]
+            parts = dict(line.split() for line in self.lines("list_eval_partition.txt"))
+            names = {short: name for short, name in names.items() if parts.get(short) == part}
+        if len(names) < COUNTS[self.split]:
+            self.notes.append(f"{len(names):,} of CelebA's {COUNTS[self.split]:,} images ({self.split})")
+        if not self.attributes:
+            return dict.fromkeys(names.values(), 0)
+        _, header, *rows = self.lines("list_attr_celeba.txt")
+        listed = header.split()
+        for attribute in self.attributes:
+            if attribute not in listed:
+                raise ValueError(f"attributes: {attribute} is none of CelebA's: {', '.join(listed)}")
+        columns = [1 + listed.index(attribute) for attribute in self.attributes]
+        labels = {}
+        for row in rows:
+            cells = row.split()
+            if cells[0] in names:
+                labels[names[cells[0]]] = int("".join("1" if cells[column] == "1" else "0" for column in columns), 2)
+        if len(labels) < len(names):
+            self.notes.append(f"{len(names) - len(labels):,} of {len(names):,} images have no attributes and are left out")
+        return {name: labels[name] for name in names.values() if name in labels}
+
+    def lines(self, file: str) -> list[str]:
+        """Of one of the published lists, without empty ones. Raises FileNotFoundError."""
+        for folder in (self.root.parent, self.root, self.root.parent.parent):
+            if (folder / file).is_file():
+                return [line for line in (folder / file).read_text().splitlines() if line.strip()]
+        raise FileNotFoundError(f"root: put {file} ({FILES[file]:,} bytes) beside {self.root}")
+
+
+FILES = {
+    "img_align_celeba.zip": 1_443_490_838,
+    "list_attr_celeba.txt": 26_721_026,
+    "list_eval_partition.txt": 2_836_386,
+}
+COUNTS = {"all": 202_599, "train": 162_770, "valid": 19_867, "test": 19_962}
+
 
 class Cats(Faces):
-    """Faces of cats, cropped; in `root/cats`."""
+    """Faces of cats: in `root/cats`, cropped; or the CAT data set as published (Zhang et al. 2008), whole photographs with
+    `NAME.jpg.cat` beside each: then the face is turned so that its eyes are level, and cut out.
+
+    `least`: px of a cut-out face; smaller ones are left out, and noted.
+    """
 
     folder = "cats"
-    source = "cropped cat faces (of the CAT data set, Zhang et al. 2008, or of AFHQ)"
+    source = "cropped cat faces (AFHQ, or what task=prepare made), or the folders CAT_00 to CAT_06 of the CAT data set"
+
+    def __init__(
+        self,
+        root: str,
+        shape: Sequence[int],
+        classes: int,
+        batch_size: int,
+        seed: int,
+        least: int = 128,
+        fit: Fit = "crop",
+        background: str = "black",
+        unreadable: float = 0.01,
+        replacement: bool = False,
+    ):
+        super().__init__(root, shape, classes, batch_size, seed, fit, background, unreadable, replacement)
+        self.least = least
+        self.annotations: dict[str, str] = {}
+
+    def place(self) -> Path | None:
+        if (self.root / "CAT_00").is_dir():
+            return self.root
+        return super().place()
+
+    def beside(self, source: Source, names: Sequence[str]) -> dict[str, str]:
+        there = set(source.names)
+        return {name: f"{name}.cat" for name in names if f"{name}.cat" in there}
+
+    def chosen(self, source: Source) -> dict[str, int]:
+        chosen = super().chosen(source)
+        annotations = self.annotations = self.beside(source, list(chosen))
+        small = {name for name, file in annotations.items() if self.side(source, file) < self.least}
+        if annotations:
+            cut = f"{len(annotations) - len(small):,} faces are cut out by the eyes"
+            self.notes.append(f"{cut}; {len(small):,} of less than {self.least} px are left out")
+        return {name: label for name, label in chosen.items() if name not in small}
+
+    @staticmethod
+    def side(source: Source, file: str) -> float:
+        """Of the square around a face, px; 0 for a damaged annotation."""
+        try:
+            return face_by_eyes(*annotated(source.read(file).decode())).side
+        except ValueError:
+            return 0.0
+
+    def decode(self, source: Source, name: str) -> np.ndarray:
+        if name not in self.annotations:
+            return super().decode(source, name)
+        channels, height, width = self.shape
+        image = picture(source.read(name), MODES[channels], self.background)
+        face = face_by_eyes(*annotated(source.read(f"{name}.cat").decode())).cut(image)
+        return as_array(fitted(face, height, width, self.fit, self.background))
 
 
 class Anime(Faces):

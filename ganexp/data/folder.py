@@ -1,30 +1,33 @@
-"""Any folder of images."""
+"""Any folder of images, or zip archive of them."""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
-from tqdm import tqdm
+from PIL import Image
 
+from ganexp.data.array import read_once
+from ganexp.data.decoding import MODES, UNREADABLE, Fit, as_array, checked_colour, fitted, picture
 from ganexp.data.module import DataModule
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+from ganexp.data.sources import Source, is_picture, pictures_in
 
 
 class Folder(DataModule):
-    """All images below `root`, in the order of their paths, as uint8 [N, *shape]; no labels.
+    """All images below `root`, a folder or a zip archive, in the order of their paths, as uint8 [N, *shape].
 
     `shape`: [channels, height, width]; 1 channel is grey, 2 grey and alpha, 3 RGB, 4 RGBA. `fit`: how another aspect becomes
-    this one: `crop` the middle, `pad` with black, or `squash`. Pictures are resized with antialiasing. Unreadable files are
+    this one: `crop` the middle, `pad` with the background, or `squash`. `background`: the colour behind transparent parts, by its
+    name or as #rrggbb. Pictures are resized with antialiasing, once: they are kept in the cache folder, see array.py.
+    `classes`: 0 for no labels; else they are those of a `labels.csv` in the folder (columns `file` and `label`, a number or a
+    name), or the names of the folders directly below. `unreadable`: the share of the files that may be unreadable; they are
     left out and noted.
-    Raises FileNotFoundError for a folder that is not there or holds no image, ValueError where more than one in a hundred is
-    unreadable, or for a shape that is no image's.
+    Raises FileNotFoundError for a folder that is not there or holds no image, ValueError where more are unreadable, for another
+    number of classes, or for a shape that is no image's.
     """
 
     split = "all"
@@ -36,51 +39,109 @@ class Folder(DataModule):
         classes: int,
         batch_size: int,
         seed: int,
-        fit: Literal["crop", "pad", "squash"] = "crop",
+        fit: Fit = "crop",
+        background: str = "black",
+        unreadable: float = 0.01,
         replacement: bool = False,
     ):
         super().__init__(shape, classes, batch_size, seed, replacement)
-        if classes:
-            raise ValueError(f"classes: pictures in a folder have no labels, so 0, not {classes}")
         if len(shape) != 3 or shape[0] not in MODES:
             raise ValueError(f"shape: images are [1-4 channels, height, width], not {list(shape)}")
-        self.root, self.fit = Path(root).expanduser(), fit
+        if not 0 <= unreadable <= 1:
+            raise ValueError(f"unreadable: a share from 0 to 1, not {unreadable}")
+        self.root, self.fit, self.unreadable = Path(root).expanduser(), fit, unreadable
+        self.background = checked_colour(background)
         self.resize = f"Lanczos to {shape[1]}×{shape[2]}, {fit}"
 
-    def load(self) -> tuple[np.ndarray, np.ndarray]:
+    def open(self) -> Source:
+        """The files. Raises FileNotFoundError."""
         try:
-            files = images_below(self.root)
+            return pictures_in(self.root)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"root: {error}") from error
-        with ThreadPoolExecutor() as pool:
-            images = list(tqdm(pool.map(self.read, files), total=len(files), desc="reading images", leave=False, disable=None))
-        unreadable = [str(f) for f, image in zip(files, images, strict=True) if image is None]
-        if len(unreadable) > 0.01 * len(files):
-            raise ValueError(f"{len(unreadable)} of {len(files)} images below {self.root} are unreadable: {unreadable[0]}, …")
-        if unreadable:
-            self.notes = [f"{len(unreadable)} unreadable images left out: {', '.join(unreadable)}"]
-        x = np.stack([image for image in images if image is not None])
-        return x, np.zeros(len(x), np.int64)
 
-    def read(self, file: Path) -> np.ndarray | None:
-        """One image as uint8 [C, H, W]; None if it cannot be read."""
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        source = self.open()
+        chosen = self.chosen(source)
         channels, height, width = self.shape
-        size = (width, height)
-        try:
-            with Image.open(file) as opened:
-                enough = 2 * max(width, height)  # either way up
-                opened.draft(MODES[channels], (enough, enough))  # a JPEG decodes faster at a half or a quarter
-                image = upright(opened).convert(MODES[channels])
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return None
-        lanczos = Image.Resampling.LANCZOS
-        if self.fit == "crop":
-            image = ImageOps.fit(image, size, lanczos)
-        elif self.fit == "pad":
-            image = ImageOps.pad(image, size, lanczos)
+        recipe = {"version": 1, "shape": self.shape, "fit": self.fit, "background": self.background}
+        read = read_once(
+            source,
+            list(chosen),
+            (height, width, channels),
+            recipe,
+            lambda name: self.decode(source, name),
+            self.beside(source, list(chosen)),
+            self.unreadable,
+        )
+        self.left_out, self.pixels_hash = read.left_out, read.hash
+        if read.left_out:
+            self.notes.append(f"{len(read.left_out):,} of {len(chosen):,} images cannot be used and are left out")
+        return read.pixels.transpose(0, 3, 1, 2), np.array([chosen[name] for name in read.names], np.int64)
+
+    def chosen(self, source: Source) -> dict[str, int]:
+        """The names of the pictures to read, and their labels."""
+        names = list(filter(is_picture, source.names))
+        if not self.classes:
+            return dict.fromkeys(names, 0)
+        if "labels.csv" in source.names:
+            labels, where = labels_of_csv(source), "labels.csv"
         else:
-            image = image.resize(size, lanczos)
-        return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+            labels, where = {name: name.split("/")[0] for name in names if "/" in name}, "its folders"
+        labels = {name: labels[name] for name in names if name in labels}
+        numbers = self.numbered(set(labels.values()), where)
+        self.notes.append(f"classes, from {where}: " + ", ".join(f"{i} {kind}" for kind, i in list(numbers.items())[:20]))
+        if len(labels) < len(names):
+            self.notes.append(f"{len(names) - len(labels):,} of {len(names):,} images have no label and are left out")
+        return {name: numbers[kind] for name, kind in labels.items()}
+
+    def numbered(self, kinds: set[str], where: str) -> dict[str, int]:
+        """Numbers stay as they are, where all are below `classes`; else the kinds are numbered in the order of their names."""
+        if kinds and all(kind.isdecimal() and int(kind) < self.classes for kind in kinds):
+            return {kind: int(kind) for kind in sorted(kinds, key=int)}
+        if len(kinds) != self.classes:
+            few = ", ".join(sorted(kinds)[:8]) + (", …" if len(kinds) > 8 else "")
+            raise ValueError(f"classes: {self.classes}, but {where} in {self.root} name {len(kinds)}{': ' * bool(few)}{few}")
+        return {kind: i for i, kind in enumerate(sorted(kinds))}
+
+    def beside(self, source: Source, names: Sequence[str]) -> dict[str, str]:
+        """For some pictures another file that they depend on."""
+        return {}
+
+    def decode(self, source: Source, name: str) -> np.ndarray:
+        """One picture as uint8 [H, W, C]. Raises one of UNREADABLE."""
+        channels, height, width = self.shape
+        enough = 2 * max(width, height)  # either way up
+        image = picture(source.read(name), MODES[channels], self.background, enough)
+        return as_array(fitted(image, height, width, self.fit, self.background))
+
+    def survey(self) -> dict[str, Counter[str]]:
+        """What the files are, without decoding them: sizes, kinds, modes; unreadable ones by the reason."""
+        source, notes = self.open(), list(self.notes)
+        found: dict[str, Counter[str]] = {"size": Counter(), "file": Counter(), "mode": Counter()}
+        for name in self.chosen(source):
+            try:
+                with Image.open(io.BytesIO(source.read(name))) as image:
+                    found["size"][f"{image.width}×{image.height}"] += 1
+                    found["file"][str(image.format)] += 1
+                    found["mode"][image.mode] += 1
+            except UNREADABLE:
+                continue  # counted where it is decoded
+        self.notes = notes  # `load` has taken them
+        return found
+
+
+def labels_of_csv(source: Source) -> dict[str, str]:
+    """Raises ValueError for a file that is not as Folder says."""
+    rows = csv.DictReader(io.StringIO(source.read("labels.csv").decode("utf-8-sig")))
+    if not {"file", "label"} <= set(rows.fieldnames or []):
+        raise ValueError(f"{source.root}/labels.csv: its first line must name the columns file and label")
+    labels = {}
+    for row in rows:
+        if not row["file"] or not row["label"]:
+            raise ValueError(f"{source.root}/labels.csv: line {rows.line_num} lacks a file or a label")
+        labels[row["file"]] = row["label"].strip()
+    return labels
 
 
 class Exact(DataModule):
@@ -97,52 +158,43 @@ class Exact(DataModule):
         self.root = Path(root).expanduser()
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        files = images_below(self.root)
-        if len(files) < 2:
+        source = pictures_in(self.root)
+        names = list(filter(is_picture, source.names))
+        if len(names) < 2:
             raise ValueError(f"{self.root} holds a single image; at least 2 are measured")
-        with ThreadPoolExecutor() as pool:
-            images = list(
-                tqdm(pool.map(self.read, files), total=len(files), desc=f"reading {self.root}", leave=False, disable=None)
-            )
-        if any(image.shape[2] == 3 for image in images):
-            images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in images]
-        for file, image in zip(files, images, strict=True):
-            if image.shape != images[0].shape:
+        sizes, modes = zip(*(self.size_and_mode(source, name) for name in names), strict=True)
+        for name, size in zip(names, sizes, strict=True):
+            if size != sizes[0]:
+                (w, h), (width, height) = size, sizes[0]
                 raise ValueError(
-                    f"{file} has {image.shape[1]}×{image.shape[0]} px, {files[0]} {images[0].shape[1]}×{images[0].shape[0]}: "
-                    "bring all to one size"
+                    f"{self.root / name} has {w}×{h} px, {self.root / names[0]} {width}×{height}: bring all to one size"
                 )
-        x = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
-        if (x.min((2, 3)) == x.max((2, 3))).all():
-            raise ValueError(f"every image in {self.root} is of a single colour")
-        self.shape = x.shape[1:]
-        return x, np.zeros(len(x), np.int64)
+        channels = 1 if all(mode in ("1", "L") or mode.startswith("I;16") for mode in modes) else 3
+        shape, mode = (sizes[0][1], sizes[0][0], channels), MODES[channels]
 
-    @staticmethod
-    def read(file: Path) -> np.ndarray:
-        """One image as uint8 [H, W, 1 or 3]."""
+        def decode(name: str) -> np.ndarray:
+            try:
+                return as_array(picture(source.read(name), mode))
+            except UNREADABLE as error:
+                raise RuntimeError(f"{self.root / name} cannot be read: {error}") from error
+
         try:
-            with Image.open(file) as opened:
-                image = upright(opened)
-                mode = "L" if image.mode in ("1", "L") else "RGB"
-                return np.asarray(image.convert(mode)).reshape(image.height, image.width, len(mode))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from error
+            read = read_once(source, names, shape, {"version": 1, "exact": mode}, decode)
+        except RuntimeError as error:  # not to be left out
+            raise ValueError(str(error)) from error.__cause__
+        self.pixels_hash, self.shape = read.hash, (channels, *shape[:2])
+        if all((p.min((0, 1)) == p.max((0, 1))).all() for p in read.pixels):
+            raise ValueError(f"every image in {self.root} is of a single colour")
+        return read.pixels.transpose(0, 3, 1, 2), np.zeros(len(read.pixels), np.int64)
+
+    def size_and_mode(self, source: Source, name: str) -> tuple[tuple[int, int], str]:
+        """Width and height of a picture held upright, and Pillow's mode, from its header."""
+        try:
+            with Image.open(io.BytesIO(source.read(name))) as image:
+                turned = image.getexif().get(ORIENTATION, 1) >= 5
+                return (image.size[::-1] if turned else image.size), image.mode
+        except UNREADABLE as error:
+            raise ValueError(f"{self.root / name} cannot be read: {error}") from error
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """As its EXIF says, in 8 bits."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow would clip, not scale
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image
-
-
-def images_below(root: Path) -> list[Path]:
-    """The image files below a folder, in order. Raises FileNotFoundError where it is not there or has none."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS)
-    if not files:
-        raise FileNotFoundError(f"{root} holds no image ({' '.join(sorted(EXTENSIONS))})")
-    return files
+ORIENTATION = 0x0112  # EXIF; from 5 on the picture lies on its side

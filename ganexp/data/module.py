@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import mmap
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+
+RELEASED_AFTER = 2**24  # bytes taken from a mapped array
 
 
 class Batches:
@@ -45,12 +48,12 @@ class Batches:
 class Gather:
     """Endless batches (x, y): one gather each from the two arrays."""
 
-    def __init__(self, x: Tensor, y: Tensor, indices: Batches):
-        self.x, self.y, self.indices = x, y, indices
+    def __init__(self, data: DataModule, indices: Batches):
+        self.data, self.indices = data, indices
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for i in self.indices:
-            yield self.x[i], self.y[i]
+            yield self.data.take(i), self.data.y[i]
 
 
 class DataModule(pl.LightningDataModule):
@@ -61,11 +64,13 @@ class DataModule(pl.LightningDataModule):
     x float32 [N, *shape], images in [-1, 1] and points in their own units, and y int64 [N]. `notes`: what `load` left out, if
     anything; it is logged and kept in run.json. `split`, `resize`: which part of the published set `load` gives, and how it
     changed its images' size; `labels_by_channel`: whether a label is a number with a digit for each channel.
+    `left_out`: files that cannot be used, and why. `pixels_hash`: of the images, where `load` knows it.
     """
 
     split = "train"
     resize = "none"
     labels_by_channel = False
+    pixels_hash: str | None = None
 
     def __init__(self, shape: Sequence[int], classes: int, batch_size: int = 64, seed: int = 0, replacement: bool = False):
         super().__init__()
@@ -79,6 +84,9 @@ class DataModule(pl.LightningDataModule):
         self.batch_size, self.seed, self.replacement = batch_size, seed, replacement
         self.x, self.y = torch.empty(0), torch.empty(0, dtype=torch.int64)
         self.notes: list[str] = []
+        self.left_out: dict[str, str] = {}
+        self.mapped: mmap.mmap | None = None  # the file that x is in
+        self.taken = 0  # bytes since it was last let go of
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         """x, images as uint8 [N, C, H, W] or points as float32 [N, D], and y int64 [N], zeros where there are no labels.
@@ -109,17 +117,28 @@ class DataModule(pl.LightningDataModule):
         self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
         if self.x.ndim == 4:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
+        self.mapped = getattr(x, "_mmap", None)
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all samples and labels: whether two runs, or a run and its rest, saw the same data."""
-        return content_hash(self.x, self.y)
+        return content_hash(self.x, self.y, self.pixels_hash)
 
     def train_dataloader(self) -> Gather:
         trainer = self.trainer
         rank, ranks, start = (trainer.global_rank, trainer.world_size, trainer.global_step) if trainer else (0, 1, 0)
         order = Batches(len(self.x), self.batch_size, self.seed, rank, ranks, start, self.replacement)
-        return Gather(self.x, self.y, order)
+        return Gather(self, order)
+
+    def take(self, i: Tensor) -> Tensor:
+        """The samples of these numbers [n], as they are kept: uint8 images, or points."""
+        rows = in_memory(self.x).numpy()[i.numpy()]  # numpy copies whole rows, torch number by number: up to twenty times slower
+        self.taken += rows.nbytes
+        if self.taken > RELEASED_AFTER and self.mapped is not None:
+            self.mapped.madvise(mmap.MADV_DONTNEED)  # what was read stays in the system's cache, but is ours no more
+            self.taken = 0
+        x = torch.from_numpy(rows)
+        return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         x, y = batch
@@ -133,20 +152,26 @@ class DataModule(pl.LightningDataModule):
     def labelled(self, n: int) -> tuple[Tensor, Tensor]:
         """The n samples of `real` and their labels [n]."""
         order = self.order(n)
-        return to_unit_range(self.x[order]), self.y[order]
+        return to_unit_range(self.take(order)), self.y[order]
 
     def order(self, n: int) -> Tensor:
         """The indices of `real`."""
         return torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(self.x))[:n]))
 
 
-def content_hash(x: Tensor, y: Tensor) -> str:
-    """Of samples and their labels."""
-    pixels = x.permute(0, 2, 3, 1) if x.ndim == 4 else x  # as they lie in memory
-    digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=16)
-    for array in (pixels, y):
-        digest.update(array.contiguous().numpy().data)
+def content_hash(x: Tensor, y: Tensor, pixels_hash: str | None = None) -> str:
+    """Of samples and their labels. `pixels_hash`: of the samples, where it is known."""
+    pixels = in_memory(x)
+    if pixels_hash is None:
+        pixels_hash = hashlib.blake2b(pixels.contiguous().numpy().data, digest_size=16).hexdigest()
+    digest = hashlib.blake2b(f"{tuple(pixels.shape)} {pixels_hash}".encode(), digest_size=16)
+    digest.update(y.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def in_memory(x: Tensor) -> Tensor:
+    """Samples as they lie in memory: images with their channels last."""
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
 def to_unit_range(x: Tensor) -> Tensor:

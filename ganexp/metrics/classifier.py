@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ganexp.files import replace
-from ganexp.metrics.cache import cache_folder
+from ganexp.files import cache_folder, replace
 from ganexp.metrics.features import Data, Extractor, as_floats, hash_of
 
 log = logging.getLogger(__name__)

@@ -130,6 +130,9 @@ class Train:
             log.info(announcement(self))
             for note in self.data.notes:
                 log.warning("data: %s", note)
+            if self.data.left_out:
+                text = "".join(f"{name}: {why}\n" for name, why in self.data.left_out.items())
+                replace(self.run_dir / "left_out.txt", lambda file: file.write(text.encode()))
         while (diverged := self.play()) is not None:
             self.go_back(diverged)
         if rank_zero:

@@ -1,0 +1,52 @@
+"""Faces cut out by where their eyes are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from PIL import Image
+
+Point = tuple[float, float]
+
+
+@dataclass
+class Face:
+    """A square in a photograph: its `centre` and `side` in px, and the `angle` of its upper edge in radians."""
+
+    centre: Point
+    side: float
+    angle: float = 0.0
+
+    def cut(self, image: Image.Image) -> Image.Image:
+        """The square, upright; black where it leaves the photograph."""
+        size = max(1, round(self.side))
+        cos, sin = math.cos(self.angle) * self.side / size, math.sin(self.angle) * self.side / size
+        x = self.centre[0] - (cos - sin) * size / 2
+        y = self.centre[1] - (sin + cos) * size / 2
+        return image.transform((size, size), Image.Transform.AFFINE, (cos, -sin, x, sin, cos, y), Image.Resampling.BICUBIC)
+
+
+def face_by_eyes(left: Point, right: Point, mouth: Point) -> Face:
+    """The square around a cat's or a person's face: three eye distances wide, the eyes level.
+
+    `left`, `right`: as seen in the picture. Raises ValueError for eyes in one place.
+    """
+    if left[0] > right[0]:
+        left, right = right, left
+    dx, dy = right[0] - left[0], right[1] - left[1]
+    distance = math.hypot(dx, dy)
+    if distance < 1:
+        raise ValueError(f"the eyes are in one place, {left}")
+    eyes = ((left[0] + right[0]) / 2, (left[1] + right[1]) / 2)
+    centre = (0.7 * eyes[0] + 0.3 * mouth[0], 0.7 * eyes[1] + 0.3 * mouth[1])
+    return Face(centre, 3 * distance, math.atan2(dy, dx))
+
+
+def annotated(text: str) -> tuple[Point, Point, Point]:
+    """Eyes and mouth of a `.cat` file of the CAT data set: the number of points, nine, then x and y of each; the first three are
+    the left eye, the right one and the mouth. Raises ValueError for another text."""
+    numbers = [float(word) for word in text.split()]
+    if len(numbers) < 7 or len(numbers) != 1 + 2 * numbers[0]:
+        raise ValueError(f"no annotation of points: {text[:40]!r}")
+    return (numbers[1], numbers[2]), (numbers[3], numbers[4]), (numbers[5], numbers[6])

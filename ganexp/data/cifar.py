@@ -1,0 +1,39 @@
+"""CIFAR-10 through torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from torchvision import datasets
+
+from ganexp.data.module import DataModule
+
+
+class CIFAR10(DataModule):
+    """50,000 photographs of 32×32 px in ten classes (Krizhevsky 2009), as uint8 [50000, 3, 32, 32]; labels 0 to 9.
+
+    `root`: torchvision's folder, the files lie in `root/cifar-10-batches-py`; they are downloaded if missing. Raises
+    FileNotFoundError naming the file and its place where the download fails.
+    """
+
+    def __init__(self, root: str, shape: Sequence[int], classes: int, batch_size: int, seed: int, replacement: bool = False):
+        super().__init__(shape, classes, batch_size, seed, replacement)
+        self.root = Path(root).expanduser()
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        made = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        archive = datasets.CIFAR10.filename
+        try:
+            data = datasets.CIFAR10(str(self.root), download=True)
+        except (RuntimeError, OSError, ValueError) as error:
+            for path in made:  # the failed download's empty folders
+                with suppress(OSError):
+                    path.rmdir()
+            raise FileNotFoundError(
+                f"root: put {archive} (170,498,071 bytes) into {self.root}, or set data.root to the folder above "
+                f"{datasets.CIFAR10.base_folder}; the download failed, or the files there are damaged: {error}"
+            ) from error
+        return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)

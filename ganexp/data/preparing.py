@@ -1,0 +1,169 @@
+"""From a raw picture to one of a training set: find the face, cut it out, judge it, bring it to size."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from ganexp.data.alignment import annotated, face_by_eyes
+from ganexp.data.decoding import UNREADABLE, Fit, fitted, picture
+from ganexp.data.sources import Source, pictures_in
+
+Box = tuple[float, float, float, float]  # left, upper, width, height in px
+CASCADES = {"cat_face": "haarcascade_frontalcatface_extended.xml", "human_face": "haarcascade_frontalface_default.xml"}
+DETECTORS = [*CASCADES, "anime_face", "none"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What becomes of a picture. `detect`: one of DETECTORS; the biggest face is cut out, with `margin` times its side around it.
+    `align`: where a `.cat` file beside the picture gives the eyes, they decide, and are made level. `min_size`: px of the
+    shorter side before resizing. `colour_only`: without grey pictures. `min_sharpness`: variance of the Laplacian of the grey
+    picture at 128 px, in levels of 0 to 255. `size`: height and width."""
+
+    detect: str
+    margin: float
+    align: bool
+    min_size: int
+    colour_only: bool
+    min_sharpness: float
+    size: tuple[int, int]
+    fit: Fit
+    background: str
+
+    def __post_init__(self) -> None:
+        if self.detect not in DETECTORS:
+            raise ValueError(f"detect: one of {', '.join(DETECTORS)}, not {self.detect}")
+        for name in ("margin", "min_size", "min_sharpness"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: at least 0, not {getattr(self, name)}")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size: [height, width] in px, not {list(self.size)}")
+        if self.fit not in ("crop", "pad", "squash"):
+            raise ValueError(f"fit: crop, pad or squash, not {self.fit}")
+
+
+@dataclass
+class Prepared:
+    """`png`: the finished picture, or null with the reason why it was `dropped`; `hash`: perceptual, 64 bits."""
+
+    png: bytes | None = None
+    dropped: str | None = None
+    hash: int | None = None
+
+
+def prepare(root: Path, name: str, annotation: str | None, settings: Settings, hashed: bool) -> Prepared:
+    """One picture of `root`, with the name of its annotation, if it has one."""
+    source = opened(root)
+    try:
+        image = picture(source.read(name), "RGB", settings.background)
+    except UNREADABLE as error:
+        return Prepared(dropped=f"unreadable: {error}".split(" <_io")[0])
+    if annotation is not None and settings.align:
+        try:
+            face = face_by_eyes(*annotated(source.read(annotation).decode()))
+        except ValueError as error:
+            return Prepared(dropped=f"unreadable annotation: {error}")
+        image = face.cut(image)
+    elif settings.detect != "none":
+        boxes = detector(settings.detect)(image)
+        if not boxes:
+            return Prepared(dropped="no face")
+        image = image.crop(around(max(boxes, key=lambda box: box[2] * box[3]), settings.margin, image.size))
+    if min(image.size) < settings.min_size:
+        return Prepared(dropped="too small")
+    if settings.colour_only and is_grey(image):
+        return Prepared(dropped="grey")
+    if settings.min_sharpness and sharpness(image) < settings.min_sharpness:
+        return Prepared(dropped="blurred")
+    image = fitted(image, *settings.size, settings.fit, settings.background)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return Prepared(file.getvalue(), hash=perceptual_hash(image) if hashed else None)
+
+
+@lru_cache(maxsize=1)
+def opened(root: Path) -> Source:
+    """Once in each process."""
+    return pictures_in(root)
+
+
+@lru_cache
+def detector(kind: str) -> Callable[[Image.Image], list[Box]]:
+    """Faces in an RGB image. Raises ImportError for a library that is not there, or not with this Pillow."""
+    if kind == "anime_face":
+        check_pillow()
+        import animeface
+
+        def anime_faces(image: Image.Image) -> list[Box]:
+            small, scale = at_most(image, 640)
+            found = [face.face.pos for face in animeface.detect(small)]
+            return [(pos.x * scale, pos.y * scale, pos.width * scale, pos.height * scale) for pos in found]
+
+        return anime_faces
+    import cv2
+
+    cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / CASCADES[kind]))
+
+    def faces(image: Image.Image) -> list[Box]:
+        """Large ones are found best in a small picture, with room around it; others in a larger one."""
+        for longer in (256, 768):
+            small, scale = at_most(image.convert("L"), longer)
+            border = min(small.size) // 4
+            grey = cv2.copyMakeBorder(np.asarray(small), border, border, border, border, cv2.BORDER_REPLICATE)
+            found: Any = cascade.detectMultiScale(
+                grey, 1.05, 3, minSize=(min(small.size) // 5,) * 2 if longer == 256 else (40, 40)
+            )
+            if len(found):
+                return [((x - border) * scale, (y - border) * scale, w * scale, h * scale) for x, y, w, h in found.tolist()]
+        return []
+
+    return faces
+
+
+def check_pillow() -> None:
+    """Raises ImportError for one whose pictures animeface cannot see: it reads their memory as it was up to Pillow 11."""
+    if int(PIL.__version__.split(".")[0]) >= 12:
+        raise ImportError(f"animeface finds nothing with Pillow {PIL.__version__}, only with Pillow 11 or older")
+
+
+def at_most(image: Image.Image, longer: int) -> tuple[Image.Image, float]:
+    """The picture with at most so many px on its longer side, and by how much it was larger."""
+    scale = max(1.0, max(image.size) / longer)
+    return (image.resize((round(image.width / scale), round(image.height / scale))) if scale > 1 else image), scale
+
+
+def around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The square around a face, moved into the picture, and no larger than it: left, upper, right, lower."""
+    left, upper, width, height = box
+    side = min(max(width, height) * (1 + 2 * margin), *size)
+    x = min(max(0.0, left + (width - side) / 2), size[0] - side)
+    y = min(max(0.0, upper + (height - side) / 2), size[1] - side)
+    return round(x), round(y), round(x) + round(side), round(y) + round(side)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether the channels are alike, JPEG's rounding apart."""
+    pixels = np.asarray(image.resize((32, 32))).astype(int)
+    return bool((pixels.max(2) - pixels.min(2)).mean() < 4)
+
+
+def sharpness(image: Image.Image) -> float:
+    grey = np.asarray(image.convert("L").resize((128, 128), Image.Resampling.LANCZOS)).astype(float)
+    inner = grey[1:-1, 1:-1]
+    return float((grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner).var())
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Of 64 bits; alike pictures differ in few. Raises ImportError without the extra `prepare`."""
+    import imagehash
+
+    return int(str(imagehash.phash(image)), 16)

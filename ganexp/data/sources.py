@@ -1,0 +1,91 @@
+"""Where pictures lie: a folder with folders in it, or a zip archive, read in place."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+
+
+class Source(Protocol):
+    """Files by their names, relative to `root` and with `/` between the folders, in the order of their folders."""
+
+    root: Path
+    names: list[str]
+
+    def read(self, name: str) -> bytes: ...
+    def stamp(self, name: str) -> str:
+        """Changes when somebody writes the file."""
+
+
+class Tree:
+    """All files below a folder; hidden ones are left out."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        names = []
+        for folder, below, files in os.walk(root):
+            below[:] = [name for name in below if wanted(name)]
+            inside = Path(folder).relative_to(root).as_posix()
+            names += [name if inside == "." else f"{inside}/{name}" for name in files if wanted(name)]
+        self.names = in_order(names)
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def stamp(self, name: str) -> str:
+        stat = os.stat(self.root / name)
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+class Archive:
+    """All files in a zip archive. Raises ValueError for a file that is none."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        try:
+            self.zip = zipfile.ZipFile(root)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"{root} is no zip archive, or only a part of one: {error}") from error
+        self.entries = {e.filename: e for e in self.zip.infolist() if not e.is_dir() and all(map(wanted, e.filename.split("/")))}
+        self.names = in_order(list(self.entries))
+
+    def read(self, name: str) -> bytes:
+        return self.zip.read(self.entries[name])
+
+    def stamp(self, name: str) -> str:
+        return f"{self.entries[name].file_size} {self.entries[name].CRC}"
+
+
+def wanted(name: str) -> bool:
+    """Archives made on a Mac hold a `__MACOSX/._NAME` beside every picture."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def in_order(names: list[str]) -> list[str]:
+    return sorted(names, key=lambda name: name.split("/"))
+
+
+def is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def pictures_in(root: Path) -> Source:
+    """A folder, or a zip archive, and its pictures. Raises FileNotFoundError where it is not there or has none."""
+    if root.is_dir():
+        source: Source = Tree(root)
+    elif root.is_file():
+        source = Archive(root)
+    else:
+        raise FileNotFoundError(f"there is no folder {root}, nor a zip archive")
+    if not any(map(is_picture, source.names)):
+        raise FileNotFoundError(f"{root} holds no image ({' '.join(sorted(EXTENSIONS))})")
+    return source
+
+
+def first_there(places: Sequence[Path], serves: Callable[[Path], bool]) -> Path | None:
+    return next((place for place in places if serves(place)), None)

@@ -1,0 +1,108 @@
+"""task=inspect: what a data set is, before anyone waits for a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ganexp import pictures
+from ganexp.build import build
+from ganexp.data.folder import Folder
+from ganexp.data.module import DataModule, to_unit_range
+from ganexp.files import write_json
+from ganexp.tasks.evaluate import load
+from ganexp.tasks.screen import shown, table
+from ganexp.tasks.train import quiet
+
+AT_ONCE = 1024
+
+
+class Inspect:
+    """Counts, classes, mean and deviation, duplicates and 64 samples of a data set; of files also their sizes, kinds and modes,
+    and those that cannot be used. To the screen, and to inspection.json and thumbnails.png (points: scatter.png).
+
+    Raises Mistake for data that are not there. Unreadable files do not stop it: that is what it is asked for.
+    """
+
+    def __init__(self, config: dict[str, Any], run_dir: Path):
+        self.run_dir = run_dir
+        quiet()
+        if "unreadable" in config["data"]:
+            config["data"]["unreadable"] = 1.0
+        self.data: DataModule = build(config["data"], "data")
+        load(self.data, "data")
+
+    def run(self) -> None:
+        """Look, print, and write into the run folder."""
+        data = self.data
+        files = data.survey() if isinstance(data, Folder) else {}
+        mean, deviation = moments(data)
+        twins = duplicates(data)
+        facts: dict[str, Any] = {
+            "data": type(data).__name__,
+            "samples": len(data.x),
+            "shape": list(data.shape),
+            "split": data.split,
+            "resize": data.resize,
+            "hash": data.fingerprint,
+            "mean": mean,
+            "deviation": deviation,
+            "duplicates": twins,
+            "classes": dict(sorted(Counter(data.y.tolist()).items())) if data.classes else {},
+            "files": {kind: dict(found.most_common()) for kind, found in files.items()},
+            "left_out": data.left_out,
+            "notes": data.notes,
+        }
+        write_json(facts, self.run_dir / "inspection.json")
+        n = 64 if len(data.shape) == 3 else 2000
+        samples = data.real(n)
+        picture = pictures.draw(samples, 8, samples, facts["data"])
+        name = "thumbnails.png" if samples.ndim == 4 else "scatter.png"
+        pictures.save(picture, self.run_dir / name)
+        print(table(["data", facts["data"]], self.rows(facts)))
+        for note in data.notes:
+            print(f"  {note}")
+        print(f"  written to {shown(self.run_dir)}: inspection.json, {name}")
+
+    @staticmethod
+    def rows(facts: dict[str, Any]) -> list[list[str]]:
+        counts = sorted(facts["classes"].values())
+        rows = [
+            ["samples", f"{facts['samples']:,}"],
+            ["shape", "×".join(map(str, facts["shape"]))],
+            ["split", facts["split"]],
+            ["mean", ", ".join(f"{value:.3f}" for value in facts["mean"])],
+            ["deviation", ", ".join(f"{value:.3f}" for value in facts["deviation"])],
+            ["duplicates", f"{facts['duplicates']:,}"],
+        ]
+        if counts:
+            rows.append(["classes", f"{len(counts)}, of {counts[0]:,} to {counts[-1]:,} samples"])
+        for kind, found in facts["files"].items():
+            few = [f"{name} {n:,}" for name, n in list(found.items())[:4]]
+            rows.append([kind, ", ".join(few) + (f", and {len(found) - 4} more" if len(found) > 4 else "")])
+        rows.append(["cannot be used", f"{len(facts['left_out']):,}"])
+        return rows
+
+
+def moments(data: DataModule) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, in [-1, 1], or of each coordinate."""
+    total = square = torch.zeros(data.shape[0], dtype=torch.float64)
+    count = 0
+    for i in torch.arange(len(data.x)).split(AT_ONCE):
+        x = to_unit_range(data.take(i)).double().transpose(0, 1).flatten(1)
+        total, square, count = total + x.sum(1), square + x.square().sum(1), count + x.shape[1]
+    mean = total / count
+    return mean.tolist(), (square / count - mean**2).clamp(min=0).sqrt().tolist()
+
+
+def duplicates(data: DataModule) -> int:
+    """Samples that are, bit for bit, one that came before."""
+    seen = set()
+    for i in torch.arange(len(data.x)).split(AT_ONCE):
+        seen |= {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in np.asarray(data.take(i))}
+    return len(data.x) - len(seen)

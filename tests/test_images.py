@@ -1,0 +1,436 @@
+"""Pictures on the disk: every kind of file, labels, archives, the published face sets, and the array they are read into once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Answer, write_cifar, write_images
+from PIL import Image
+from torchvision import datasets
+
+from ganexp.data import array
+from ganexp.data.alignment import annotated, face_by_eyes
+from ganexp.data.cifar import CIFAR10
+from ganexp.data.faces import FILES, Cats, CelebA
+from ganexp.data.folder import Folder
+from ganexp.data.module import content_hash
+
+Cli = Callable[..., Answer]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ganexp" / "images"
+
+
+def folder(root: Path, shape: tuple[int, ...] = (3, 8, 8), classes: int = 0, **more: Any) -> Folder:
+    data = Folder(str(root), shape, classes, 2, 0, **more)
+    data.prepare()
+    return data
+
+
+def arrays(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*/pixels.npy"))
+
+
+# -- what a file may be -------------------------------------------------------------------------------------------------
+
+
+def test_transparent_parts_show_the_background(tmp_path: Path) -> None:
+    half = Image.new("RGBA", (8, 8), (200, 100, 0, 255))
+    half.paste((200, 100, 0, 0), (0, 0, 4, 8))
+    half.save(tmp_path / "a.png")
+    half.save(tmp_path / "b.webp", lossless=True)
+    half.convert("P").save(tmp_path / "c.gif", transparency=half.convert("P").getpixel((0, 0)))
+    for colour, seen in (("black", [0, 0, 0]), ("white", [255, 255, 255]), ("#0a141e", [10, 20, 30])):
+        x = folder(tmp_path, background=colour).x
+        assert x[:2, :, 4, 1].tolist() == [seen] * 2 and x[:2, :, 4, 6].tolist() == [[200, 100, 0]] * 2
+        assert x[2, :, 4, 1].tolist() == seen
+
+
+def test_a_palette_cmyk_and_grey_become_colours(tmp_path: Path) -> None:
+    red = Image.new("RGB", (8, 8), (250, 10, 10))
+    red.convert("P").save(tmp_path / "a.png")
+    red.convert("CMYK").save(tmp_path / "b.jpg", quality=100)
+    Image.new("1", (8, 8), 1).save(tmp_path / "c.bmp")
+    x = folder(tmp_path).x[:, :, 4, 4].int()
+    assert (x[:2] - torch.tensor([250, 10, 10])).abs().max() < 12
+    assert x[2].tolist() == [255, 255, 255]
+
+
+def test_what_is_padded_has_the_colour_of_the_background(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10), (1, 2, 3)).save(tmp_path / "a.png")
+    Image.new("RGB", (20, 10), (1, 2, 3)).save(tmp_path / "b.png")
+    x = folder(tmp_path, (3, 20, 20), fit="pad", background="white").x
+    assert (x[0, :, :4] == 255).all() and x[0, :, 10, 10].tolist() == [1, 2, 3]
+
+
+def test_no_colour_of_this_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^background: .*'blakc'"):
+        folder(tmp_path, background="blakc")
+
+
+def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+    write_images(tmp_path, count=4)
+    for name in (".thumbs/a.png", "__MACOSX/._000.jpg", "._001.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no picture")
+    assert len(folder(tmp_path).x) == 4
+
+
+def test_an_archive_is_read_in_place(tmp_path: Path, cache: Path) -> None:
+    write_images(tmp_path / "pictures", count=10)
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "pictures")
+    data = folder(tmp_path / "packed.zip")
+    assert torch.equal(data.x, folder(tmp_path / "pictures").x)
+    assert not list(tmp_path.glob("packed*/"))
+
+
+def test_half_an_archive(tmp_path: Path) -> None:
+    write_images(tmp_path / "pictures", count=4)
+    file = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "pictures"))
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"packed\.zip is no zip archive, or only a part of one"):
+        folder(file)
+
+
+# -- labels -------------------------------------------------------------------------------------------------------------
+
+
+def test_folders_are_classes(tmp_path: Path) -> None:
+    for value, name in enumerate(("dog/a", "cat/a", "cat/deeper/b", "bird/a")):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), value).save(path)
+    Image.new("L", (8, 8), 9).save(tmp_path / "none.png")
+    data = folder(tmp_path, (1, 8, 8), classes=3)
+    assert dict(zip(data.x[:, 0, 0, 0].tolist(), data.y.tolist(), strict=True)) == {0: 2, 1: 1, 2: 1, 3: 0}
+    assert data.notes == ["classes, from its folders: 0 bird, 1 cat, 2 dog", "1 of 5 images have no label and are left out"]
+    with pytest.raises(ValueError, match=r"^classes: 2, but its folders in .* name 3: bird, cat, dog"):
+        folder(tmp_path, classes=2)
+
+
+def test_a_list_of_labels_comes_before_folders(tmp_path: Path) -> None:
+    write_images(tmp_path, count=6)
+    names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{name},{i % 3}\n" for i, name in enumerate(names)))
+    data = folder(tmp_path, classes=10)
+    assert data.y.tolist() == [i % 3 for i in range(6)]
+    (tmp_path / "labels.csv").write_text("picture,label\n")
+    with pytest.raises(ValueError, match=r"labels\.csv: its first line must name the columns file and label"):
+        folder(tmp_path, classes=10)
+
+
+def test_only_the_labels_change(tmp_path: Path, cache: Path) -> None:
+    """Then the pictures are not read again, and yet the data are others."""
+    write_images(tmp_path / "p", count=4)
+    prints = []
+    for labels in ("0011", "0110"):
+        names = sorted(p.relative_to(tmp_path / "p").as_posix() for p in (tmp_path / "p").rglob("*.[jp][pn]g"))
+        rows = [f"{name},{label}\n" for name, label in zip(names, labels, strict=True)]
+        (tmp_path / "p" / "labels.csv").write_text("file,label\n" + "".join(rows))
+        prints.append(folder(tmp_path / "p", classes=2).fingerprint)
+    assert len(arrays(cache)) == 1 and len(set(prints)) == 2
+
+
+# -- read once ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the pictures that are decoded."""
+    seen: list[str] = []
+    real = Folder.decode
+    monkeypatch.setattr(Folder, "decode", lambda self, source, name: (seen.append(name), real(self, source, name))[1])
+    return seen
+
+
+def test_pictures_are_read_once(tmp_path: Path, cache: Path, reads: list[str]) -> None:
+    write_images(tmp_path / "p", count=8)
+    first = folder(tmp_path / "p")
+    assert len(reads) == 8 and len(arrays(cache)) == 1
+    again = folder(tmp_path / "p")
+    assert len(reads) == 8 and torch.equal(first.x, again.x) and first.fingerprint == again.fingerprint
+    assert np.load(arrays(cache)[0]).shape == (8, 8, 8, 3)
+    moved = shutil.copytree(tmp_path / "p", tmp_path / "q")
+    for file in moved.rglob("*.*"):
+        os.utime(file, (1, 1))  # other times, the same content
+    assert torch.equal(folder(moved).x, first.x) and len(reads) == 8
+
+
+def test_the_kept_hash_is_that_of_the_pixels(tmp_path: Path, cache: Path) -> None:
+    write_images(tmp_path / "p", count=8)
+    data = folder(tmp_path / "p")
+    assert data.pixels_hash is not None and data.fingerprint == content_hash(data.x.clone(), data.y)
+
+
+@pytest.mark.parametrize("change", ["content", "name", "one more", "shape", "fit", "background"])
+def test_what_changes_is_read_anew(change: str, tmp_path: Path, cache: Path, reads: list[str]) -> None:
+    write_images(tmp_path / "p", count=8)
+    folder(tmp_path / "p")
+    options: dict[str, Any] = {"shape": {"shape": (3, 4, 8)}, "fit": {"fit": "pad"}, "background": {"background": "red"}}
+    file = tmp_path / "p" / "000.jpg"
+    if change == "content":
+        stat = file.stat()
+        content = bytearray(file.read_bytes())
+        content[-30] ^= 1
+        file.write_bytes(content)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    elif change == "name":
+        file.rename(tmp_path / "p" / "001b.jpg")
+    elif change == "one more":
+        shutil.copy(file, tmp_path / "p" / "zzz.jpg")
+    folder(tmp_path / "p", **options.get(change, {}))
+    assert len(arrays(cache)) == 2 and len(reads) >= 16
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "about"])
+def test_a_damaged_array_is_made_anew(damage: str, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path / "p", count=8)
+    first = folder(tmp_path / "p").x.clone()
+    (file,) = arrays(cache)
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        (file.parent / "about.json").write_text("{")
+    assert torch.equal(folder(tmp_path / "p").x, first)
+    assert "is damaged and made anew" in caplog.text
+
+
+def test_an_interrupted_reading_goes_on(
+    tmp_path: Path, cache: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "p", count=200, size=(9, 9))
+    monkeypatch.setattr(array, "AT_ONCE", 1)  # a note after every 64 files
+    whole = Folder.decode
+
+    def interrupted(self: Folder, source: Any, name: str) -> np.ndarray:
+        if len(reads) > 150:
+            raise KeyboardInterrupt
+        return whole(self, source, name)
+
+    with monkeypatch.context() as now:
+        now.setattr(Folder, "decode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            folder(tmp_path / "p")
+    assert not arrays(cache) or arrays(cache)[0].parent.suffix == ".part"
+    (part,) = cache.glob("*.part")
+    with open(part / "pixels.npy", "ab") as file:
+        file.write(b"half a row")
+    before = len(reads)
+    data = folder(tmp_path / "p")
+    assert "going on after 128 of 200 images" in capsys.readouterr().out
+    assert len(reads) - before == 72 and len(data.x) == 200
+    shutil.rmtree(cache)
+    assert torch.equal(folder(tmp_path / "p").x, data.x)
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "p", count=8)
+    monkeypatch.setattr(array.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 500, 500))
+    with pytest.raises(ValueError, match=r"are needed in .*images, but 0\.0 MiB are free; make room, or set XDG_CACHE_HOME"):
+        folder(tmp_path / "p")
+    assert not arrays(cache)
+
+
+def read_it(root: str) -> str:
+    return folder(Path(root)).fingerprint
+
+
+def test_two_processes_do_not_collide(tmp_path: Path, cache: Path) -> None:
+    write_images(tmp_path / "p", count=300, size=(120, 120))
+    with get_context("spawn").Pool(2) as pool:
+        first, second = pool.map(read_it, [str(tmp_path / "p")] * 2, chunksize=1)
+    assert first == second and len(arrays(cache)) == 1 and not list(cache.glob("*.part"))
+
+
+def test_a_mapped_array_is_let_go_of(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "p", count=16)
+    data = folder(tmp_path / "p")
+    monkeypatch.setattr("ganexp.data.module.RELEASED_AFTER", 500)
+    assert data.mapped is not None
+    for i in (torch.tensor([3, 1]), torch.tensor([0, 15, 3])):
+        x = data.take(i)
+        assert torch.equal(x, data.x[i]) and x.is_contiguous(memory_format=torch.channels_last)
+    assert data.taken == 0  # 2 + 3 pictures of 192 bytes
+
+
+def test_unreadable_files_are_listed(cli: Cli, tmp_path: Path, cache: Path) -> None:
+    write_images(tmp_path / "p", count=20)
+    (tmp_path / "p" / "x.png").write_bytes(b"nothing")
+    command = ["data=folder", "data.root=p", "data.shape=[3,8,8]", "data.batch_size=4", "model=mlp", "trainer.max_steps=1"]
+    answer = cli(*command)
+    assert answer.code == 2 and "1 of 21 images in p cannot be used, more than 1.00%: x.png" in answer.err.replace(
+        f"{tmp_path}/", ""
+    )
+    answer = cli(*command, "data.unreadable=0.1")
+    assert answer.code == 0, answer.err
+    assert (answer.run / "left_out.txt").read_text() == "x.png: cannot identify image file\n"
+    assert answer.record["data"]["notes"] == ["1 of 21 images cannot be used and are left out"]
+
+
+# -- published sets -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def celeba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twelve faces in CelebA's layout; grey level k of the k-th. The lists are of the first ten."""
+    root = tmp_path / "celeba"
+    (root / "img_align_celeba").mkdir(parents=True)
+    for k in range(1, 13):
+        Image.new("L", (178, 218), 10 * k).convert("RGB").save(root / "img_align_celeba" / f"{k:06d}.png")
+    rows = [f"{k:06d}.png {['-1', '1'][k % 2]:>2} {'1' if k > 5 else '-1':>2}  1" for k in range(1, 11)]
+    (root / "list_attr_celeba.txt").write_text("10\nSmiling Male Young\n" + "\n".join(rows) + "\n")
+    splits = [f"{k:06d}.png {0 if k < 7 else 1 if k < 9 else 2}" for k in range(1, 11)]
+    (root / "list_eval_partition.txt").write_text("\n".join(splits) + "\n")
+    return tmp_path
+
+
+def faces(root: Path, attributes: list[str] = [], split: str = "all") -> CelebA:  # noqa: B006
+    data = CelebA(str(root), [3, 8, 8], 2 ** len(attributes) if attributes else 0, 2, 0, attributes, split)
+    data.prepare()
+    return data
+
+
+def numbers(data: CelebA) -> list[int]:
+    return [round(x / 10) for x in data.x[:, 0, 4, 4].tolist()]
+
+
+def test_attributes_are_labels(celeba: Path) -> None:
+    data = faces(celeba, ["Smiling"])
+    assert numbers(data) == list(range(1, 11)) and data.y.tolist() == [k % 2 for k in range(1, 11)]
+    assert "2 of 12 images have no attributes and are left out" in data.notes
+    assert "12 of CelebA's 202,599 images (all)" in data.notes
+    both = faces(celeba, ["Male", "Smiling"])
+    assert both.y.tolist() == [2 * (k > 5) + k % 2 for k in range(1, 11)]
+    with pytest.raises(ValueError, match=r"^attributes: Smilling is none of CelebA's: Smiling, Male, Young"):
+        faces(celeba, ["Smilling"])
+
+
+def test_splits_are_the_published_ones(celeba: Path) -> None:
+    assert numbers(faces(celeba, split="train")) == [1, 2, 3, 4, 5, 6]
+    assert numbers(faces(celeba, ["Smiling"], split="valid")) == [7, 8]
+    assert numbers(faces(celeba, split="test")) == [9, 10]
+    (celeba / "celeba" / "list_eval_partition.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"put list_eval_partition.txt \(2,836,386 bytes\) beside .*img_align_celeba"):
+        faces(celeba, split="test")
+
+
+def test_celeba_as_an_archive(celeba: Path) -> None:
+    whole = faces(celeba, ["Smiling"])
+    shutil.make_archive(str(celeba / "celeba" / "img_align_celeba"), "zip", celeba / "celeba", "img_align_celeba")
+    shutil.rmtree(celeba / "celeba" / "img_align_celeba")
+    for root in (celeba, celeba / "celeba", celeba / "celeba" / "img_align_celeba.zip"):
+        packed = faces(root, ["Smiling"])
+        assert torch.equal(packed.x, whole.x) and torch.equal(packed.y, whole.y)
+
+
+def test_a_download_that_fails_names_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quota(self: Any) -> None:
+        Path(self.root, "celeba").mkdir(parents=True)
+        raise RuntimeError("Too many users have viewed or downloaded this file recently.")
+
+    monkeypatch.setattr(datasets.CelebA, "download", quota)
+    with pytest.raises(FileNotFoundError) as caught:
+        faces(tmp_path / "new")
+    assert all(f"{name} ({size:,} bytes)" in str(caught.value) for name, size in FILES.items())
+    assert f"into {tmp_path}/new/celeba" in str(caught.value) and "Too many users" in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_attributes_from_the_command_line(cli: Cli, celeba: Path) -> None:
+    answer = cli("data=celeba", f"data.root={celeba}", "data.shape=[3,16,16]", "data.attributes=[Smiling,Young]", "model=cdcgan",
+                 "data.batch_size=4", "trainer.max_steps=1", "metrics=[]", "model.width=0.1", "name=c")  # fmt: skip
+    assert answer.code == 0, answer.err
+
+
+def test_eyes_are_made_level(tmp_path: Path) -> None:
+    """A photograph with a turned face: eyes red, mouth blue; they come to stand where they do in every other face."""
+    photograph = np.full((400, 500, 3), 128, np.uint8)
+    left, right, mouth = (180.0, 150.0), (260.0, 210.0), (175.0, 240.0)
+    for (x, y), colour in ((left, (255, 0, 0)), (right, (255, 0, 0)), (mouth, (0, 0, 255))):
+        photograph[int(y) - 8 : int(y) + 8, int(x) - 8 : int(x) + 8] = colour
+    face = face_by_eyes(left, right, mouth)
+    assert face.side == pytest.approx(300)
+    cut = np.asarray(face.cut(Image.fromarray(photograph))).astype(int)
+    assert cut.shape == (300, 300, 3)
+    rows, columns = np.nonzero((cut[..., 0] > 200) & (cut[..., 2] < 60))
+    assert abs(rows[columns < 150].mean() - rows[columns > 150].mean()) < 2  # level
+    assert columns[columns > 150].mean() - columns[columns < 150].mean() == pytest.approx(100, abs=2)
+    assert np.nonzero((cut[..., 2] > 200) & (cut[..., 0] < 60))[0].mean() > rows.mean() + 50  # the mouth below
+
+
+def test_the_cat_data_set_is_cut_by_the_eyes(tmp_path: Path) -> None:
+    root = tmp_path / "CAT_00"
+    root.mkdir()
+    for k, scale in enumerate((1.0, 1.0, 0.3)):
+        Image.new("RGB", (300, 300), (50 * k, 0, 0)).save(root / f"{k}.jpg")
+        points = [100, 100, 150, 100, 125, 140, *([0] * 12)]
+        (root / f"{k}.jpg.cat").write_text(f"9 {' '.join(str(int(scale * p)) for p in points)} \n")
+    data = Cats(str(tmp_path), [3, 16, 16], 0, 2, 0)
+    data.prepare()
+    assert len(data.x) == 2 and data.notes == ["2 faces are cut out by the eyes; 1 of less than 128 px are left out"]
+    with pytest.raises(ValueError, match="no annotation of points"):
+        annotated("9 1 2 3")
+
+
+def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train_list", "test_list", "meta"):
+        monkeypatch.setattr(datasets.CIFAR10, name, getattr(datasets.CIFAR10, name))
+    write_cifar(tmp_path)
+    data = CIFAR10(str(tmp_path), [3, 32, 32], 10, 8, 0)
+    data.prepare()
+    assert data.x.shape == (80, 3, 32, 32) and data.y.tolist() == [i % 10 for i in range(16)] * 5
+    first = np.random.default_rng(0).integers(0, 256, (16, 3072), np.uint8)
+    assert np.array_equal(data.x[0].flatten(), first[0])
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/none.tar.gz")
+    with pytest.raises(FileNotFoundError, match=rf"^root: put cifar-10-python.tar.gz \(170,498,071 bytes\) into {tmp_path}/b"):
+        CIFAR10(str(tmp_path / "b"), [3, 32, 32], 10, 8, 0).prepare()
+    assert not (tmp_path / "b").exists()
+
+
+# -- task=inspect -------------------------------------------------------------------------------------------------------
+
+
+def test_inspect_a_folder(cli: Cli, tmp_path: Path) -> None:
+    for k in range(6):
+        (tmp_path / "p" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10 + k // 3), (51 * (k // 2), 0, 255)).save(tmp_path / "p" / "ab"[k % 2] / f"{k}.png")
+    (tmp_path / "p" / "a" / "bad.jpg").write_text("no picture")
+    answer = cli("task=inspect", "data=folder", "data.root=p", "data.classes=2", "data.shape=[3,8,8]", "data.batch_size=2")
+    assert answer.code == 0, answer.err
+    (file,) = tmp_path.glob("outputs/inspect/*/inspection.json")
+    facts = json.loads(file.read_text())
+    assert facts["samples"] == 6 and facts["duplicates"] == 3 and facts["classes"] == {"0": 3, "1": 3}
+    assert facts["files"] == {"size": {"20×10": 3, "20×11": 3}, "file": {"PNG": 6}, "mode": {"RGB": 6}}
+    assert facts["left_out"] == {"a/bad.jpg": "cannot identify image file"}
+    red = np.array([0, 0, 51, 51, 102, 102]) / 127.5 - 1
+    assert facts["mean"] == pytest.approx([red.mean(), -1, 1]) and facts["deviation"] == pytest.approx([red.std(), 0, 0])
+    assert Image.open(file.parent / "thumbnails.png").width > 60
+    for said in ("20×10 3, 20×11 3", "2, of 3 to 3 samples", "0 a, 1 b"):
+        assert said in answer.out
+
+
+@pytest.mark.parametrize("data, picture", [("digits", "thumbnails.png"), ("ring", "scatter.png")])
+def test_inspect_other_data(data: str, picture: str, cli: Cli, tmp_path: Path) -> None:
+    answer = cli("task=inspect", f"data={data}")
+    assert answer.code == 0, answer.err
+    assert len(list(tmp_path.glob(f"outputs/inspect/*/{picture}"))) == 1
+
+
+def test_inspect_reads_no_more_than_it_says(cli: Cli) -> None:
+    answer = cli("task=inspect", "model=mlp")
+    assert answer.code == 2 and "task=inspect does not read it" in answer.err

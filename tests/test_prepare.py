@@ -1,0 +1,192 @@
+"""task=prepare: what is kept, what is not, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Answer
+from PIL import Image, ImageFilter
+from sklearn.datasets import load_sample_image
+
+from ganexp.data import preparing
+from ganexp.data.preparing import around, at_most, detector, is_grey, sharpness
+from ganexp.tasks import prepare
+from ganexp.tasks.prepare import nearest, output_names
+
+Cli = Callable[..., Answer]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Parts of the two photographs that ship with scikit-learn, and what is wrong with pictures."""
+    folder = tmp_path / "raw"
+    (folder / "more").mkdir(parents=True)
+    china, flower = (Image.fromarray(load_sample_image(f"{name}.jpg")) for name in ("china", "flower"))
+    china.crop((0, 0, 300, 200)).save(folder / "a.jpg")
+    china.crop((300, 200, 600, 400)).save(folder / "b.png")
+    flower.crop((150, 100, 450, 300)).save(folder / "more" / "c.jpg")
+    china.crop((0, 0, 300, 200)).resize((280, 190)).save(folder / "more" / "twin.jpg", quality=60)
+    flower.convert("L").save(folder / "grey.jpg")
+    flower.filter(ImageFilter.GaussianBlur(20)).save(folder / "blurred.png")
+    china.resize((40, 30)).save(folder / "small.png")
+    (folder / "zz.jpg").write_bytes((folder / "a.jpg").read_bytes()[:500])
+    return folder
+
+
+ALL = ["task=prepare", "source=raw", "target=set", "size=64", "duplicates=6", "colour_only=true", "min_sharpness=20", "workers=1"]
+WHY = {
+    "blurred.png": "blurred",
+    "grey.jpg": "grey",
+    "more/twin.jpg": "duplicate of a.jpg",
+    "small.png": "too small",
+}
+
+
+def report(answer: Answer) -> dict[str, Any]:
+    return json.loads(max(answer.folder.glob("outputs/prepare/*/report.json")).read_text())
+
+
+def test_what_is_kept_and_why_not(cli: Cli, photographs: Path) -> None:
+    answer = cli(*ALL)
+    assert answer.code == 0, answer.err
+    found = report(answer)
+    unreadable = found["why"].pop("zz.jpg")
+    assert found["why"] == WHY and unreadable.startswith("unreadable: ")
+    assert found["kept"] == 3 and found["pictures"] == 8
+    made = sorted(p.relative_to(answer.folder / "set").as_posix() for p in (answer.folder / "set").rglob("*.png"))
+    assert made == ["a.png", "b.png", "more/c.png"]
+    assert all(Image.open(answer.folder / "set" / name).size == (64, 64) for name in made)
+    sheets = {p.name for p in max(answer.folder.glob("outputs/prepare/*")).glob("*.png")}
+    assert sheets == {"kept.png", "blurred.png", "grey.png", "duplicate.png", "too_small.png", "unreadable.png"}
+
+
+def test_in_several_processes(cli: Cli, photographs: Path) -> None:
+    answer = cli(*[word for word in ALL if word != "workers=1"], "workers=2", "size=[32,64]")
+    assert answer.code == 0, answer.err
+    assert report(answer)["kept"] == 3 and Image.open(answer.folder / "set" / "a.png").size == (64, 32)
+
+
+def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, seen = preparing.prepare, []
+
+    def stopped(root: Path, name: str, *rest: Any) -> Any:
+        seen.append(name)
+        if len(seen) == 4:
+            raise OSError("the power fails")
+        return whole(root, name, *rest)
+
+    with monkeypatch.context() as now:
+        now.setattr(prepare, "prepare", stopped)
+        assert cli(*ALL).code != 0
+    journal = photographs.parent / "set" / "prepare.jsonl"
+    done = journal.read_text().splitlines()
+    assert [json.loads(line)["name"] for line in done[1:]] == ["a.jpg", "b.png", "blurred.png"]
+    journal.write_text("\n".join(done) + '\n{"name": "gre')
+    monkeypatch.setattr(prepare, "prepare", lambda root, name, *rest: (seen.append(name), whole(root, name, *rest))[1])
+    answer = cli(*ALL)
+    assert answer.code == 0 and "going on after 3 of 8 pictures" in answer.out
+    assert seen[4:] == ["grey.jpg", "more/c.jpg", "more/twin.jpg", "small.png", "zz.jpg"]
+    found = report(answer)
+    assert {name: found["why"][name] for name in WHY} == WHY and found["kept"] == 3
+    seen.clear()
+    assert cli(*ALL).code == 0 and not seen
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["source=nowhere", "target=set"], "source: there is no folder nowhere"),
+        (["source=raw"], "target: must be given: target=FOLDER"),
+        (["source=raw", "target=raw"], "target: raw holds something else; choose a new folder"),
+        (["source=raw", "target=set", "detect=dog"], "detect: one of cat_face, human_face, anime_face, none, not dog"),
+        (["source=raw", "target=set", "size=0"], "size: [height, width] in px, not [0, 0]"),
+        (["source=raw", "target=set", "margin=-1"], "margin: at least 0, not -1"),
+        (["source=raw", "target=set", "fit=stretch"], "fit: crop, pad or squash, not stretch"),
+        (["source=raw", "target=set", "duplicates=65"], "duplicates: from 0 to 64 bits"),
+        (["source=raw", "target=set", "background=blakc"], "background: a colour's name or #rrggbb"),
+        (["source=raw", "target=set", "workers=0"], "workers: at least 1, not 0"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, cli: Cli, photographs: Path) -> None:
+    answer = cli("task=prepare", *words)
+    assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1, answer.err
+    assert not (photographs.parent / "set").exists()
+
+
+def test_other_settings_need_another_folder(cli: Cli, photographs: Path) -> None:
+    assert cli("task=prepare", "source=raw", "target=set", "size=16", "workers=1").code == 0
+    answer = cli("task=prepare", "source=raw", "target=set", "size=32", "workers=1")
+    assert answer.code == 2 and "set was prepared otherwise (min_size=16, size=[16, 16])" in answer.err
+
+
+def test_a_missing_library_is_named(cli: Cli, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "imagehash", None)
+    answer = cli("task=prepare", "source=raw", "target=set", "duplicates=3")
+    assert answer.code == 2 and "duplicates: " in answer.err and 'pip install "ganexp[prepare]"' in answer.err
+
+
+def test_annotated_eyes_need_no_detector(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    flower = Image.fromarray(load_sample_image("flower.jpg"))
+    flower.save(tmp_path / "raw" / "a.jpg")
+    (tmp_path / "raw" / "a.jpg.cat").write_text("9 250 150 350 150 300 220 " + "0 " * 12)
+    answer = cli("task=prepare", "source=raw", "target=set", "size=50", "workers=1")
+    assert answer.code == 0, answer.err
+    wanted = flower.crop((150, 21, 450, 321)).resize((50, 50), Image.Resampling.LANCZOS)
+    found = np.asarray(Image.open(tmp_path / "set" / "a.png")).astype(int)
+    assert np.abs(found - np.asarray(wanted).astype(int)).mean() < 4
+
+
+# -- parts --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cascades_are_there() -> None:
+    """They find nothing where there is nothing; that they find cats is a run of its own, see the README."""
+    for kind in ("cat_face", "human_face"):
+        assert detector(kind)(Image.new("RGB", (300, 200), "grey")) == []
+
+
+def test_a_drawn_face_is_found() -> None:
+    """Light skin, dark eyes and brows, a nose's shadow, a mouth: what the cascade of human faces looks for."""
+    grey = Image.new("L", (240, 240), 150)
+    pixels = np.asarray(grey).copy().astype(float)
+    y, x = np.mgrid[0:240, 0:240]
+    pixels[((x - 120) / 60) ** 2 + ((y - 120) / 80) ** 2 < 1] = 215
+    for cx in (95, 145):
+        pixels[((x - cx) / 16) ** 2 + ((y - 100) / 8) ** 2 < 1] = 60
+        pixels[(abs(x - cx) < 18) & (abs(y - 84) < 4)] = 80
+    pixels[(abs(x - 120) < 10) & (abs(y - 138) < 4)] = 150
+    pixels[((x - 120) / 24) ** 2 + ((y - 165) / 6) ** 2 < 1] = 100
+    image = Image.fromarray(pixels.astype(np.uint8)).filter(ImageFilter.GaussianBlur(2)).convert("RGB")
+    (left, upper, width, height), *_ = detector("human_face")(image)
+    assert left < 95 < 145 < left + width and upper < 84 < 165 < upper + height
+
+
+def test_a_face_with_its_margin_stays_in_the_picture() -> None:
+    assert around((40, 40, 20, 20), 0.5, (100, 100)) == (30, 30, 70, 70)
+    assert around((0, 90, 20, 10), 0.5, (100, 100)) == (0, 60, 40, 100)
+    assert around((10, 10, 80, 80), 1.0, (100, 90)) == (5, 0, 95, 90)
+
+
+def test_sizes_for_the_detectors() -> None:
+    small, scale = at_most(Image.new("L", (1000, 500)), 250)
+    assert small.size == (250, 125) and scale == 4
+    assert at_most(Image.new("L", (100, 50)), 250)[1] == 1
+
+
+def test_grey_and_sharp() -> None:
+    flower = Image.fromarray(load_sample_image("flower.jpg"))
+    assert not is_grey(flower) and is_grey(flower.convert("L").convert("RGB"))
+    assert sharpness(flower) > 3 * sharpness(flower.filter(ImageFilter.GaussianBlur(10)))
+    assert sharpness(Image.new("RGB", (50, 50))) == 0
+
+
+def test_hashes_and_names() -> None:
+    assert nearest(0b1111, [0, 0b1011, 0b0011]) == (1, 1) and nearest(5, []) is None
+    assert nearest(2**64 - 1, [2**64 - 4]) == (0, 2)
+    assert output_names(["a.jpg", "a.png", "b/c.jpeg"]) == {"a.jpg": "a.jpg.png", "a.png": "a.png.png", "b/c.jpeg": "b/c.png"}
