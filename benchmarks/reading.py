@@ -75,10 +75,9 @@ def memory(images: int) -> None:
         os.environ["XDG_CACHE_HOME"] = cache
         folder = Path(cache) / "pictures"
         folder.mkdir()
-        names = [f"{i:06d}.bmp" for i in range(images)]
         random = np.random.default_rng(0)
-        for name in names:
-            Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / name)
+        for i in range(images):
+            Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{i:06d}.bmp")
         epoch(folder, 64, 64)
         epoch(folder, 64, 64)
         print(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))

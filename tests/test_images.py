@@ -273,7 +273,7 @@ def test_unreadable_files_are_listed(cli: Cli, tmp_path: Path, cache: Path) -> N
     (tmp_path / "p" / "x.png").write_bytes(b"nothing")
     command = ["data=folder", "data.root=p", "data.shape=[3,8,8]", "data.batch_size=4", "model=mlp", "trainer.max_steps=1"]
     answer = cli(*command)
-    assert answer.code == 2 and "1 of 21 images in p cannot be used, more than 1.00%: x.png" in answer.err.replace(
+    assert answer.code == 2 and "1 of 21 images in p cannot be used, more than 1.00%: p/x.png" in answer.err.replace(
         f"{tmp_path}/", ""
     )
     answer = cli(*command, "data.unreadable=0.1")

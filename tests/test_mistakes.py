@@ -100,7 +100,7 @@ MISTAKES = [
     ("model=acgan model.discriminator.outputs=15", "model.discriminator.outputs: 15, but with 10 classes it is 11, or 12"),
     ("model=dcgan model.discriminator.outputs=2", "model.discriminator.outputs: this model reads 1 logit, not 2"),
     ("model=dcgan_anime", "model.generator: this network takes images [channels, height, width] with sides from 16 px on"),
-    ("model=dcgan data=cats data.root=nowhere", "nowhere/cats; put cropped cat faces"),
+    ("model=dcgan data=cats data.root=nowhere", "nowhere/cats, nor cats.zip; put cropped cat faces"),
     ("trainer.log_mean=0", "trainer.log_mean: at least 1, not 0"),
     ("trainer.num_samples=0", "trainer.num_samples: at least 1, not 0"),
     ("model.width=abc", "model.width: a factor above 0, not abc"),

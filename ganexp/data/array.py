@@ -166,7 +166,7 @@ class Reading:
             name, why = next(iter(self.left_out.items()))
             raise ValueError(
                 f"{len(self.left_out):,} of {len(self.names):,} images in {self.source.root} cannot be used, more than "
-                f"{self.allowed:.2%}: {name}: {why}{', …' if len(self.left_out) > 1 else ''}"
+                f"{self.allowed:.2%}: {self.source.root / name}: {why}{', …' if len(self.left_out) > 1 else ''}"
             )
 
     def finish(self, file: Any, rows: int) -> None:

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-RELEASED_AFTER = 2**24  # bytes taken from a mapped array
+RELEASED_AFTER = 2**22  # bytes taken from a mapped array; the system maps some five times as many, those around them
 
 
 class Batches:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -67,7 +66,7 @@ def wanted(name: str) -> bool:
 
 
 def in_order(names: list[str]) -> list[str]:
-    return sorted(names, key=lambda name: name.split("/"))
+    return sorted(names, key=lambda name: name.replace("/", "\0"))  # folder by folder: no name holds what is before every letter
 
 
 def is_picture(name: str) -> bool:
@@ -85,7 +84,3 @@ def pictures_in(root: Path) -> Source:
     if not any(map(is_picture, source.names)):
         raise FileNotFoundError(f"{root} holds no image ({' '.join(sorted(EXTENSIONS))})")
     return source
-
-
-def first_there(places: Sequence[Path], serves: Callable[[Path], bool]) -> Path | None:
-    return next((place for place in places if serves(place)), None)
