@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganexp.augment import Flip
+from ganexp.augment import Crop, Flip
 
 
 def images(n: int) -> torch.Tensor:
@@ -58,3 +58,33 @@ def test_a_probability_is_between_0_and_1(probability: float) -> None:
 def test_points_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \[2\]"):
         Flip()(torch.zeros(8, 2))
+
+
+def test_a_crop_is_a_window_moved_by_less_than_its_share() -> None:
+    """Of a ramp, so that a pixel tells where it came from."""
+    torch.manual_seed(0)
+    ramp = torch.arange(16.0).expand(200, 1, 16, 16)
+    found = Crop(0.25)(ramp)
+    assert found.shape == ramp.shape
+    moved = (found - ramp)[:, 0, 8, 8]
+    assert set(moved.tolist()) == set(range(-4, 5))
+    for image, by in zip(found[:20, 0], moved[:20].int().tolist(), strict=True):
+        seen = torch.arange(16) + by
+        mirrored = torch.where(seen < 0, -seen, torch.where(seen > 15, 30 - seen, seen))
+        assert torch.equal(image, mirrored.float().expand(16, 16))
+    assert set((Crop(0.25)(ramp.mT) - ramp.mT)[:, 0, 8, 8].tolist()) == set(range(-4, 5))  # up and down too
+    x = torch.randn(4, 3, 9, 7, requires_grad=True)
+    assert torch.equal(Crop(0.0)(x), x)
+    Crop(0.0)(x).sum().backward()
+    assert x.grad is not None and (x.grad == 1).all()
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.6])
+def test_a_crop_of_impossible_share(share: float) -> None:
+    with pytest.raises(ValueError, match=r"share lies in \[0, 0\.5\]"):
+        Crop(share)
+
+
+def test_points_have_no_windows() -> None:
+    with pytest.raises(ValueError, match="not points"):
+        Crop()(torch.zeros(4, 2))
