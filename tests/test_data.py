@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import write_idx, write_images
 from PIL import Image
+from torchvision import datasets
 
 from ganexp.data.digits import Digits
 from ganexp.data.faces import Anime, Cats, CelebA
@@ -212,6 +213,11 @@ MNISTS = pytest.mark.parametrize("make", [MNIST, FashionMNIST])
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     for make in (MNIST, FashionMNIST):
         monkeypatch.setattr(make.dataset, "mirrors", [])
+
+    def no_network(self: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr(datasets.CelebA, "download", no_network)
 
 
 def mnist(make: type[MNIST], root: Path) -> MNIST:

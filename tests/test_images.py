@@ -329,6 +329,11 @@ def test_splits_are_the_published_ones(celeba: Path) -> None:
         faces(celeba, split="test")
 
 
+def test_people_are_counted(celeba: Path) -> None:
+    (celeba / "celeba" / "identity_CelebA.txt").write_text("".join(f"{k:06d}.png {k % 4}\n" for k in range(1, 13)))
+    assert faces(celeba).survey()["person"] == {"0": 3, "1": 3, "2": 3, "3": 3}
+
+
 def test_celeba_as_an_archive(celeba: Path) -> None:
     whole = faces(celeba, ["Smiling"])
     shutil.make_archive(str(celeba / "celeba" / "img_align_celeba"), "zip", celeba / "celeba", "img_align_celeba")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -53,7 +54,8 @@ class Faces(Folder):
 
 class CelebA(Faces):
     """Aligned faces of 178×218 px, or any part of them (Liu et al. 2015, arXiv:1411.7766): `root/celeba/img_align_celeba`, as a
-    folder or a zip archive; beside it `list_attr_celeba.txt` and `list_eval_partition.txt`, as published.
+    folder or a zip archive; beside it `list_attr_celeba.txt`, `list_eval_partition.txt` and, for task=inspect,
+    `identity_CelebA.txt`, as published.
 
     `attributes`: names from the list, as labels: one gives the classes 0 (without) and 1 (with), several a class for each
     combination, read as a binary number, the first attribute its highest digit. `split`: `train` (162,770 images), `valid`
@@ -133,6 +135,14 @@ class CelebA(Faces):
             self.notes.append(f"{len(names) - len(labels):,} of {len(names):,} images have no attributes and are left out")
         return {name: labels[name] for name in names.values() if name in labels}
 
+    def survey(self) -> dict[str, Counter[str]]:
+        found = super().survey()
+        with suppress(FileNotFoundError):
+            people = dict(line.split() for line in self.lines("identity_CelebA.txt"))
+            shown = (name.split("/")[-1] for name in self.open().names)
+            found["person"] = Counter(people[name] for name in shown if name in people)
+        return found
+
     def lines(self, file: str) -> list[str]:
         """Of one of the published lists, without empty ones. Raises FileNotFoundError."""
         for folder in (self.root.parent, self.root, self.root.parent.parent):
@@ -145,6 +155,7 @@ FILES = {
     "img_align_celeba.zip": 1_443_490_838,
     "list_attr_celeba.txt": 26_721_026,
     "list_eval_partition.txt": 2_836_386,
+    "identity_CelebA.txt": 3_424_458,
 }
 COUNTS = {"all": 202_599, "train": 162_770, "valid": 19_867, "test": 19_962}
 
