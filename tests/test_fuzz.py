@@ -247,6 +247,8 @@ RECIPES: dict[str, list[list[str]]] = {
         ["task=evaluate", "checkpoint={made}/images/checkpoints/last.ckpt", "num_images=32", "data=digits"],
         ["task=evaluate", "real={made}/pictures", "fake={made}/pictures", "metrics=[prdc,fid]"],
     ],
+    "prepare": [["task=prepare", "source={made}/pictures", "target=set", "size=16", "workers=1"]],
+    "inspect": [["task=inspect", "data=folder", "data.root={made}/pictures"], ["task=inspect", "data=digits"]],
     "compare": [["task=compare", "runs=[{made}/points,{made}/images]"]],
     "resume": [["task=resume", "run=run", "trainer.max_steps=5"], ["task=resume", "run=run"]],
 }
@@ -447,6 +449,8 @@ def command_line(task: str, random: Random) -> list[str]:
         "sample": ["hardware=cpu"],
         "evaluate": ["hardware=cpu", "extractor=random"],
         "compare": [],
+        "prepare": [],
+        "inspect": [],
         "resume": [],
     }[task]
     if task == "train" and not any("callbacks" in word for word in [*recipe, *fuzzed]):
@@ -491,6 +495,18 @@ def test_evaluate(line: list[str], attempt: Attempt, made: Path) -> None:
 @fuzz(20)
 @given(line=command_lines("compare"))
 def test_compare(line: list[str], attempt: Attempt, made: Path) -> None:
+    attempt(*in_place(line, made))
+
+
+@fuzz(60)
+@given(line=command_lines("prepare"))
+def test_prepare(line: list[str], attempt: Attempt, made: Path) -> None:
+    attempt(*in_place(line, made))
+
+
+@fuzz(30)
+@given(line=command_lines("inspect"))
+def test_inspect(line: list[str], attempt: Attempt, made: Path) -> None:
     attempt(*in_place(line, made))
 
 
