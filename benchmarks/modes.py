@@ -5,7 +5,8 @@
         'regularizer=[],[r1],[r1_weak,r2_weak],[wgan_gp]' seed=1,2,3,4,5
     python benchmarks/modes.py outputs/sweep/TIME…
 
-A cell is the mean over the seeds, at the last step: modes reached, share of samples within three deviations of one, reverse KL.
+The same with `experiment=grid`. A cell is the mean over the seeds, at the last step: modes reached, share of samples within three
+deviations of one, reverse KL.
 """
 
 from __future__ import annotations
