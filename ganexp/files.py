@@ -54,7 +54,7 @@ def sync_folder(folder: Path) -> None:
 def write_json(content: dict[str, Any], path: Path) -> None:
     """JSON as the standard has it: what is not finite is null."""
     text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    replace(path, lambda file: file.write(text.encode()))
+    replace(path, lambda file: file.write(text.encode(errors="backslashreplace")))  # of a file's name that is not UTF-8
 
 
 def finite(value: Any) -> Any:

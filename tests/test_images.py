@@ -195,13 +195,15 @@ def test_what_changes_is_read_anew(change: str, tmp_path: Path, cache: Path, rea
     assert len(arrays(cache)) == 2 and len(reads) >= 16
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "about"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone", "about"])
 def test_a_damaged_array_is_made_anew(damage: str, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_images(tmp_path / "p", count=8)
     first = folder(tmp_path / "p").x.clone()
     (file,) = arrays(cache)
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "empty":
+        file.write_bytes(b"")
     elif damage == "gone":
         file.unlink()
     else:
@@ -439,3 +441,92 @@ def test_inspect_other_data(data: str, picture: str, cli: Cli, tmp_path: Path) -
 def test_inspect_reads_no_more_than_it_says(cli: Cli) -> None:
     answer = cli("task=inspect", "model=mlp")
     assert answer.code == 2 and "task=inspect does not read it" in answer.err
+
+
+# -- what a reviewer found ----------------------------------------------------------------------------------------------
+
+
+def test_equal_names_sizes_and_times_are_not_equal_pictures(tmp_path: Path, cache: Path) -> None:
+    for value, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for file in (tmp_path / name / "0.bmp", tmp_path / name / "1.bmp"):
+            Image.new("RGB", (8, 8), (value, 0, 0)).save(file)
+            os.utime(file, (1e9, 1e9))
+        assert folder(tmp_path / name).x[0, 0, 0, 0] == value
+
+
+def test_too_many_unreadable_files_stop_every_run(tmp_path: Path, cache: Path) -> None:
+    write_images(tmp_path / "p", count=10)
+    (tmp_path / "p" / "x.png").write_text("no picture")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"1 of 11 images .* more than 1\.00%"):
+            folder(tmp_path / "p")
+    assert len(folder(tmp_path / "p", unreadable=1.0).x) == 10
+    with pytest.raises(ValueError, match=r"1 of 11 images .* more than 1\.00%"):
+        folder(tmp_path / "p")
+
+
+def test_unreadable_in_other_ways(tmp_path: Path, cache: Path) -> None:
+    """A link that leads nowhere, a damaged member of an archive: counted, as every unreadable picture."""
+    write_images(tmp_path / "p", count=8)
+    (tmp_path / "p" / "link.png").symlink_to("nowhere")
+    assert folder(tmp_path / "p", unreadable=0.5).left_out.keys() == {"link.png"}
+    (tmp_path / "p" / "link.png").unlink()
+    file = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "p"))
+    content = bytearray(file.read_bytes())
+    content[200] ^= 255
+    file.write_bytes(content)
+    assert len(folder(file, unreadable=0.5).left_out) == 1
+
+
+def test_folders_behind_links_and_other_files(tmp_path: Path, cache: Path) -> None:
+    write_images(tmp_path / "p", count=4)
+    write_images(tmp_path / "q", count=4)
+    (tmp_path / "p" / "link").symlink_to(tmp_path / "q")
+    (tmp_path / "q" / "back").symlink_to(tmp_path / "p")
+    (tmp_path / "p" / "scan.tif").write_bytes(b"")
+    data = folder(tmp_path / "p")
+    assert len(data.x) == 8 and data.notes == ["files of other kinds are left out: 1 .tif"]
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path, cache: Path) -> None:
+    write_images(tmp_path / "p", count=4)
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "p" / name).write_text("no picture")
+    for _ in range(2):
+        assert folder(tmp_path / "p", unreadable=0.5).left_out.keys() == {name}
+
+
+def test_labels_that_make_no_sense(tmp_path: Path) -> None:
+    write_images(tmp_path, count=4)
+    for content, message in (
+        ("file,label\n000.jpg,1\n000.jpg,2\n", "line 3 gives 000.jpg a second label"),
+        ("file,label\n000.jpg,\n", "line 2 lacks a file or a label"),
+        ("file,label\n000.jpg,caf\xe9\n", "cannot be read"),
+        ("file,label\n000.jpg,1\n002.png,01\n", "spell one number in two ways"),
+    ):
+        (tmp_path / "labels.csv").write_bytes(content.encode("latin-1"))
+        with pytest.raises(ValueError, match=r"^classes: ") as caught:
+            folder(tmp_path, classes=5)
+        assert message in str(caught.value)
+
+
+def test_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
+    for value in range(1, 12):
+        (tmp_path / str(value)).mkdir()
+        Image.new("L", (8, 8), value).save(tmp_path / str(value) / "a.png")
+    data = folder(tmp_path, (1, 8, 8), classes=11)
+    assert (data.x[:, 0, 0, 0].int() - 1).tolist() == data.y.tolist()
+
+
+@pytest.mark.parametrize("row", ["000001.png 1 1", "000001.png 1 1 -", "000001.png 1 1 2"])
+def test_a_damaged_list_of_attributes(row: str, celeba: Path) -> None:
+    (celeba / "celeba" / "list_attr_celeba.txt").write_text(f"1\nSmiling Male Young\n{row}\n")
+    with pytest.raises(ValueError, match=r"^attributes: list_attr_celeba.txt is damaged: line 3"):
+        faces(celeba, ["Smiling"])
+
+
+def test_inspect_pictures_that_lie_deeper(cli: Cli, tmp_path: Path) -> None:
+    write_images(tmp_path / "data" / "anime" / "train", count=6)
+    answer = cli("task=inspect", "data=anime")
+    assert answer.code == 0 and "40×30 6" in answer.out, answer.err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from sklearn.datasets import load_sample_image
 from ganexp.data import preparing
 from ganexp.data.preparing import around, at_most, detector, is_grey, sharpness
 from ganexp.tasks import prepare
-from ganexp.tasks.prepare import nearest, output_names
+from ganexp.tasks.prepare import nearest, output_name
 
 Cli = Callable[..., Answer]
 
@@ -102,9 +104,13 @@ def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeyp
     [
         (["source=nowhere", "target=set"], "source: there is no folder nowhere"),
         (["source=raw"], "target: must be given: target=FOLDER"),
-        (["source=raw", "target=raw"], "target: raw holds something else; choose a new folder"),
+        (["source=raw", "target=raw"], "target: raw lies in source, and would be prepared too"),
         (["source=raw", "target=set", "detect=dog"], "detect: one of cat_face, human_face, anime_face, none, not dog"),
-        (["source=raw", "target=set", "size=0"], "size: [height, width] in px, not [0, 0]"),
+        (["source=raw", "target=set", "size=0"], "size: px, or [height, width], not 0"),
+        (["source=raw", "target=set", "size=abc"], "size: px, or [height, width], not 'abc'"),
+        (["source=raw", "target=set", "size=12.5"], "size: px, or [height, width], not 12.5"),
+        (["source=raw", "target=set", "margin=null"], "margin: at least 0, not None"),
+        (["source=raw", "target=raw/a.jpg/set"], "target: nothing can be written into"),
         (["source=raw", "target=set", "margin=-1"], "margin: at least 0, not -1"),
         (["source=raw", "target=set", "fit=stretch"], "fit: crop, pad or squash, not stretch"),
         (["source=raw", "target=set", "duplicates=65"], "duplicates: from 0 to 64 bits"),
@@ -189,4 +195,45 @@ def test_grey_and_sharp() -> None:
 def test_hashes_and_names() -> None:
     assert nearest(0b1111, [0, 0b1011, 0b0011]) == (1, 1) and nearest(5, []) is None
     assert nearest(2**64 - 1, [2**64 - 4]) == (0, 2)
-    assert output_names(["a.jpg", "a.png", "b/c.jpeg"]) == {"a.jpg": "a.jpg.png", "a.png": "a.png.png", "b/c.jpeg": "b/c.png"}
+    taken: set[str] = set()
+    for name, wanted in {"a.jpg": "a.png", "a.png": "a.png.png", "a.jpg.gif": "a.jpg.png", "b/c.jpeg": "b/c.png"}.items():
+        assert output_name(name, taken) == wanted
+        taken.add(wanted)
+    assert output_name("a.jpg", taken) not in taken
+
+
+def test_what_has_changed_is_prepared_anew(cli: Cli, photographs: Path) -> None:
+    assert cli(*ALL).code == 0
+    made = photographs.parent / "set" / "a.png"
+    before = made.read_bytes()
+    Image.open(photographs / "more" / "c.jpg").rotate(90).save(photographs / "a.jpg")
+    (photographs / "b.png").unlink()
+    mine = photographs.parent / "set" / "mine.png"
+    mine.write_bytes(b"not of this task")
+    answer = cli(*ALL)
+    assert mine.exists()
+    assert answer.code == 0 and "going on after 6 of 7 pictures" in answer.out, answer.err
+    assert made.read_bytes() != before and not (photographs.parent / "set" / "b.png").exists()
+
+
+def test_nothing_is_written_beside_the_target(cli: Cli, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(load_sample_image("flower.jpg")).save(file, "PNG")
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+        for name in ("a/a.png", f"{tmp_path}/evil.png", "../evil.png"):
+            archive.writestr(name, file.getvalue())
+    answer = cli("task=prepare", "source=raw.zip", "target=set", "size=16", "workers=1")
+    assert answer.code == 0, answer.err
+    assert not list(tmp_path.glob("evil*")) and not list(tmp_path.parent.glob("evil*"))
+    assert [p.name for p in (tmp_path / "set").rglob("*.png")] == ["a.png"]
+
+
+def test_one_odd_picture_stops_nothing(cli: Cli, photographs: Path) -> None:
+    Image.new("RGB", (1, 2000)).save(photographs / "line.png")
+    (photographs / "gone.png").symlink_to("nowhere")
+    (photographs / "b.png.cat").write_text("9 inf 1 2 3 4 5 " + "0 " * 12)
+    answer = cli("task=prepare", "source=raw", "target=set", "size=16", "detect=human_face", "workers=1")
+    assert answer.code == 0, answer.err
+    why = report(answer)["why"]
+    assert why["line.png"] == "no face" and why["gone.png"].startswith("unreadable")
+    assert why["b.png"].startswith("unreadable annotation")

@@ -30,14 +30,14 @@ class Face:
 def face_by_eyes(left: Point, right: Point, mouth: Point) -> Face:
     """The square around a cat's or a person's face: three eye distances wide, the eyes level.
 
-    `left`, `right`: as seen in the picture. Raises ValueError for eyes in one place.
+    `left`, `right`: as seen in the picture. Raises ValueError for eyes in one place, or farther apart than any picture is wide.
     """
     if left[0] > right[0]:
         left, right = right, left
     dx, dy = right[0] - left[0], right[1] - left[1]
     distance = math.hypot(dx, dy)
-    if distance < 1:
-        raise ValueError(f"the eyes are in one place, {left}")
+    if not 1 <= distance < 10_000:  # nor for NaN
+        raise ValueError(f"the eyes are {distance:g} px apart")
     eyes = ((left[0] + right[0]) / 2, (left[1] + right[1]) / 2)
     centre = (0.7 * eyes[0] + 0.3 * mouth[0], 0.7 * eyes[1] + 0.3 * mouth[1])
     return Face(centre, 3 * distance, math.atan2(dy, dx))

@@ -1,7 +1,7 @@
 """Many picture files, read once into one file that is mapped into memory ever after.
 
 The array lies in the cache folder under a hash of the files' names and contents and of how they are decoded. A second, smaller
-hash, of their names, sizes and times, says without reading them that they are still the same.
+hash, of their place, names, sizes and times, says without reading them that they are still the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ class Pictures:
         self.hash: str = about["hash"]
         self.left_out: dict[str, str] = about["left_out"]
         self.names = [name for name in names if name not in self.left_out]
-        # Copy on write: torch would warn of an array that it may not write to.
-        self.pixels: np.ndarray = np.load(folder / "pixels.npy", mmap_mode="c")
+        self.pixels: np.ndarray = np.load(folder / "pixels.npy", mmap_mode="r")
         if len(self.pixels) != len(self.names):
             raise ValueError(f"it holds {len(self.pixels)} pictures of {len(self.names)}")
 
@@ -63,33 +63,79 @@ def read_once(
     other waits. Raises ValueError for too many unreadable files, OSError for a disk that is too small.
     """
     folder = cache_folder() / "images"
-    stamp = digest(recipe, ((name, source.stamp(name)) for name in [*names, *beside.values()]))
+    files = [*names, *beside.values()]
+    stamp = stamped(source, files, recipe)
     pointer = folder / "stamps" / stamp
-    if pointer.is_file():
-        made = folder / pointer.read_text().strip()
-        if made.is_dir():
-            try:
-                return Pictures(made, names)
-            except (OSError, ValueError, KeyError) as error:
-                log.warning("%s is damaged and made anew: %s", made, error)
-                shutil.rmtree(made)
-    contents = in_parallel(lambda name: hashlib.blake2b(source.read(name), digest_size=16).digest(), [*names, *beside.values()])
-    bar = tqdm(contents, total=len(names) + len(beside), desc="comparing with what is known", leave=False, disable=None)
-    made = folder / digest(recipe, zip([*names, *beside.values()], bar, strict=True))
+    made = folder / pointer.read_text() if pointer.is_file() else None
+    if made is None or not re.fullmatch("[0-9a-f]{32}", made.name):
+        contents = tqdm(in_parallel(lambda name: content_of(source, name), files), total=len(files),
+                        desc="comparing with what is known", leave=False, disable=None)  # fmt: skip
+        made = folder / digest(recipe, zip(files, contents, strict=True))
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{made}.lock")
+    with alone(made, source.root):
+        found = known(made, names)
+        if found is None:
+            Reading(source, names, shape, decode, allowed, made).run()
+            if stamped(source, files, recipe) != stamp:
+                shutil.rmtree(made)
+                raise ValueError(f"{source.root} has changed while it was read; wait until it is complete")
+            found = Pictures(made, names)
+        if not pointer.is_file():
+            with alone(pointer, source.root):
+                replace(pointer, lambda file: file.write(made.name.encode()))
+    check_share(found.left_out, len(names), allowed, source, made / "about.json")
+    return found
+
+
+@contextmanager
+def alone(path: Path, root: Path) -> Iterator[None]:
+    """Only one process at a time; the others wait, and say so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock")
     try:
-        lock.acquire(timeout=0.1)
+        lock.acquire(timeout=1)
     except Timeout:
-        print(f"  another process is reading {source.root}; waiting for it", flush=True)
+        print(f"  another process is reading {root}; waiting for it", flush=True)
         lock.acquire()
     try:
-        if not made.is_dir():
-            Reading(source, names, shape, decode, allowed, made).run()
+        yield
     finally:
         lock.release()
-    replace(pointer, lambda file: file.write(made.name.encode()))
-    return Pictures(made, names)
+
+
+def known(made: Path, names: Sequence[str]) -> Pictures | None:
+    """What an earlier run has read; a damaged one is removed."""
+    if not made.is_dir():
+        return None
+    try:
+        return Pictures(made, names)
+    except (ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
+        log.warning("%s is damaged and made anew: %s", made, error)
+        shutil.rmtree(made)
+        return None
+
+
+def stamped(source: Source, files: Sequence[str], recipe: Mapping[str, Any]) -> str:
+    place = {"root": os.fsencode(source.root.resolve()).hex(), **recipe}
+    return digest(place, ((name, source.stamp(name)) for name in files))
+
+
+def content_of(source: Source, name: str) -> bytes:
+    try:
+        return hashlib.blake2b(source.read(name), digest_size=16).digest()
+    except OSError:
+        return b"unreadable"
+
+
+def check_share(left_out: Mapping[str, str], total: int, allowed: float, source: Source, listed: Path) -> None:
+    """Raises ValueError for more unreadable files than are allowed."""
+    if len(left_out) > allowed * total:
+        name, why = next(iter(left_out.items()))
+        others = f", …; all are listed in {listed}" if len(left_out) > 1 else ""
+        raise ValueError(
+            f"{len(left_out):,} of {total:,} images in {source.root} cannot be used, more than {allowed:.2%}: "
+            f"{source.root / name}: {why}{others}"
+        )
 
 
 class Reading:
@@ -104,7 +150,7 @@ class Reading:
 
     def run(self) -> None:
         start, rows = self.so_far()
-        self.check_room(rows)
+        self.check_room(start)
         with open(self.part / "pixels.npy", "r+b" if rows else "wb") as file:
             file.truncate(HEADER + rows * self.row)
             file.seek(HEADER + rows * self.row)
@@ -123,7 +169,7 @@ class Reading:
                 os.fsync(file.fileno())
                 note = {"files": first + len(chunk), "rows": rows, "left_out": self.left_out}
                 write_json(note, self.part / "so_far.json")
-                self.check_share()
+                check_share(self.left_out, len(self.names), self.allowed, self.source, self.part / "so_far.json")
             bar.close()
             self.finish(file, rows)
 
@@ -138,10 +184,10 @@ class Reading:
             print(f"  going on after {note['files']:,} of {len(self.names):,} images", flush=True)
         return note["files"], note["rows"]
 
-    def check_room(self, rows: int) -> None:
-        needed = (len(self.names) - rows) * self.row
+    def check_room(self, start: int) -> None:
+        needed = (len(self.names) - start) * self.row
         print(
-            f"  reading {len(self.names):,} images of {self.source.root} into {self.made.parent}: {readable(needed)}",
+            f"  reading {len(self.names) - start:,} images of {self.source.root} into {self.made.parent}: {readable(needed)}",
             flush=True,
         )
         free = shutil.disk_usage(self.part).free
@@ -161,14 +207,6 @@ class Reading:
             raise TypeError(f"{name}: {pixels.dtype} {list(pixels.shape)}, not uint8 {list(self.shape)}")
         return pixels
 
-    def check_share(self) -> None:
-        if len(self.left_out) > self.allowed * len(self.names):
-            name, why = next(iter(self.left_out.items()))
-            raise ValueError(
-                f"{len(self.left_out):,} of {len(self.names):,} images in {self.source.root} cannot be used, more than "
-                f"{self.allowed:.2%}: {self.source.root / name}: {why}{', …' if len(self.left_out) > 1 else ''}"
-            )
-
     def finish(self, file: Any, rows: int) -> None:
         """Header and hash, then its name."""
         if not rows:
@@ -187,7 +225,7 @@ class Reading:
 
 def in_parallel(work: Callable[[str], Any], names: Sequence[str]) -> Iterator[Any]:
     """The results in order, some ahead of the one that is asked for: Pillow and hashing leave the interpreter to others."""
-    workers = os.cpu_count() or 1
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         ahead = [pool.submit(work, name) for name in names[: 8 * workers]]
         for i in range(len(names)):
@@ -200,7 +238,7 @@ def in_parallel(work: Callable[[str], Any], names: Sequence[str]) -> Iterator[An
 def digest(recipe: Mapping[str, Any], parts: Any) -> str:
     found = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=16)
     for name, content in parts:
-        found.update(f"{name}\0".encode())
+        found.update(os.fsencode(name) + b"\0")
         found.update(content if isinstance(content, bytes) else f"{content}\0".encode())
     return found.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from torchvision import datasets
 from ganexp.data.alignment import annotated, face_by_eyes
 from ganexp.data.decoding import MODES, Fit, as_array, fitted, picture
 from ganexp.data.folder import Folder
-from ganexp.data.sources import Source, is_picture
+from ganexp.data.sources import Source, is_picture, pictures_in
 
 
 class Faces(Folder):
@@ -26,12 +27,16 @@ class Faces(Folder):
 
     folder = ""  # below root
     source = ""  # what to fetch, and from whom
+    pictures: Path  # where they were found
 
     def open(self) -> Source:
         if (place := self.place()) is None:
             raise self.missing()
-        self.root = place
-        return super().open()
+        self.pictures = place
+        try:
+            return pictures_in(place)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"root: {error}") from error
 
     def place(self) -> Path | None:
         """Where the pictures are: a folder, or an archive; null where they are not."""
@@ -114,41 +119,58 @@ class CelebA(Faces):
         names = {name.split("/")[-1]: name for name in source.names if is_picture(name)}
         if self.split != "all":
             part = {"train": "0", "valid": "1", "test": "2"}[self.split]
-            parts = dict(line.split() for line in self.lines("list_eval_partition.txt"))
-            names = {short: name for short, name in names.items() if parts.get(short) == part}
+            rows = [line.split() for line in self.lines("list_eval_partition.txt")]
+            if any(len(cells) != 2 or cells[1] not in "012" for cells in rows):
+                raise ValueError("split: list_eval_partition.txt is damaged: a line is not a file and 0, 1 or 2")
+            inside = {short for short, number in rows if number == part}
+            names = {short: name for short, name in names.items() if short in inside}
         if len(names) < COUNTS[self.split]:
             self.notes.append(f"{len(names):,} of CelebA's {COUNTS[self.split]:,} images ({self.split})")
         if not self.attributes:
             return dict.fromkeys(names.values(), 0)
-        _, header, *rows = self.lines("list_attr_celeba.txt")
-        listed = header.split()
+        listed, rows = self.listed_attributes()
         for attribute in self.attributes:
             if attribute not in listed:
                 raise ValueError(f"attributes: {attribute} is none of CelebA's: {', '.join(listed)}")
         columns = [1 + listed.index(attribute) for attribute in self.attributes]
         labels = {}
-        for row in rows:
-            cells = row.split()
+        for cells in rows:
             if cells[0] in names:
                 labels[names[cells[0]]] = int("".join("1" if cells[column] == "1" else "0" for column in columns), 2)
         if len(labels) < len(names):
             self.notes.append(f"{len(names) - len(labels):,} of {len(names):,} images have no attributes and are left out")
         return {name: labels[name] for name in names.values() if name in labels}
 
+    def listed_attributes(self) -> tuple[list[str], list[list[str]]]:
+        """Their names, and the rows: a file's name, and 1 or -1 for each. Raises ValueError for a damaged list."""
+        lines = self.lines("list_attr_celeba.txt")
+        listed = lines[1].split() if len(lines) > 1 else []
+        rows = [line.split() for line in lines[2:]]
+        for number, cells in enumerate(rows, 3):
+            if len(cells) != 1 + len(listed) or not set(cells[1:]) <= {"1", "-1"}:
+                raise ValueError(
+                    f"attributes: list_attr_celeba.txt is damaged: line {number} is not a file and {len(listed)} of 1 or -1"
+                )
+        if not rows:
+            raise ValueError("attributes: list_attr_celeba.txt is damaged: it has no rows")
+        return listed, rows
+
     def survey(self) -> dict[str, Counter[str]]:
         found = super().survey()
         with suppress(FileNotFoundError):
-            people = dict(line.split() for line in self.lines("identity_CelebA.txt"))
-            shown = (name.split("/")[-1] for name in self.open().names)
+            people = {cells[0]: cells[-1] for cells in map(str.split, self.lines("identity_CelebA.txt"))}
+            notes = list(self.notes)
+            shown = [name.split("/")[-1] for name in self.chosen(self.open())]
+            self.notes = notes
             found["person"] = Counter(people[name] for name in shown if name in people)
         return found
 
     def lines(self, file: str) -> list[str]:
         """Of one of the published lists, without empty ones. Raises FileNotFoundError."""
-        for folder in (self.root.parent, self.root, self.root.parent.parent):
+        for folder in (self.pictures.parent, self.pictures, self.pictures.parent.parent):
             if (folder / file).is_file():
                 return [line for line in (folder / file).read_text().splitlines() if line.strip()]
-        raise FileNotFoundError(f"root: put {file} ({FILES[file]:,} bytes) beside {self.root}")
+        raise FileNotFoundError(f"root: put {file} ({FILES[file]:,} bytes) beside {self.pictures}")
 
 
 FILES = {
@@ -207,11 +229,11 @@ class Cats(Faces):
 
     @staticmethod
     def side(source: Source, file: str) -> float:
-        """Of the square around a face, px; 0 for a damaged annotation."""
+        """Of the square around a face, px; of a damaged annotation, which is found again when it is cut, without end."""
         try:
             return face_by_eyes(*annotated(source.read(file).decode())).side
         except ValueError:
-            return 0.0
+            return math.inf
 
     def decode(self, source: Source, name: str) -> np.ndarray:
         if name not in self.annotations:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from ganexp.data.array import read_once
 from ganexp.data.decoding import MODES, UNREADABLE, Fit, as_array, checked_colour, fitted, picture
 from ganexp.data.module import DataModule
 from ganexp.data.sources import Source, is_picture, pictures_in
+
+BESIDE = {".csv", ".txt", ".cat", ".json", ".jsonl", ".md", ".db", ".ini"}  # files that are expected beside pictures
 
 
 class Folder(DataModule):
@@ -75,6 +78,10 @@ class Folder(DataModule):
             self.unreadable,
         )
         self.left_out, self.pixels_hash = read.left_out, read.hash
+        others = Counter(os.path.splitext(name)[1].lower() for name in source.names if not is_picture(name))
+        if left := {kind: n for kind, n in others.items() if kind not in BESIDE}:
+            kinds = ", ".join(f"{n:,} {kind or 'without extension'}" for kind, n in left.items())
+            self.notes.append(f"files of other kinds are left out: {kinds}")
         if read.left_out:
             self.notes.append(f"{len(read.left_out):,} of {len(chosen):,} images cannot be used and are left out")
         return read.pixels.transpose(0, 3, 1, 2), np.array([chosen[name] for name in read.names], np.int64)
@@ -86,6 +93,8 @@ class Folder(DataModule):
             return dict.fromkeys(names, 0)
         if "labels.csv" in source.names:
             labels, where = labels_of_csv(source), "labels.csv"
+            if strangers := labels.keys() - set(names):
+                self.notes.append(f"labels.csv names {len(strangers):,} pictures that are not there: {min(strangers)}, …")
         else:
             labels, where = {name: name.split("/")[0] for name in names if "/" in name}, "its folders"
         labels = {name: labels[name] for name in names if name in labels}
@@ -97,12 +106,15 @@ class Folder(DataModule):
 
     def numbered(self, kinds: set[str], where: str) -> dict[str, int]:
         """Numbers stay as they are, where all are below `classes`; else the kinds are numbered in the order of their names."""
-        if kinds and all(kind.isdecimal() and int(kind) < self.classes for kind in kinds):
+        by_value = all(kind.isdecimal() for kind in kinds)
+        if by_value and len(set(map(int, kinds))) < len(kinds):
+            raise ValueError(f"classes: {where} in {self.root} spell one number in two ways: {', '.join(sorted(kinds)[:8])}")
+        if kinds and by_value and max(map(int, kinds)) < self.classes:
             return {kind: int(kind) for kind in sorted(kinds, key=int)}
         if len(kinds) != self.classes:
             few = ", ".join(sorted(kinds)[:8]) + (", …" if len(kinds) > 8 else "")
             raise ValueError(f"classes: {self.classes}, but {where} in {self.root} name {len(kinds)}{': ' * bool(few)}{few}")
-        return {kind: i for i, kind in enumerate(sorted(kinds))}
+        return {kind: i for i, kind in enumerate(sorted(kinds, key=int if by_value else str))}
 
     def beside(self, source: Source, names: Sequence[str]) -> dict[str, str]:
         """For some pictures another file that they depend on."""
@@ -133,14 +145,19 @@ class Folder(DataModule):
 
 def labels_of_csv(source: Source) -> dict[str, str]:
     """Raises ValueError for a file that is not as Folder says."""
-    rows = csv.DictReader(io.StringIO(source.read("labels.csv").decode("utf-8-sig")))
-    if not {"file", "label"} <= set(rows.fieldnames or []):
-        raise ValueError(f"{source.root}/labels.csv: its first line must name the columns file and label")
-    labels = {}
-    for row in rows:
-        if not row["file"] or not row["label"]:
-            raise ValueError(f"{source.root}/labels.csv: line {rows.line_num} lacks a file or a label")
-        labels[row["file"]] = row["label"].strip()
+    file = f"classes: {source.root}/labels.csv"
+    try:
+        rows = csv.DictReader(io.StringIO(source.read("labels.csv").decode("utf-8-sig")))
+        if not {"file", "label"} <= set(rows.fieldnames or []):
+            raise ValueError(f"{file}: its first line must name the columns file and label")
+        labels: dict[str, str] = {}
+        for row in rows:
+            if not row["file"] or not row["label"]:
+                raise ValueError(f"{file}: line {rows.line_num} lacks a file or a label")
+            if labels.setdefault(row["file"], row["label"].strip()) != row["label"].strip():
+                raise ValueError(f"{file}: line {rows.line_num} gives {row['file']} a second label")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file}: cannot be read: {error}") from error
     return labels
 
 

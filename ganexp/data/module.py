@@ -1,10 +1,11 @@
-"""The one data module: a data set in memory as one array, a batch as one gather, scaling on the device."""
+"""The one data module: a data set as one array, in memory or mapped, a batch as one gather, scaling on the device."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import mmap
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -114,7 +115,9 @@ class DataModule(pl.LightningDataModule):
             raise ValueError(f"batch_size: {self.batch_size}, but the data has only {len(x)} samples")
         if len(y) and not 0 <= y.min() <= y.max() < max(self.classes, 1):
             raise ValueError(f"classes: {self.classes}, but the data has labels from {y.min()} to {y.max()}")
-        self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*not writable.*")  # a mapped file; nobody writes to the data
+            self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
         if self.x.ndim == 4:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.mapped = getattr(x, "_mmap", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,10 +44,8 @@ class Settings:
         if self.detect not in DETECTORS:
             raise ValueError(f"detect: one of {', '.join(DETECTORS)}, not {self.detect}")
         for name in ("margin", "min_size", "min_sharpness"):
-            if getattr(self, name) < 0:
+            if getattr(self, name) is None or not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: at least 0, not {getattr(self, name)}")
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size: [height, width] in px, not {list(self.size)}")
         if self.fit not in ("crop", "pad", "squash"):
             raise ValueError(f"fit: crop, pad or squash, not {self.fit}")
 
@@ -138,7 +137,9 @@ def check_pillow() -> None:
 def at_most(image: Image.Image, longer: int) -> tuple[Image.Image, float]:
     """The picture with at most so many px on its longer side, and by how much it was larger."""
     scale = max(1.0, max(image.size) / longer)
-    return (image.resize((round(image.width / scale), round(image.height / scale))) if scale > 1 else image), scale
+    return (
+        image.resize((max(1, round(image.width / scale)), max(1, round(image.height / scale)))) if scale > 1 else image
+    ), scale
 
 
 def around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from PIL import Image
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from ganexp import pictures
 from ganexp.data.decoding import UNREADABLE, checked_colour, fitted, picture
 from ganexp.data.preparing import Prepared, Settings, detector, perceptual_hash, prepare
-from ganexp.data.sources import is_picture, pictures_in
+from ganexp.data.sources import Source, Tree, is_picture, pictures_in
 from ganexp.files import replace, write_json
 from ganexp.mistakes import Mistake
 from ganexp.tasks.screen import shown, table
@@ -33,9 +34,10 @@ class Prepare:
     own names; so that folders stay classes.
 
     `duplicates`: the greatest number of the 64 bits of two perceptual hashes that may differ for the second picture to be left
-    out; null keeps all. Interrupted, it goes on where it was. The report, `report.json`, says of every picture what became of
-    it; a sheet shows those that were kept, and one for each reason those that were not. Raises Mistake for settings that make no
-    sense, a missing library, and a target that holds something else.
+    out; null keeps all. Interrupted, it goes on where it was, and what has changed in `source` since is prepared anew. The
+    report, `report.json` in the run folder, says of every picture what became of it; a sheet shows those that were kept, and one
+    for each reason those that were not. Raises Mistake for settings that make no sense, a missing library, and a target that
+    holds something else.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path):
@@ -44,6 +46,11 @@ class Prepare:
                 raise Mistake(f"{key}: must be given: {key}=FOLDER")
         self.root, self.target, self.run_dir = Path(config["source"]), Path(config["target"]), run_dir
         size = config["size"] if isinstance(config["size"], list) else [config["size"]] * 2
+        if len(size) != 2 or not all(type(px) is int and px > 0 for px in size):
+            raise Mistake(f"size: px, or [height, width], not {config['size']!r}")
+        for key in ("align", "colour_only", "background"):
+            if config[key] is None:
+                raise Mistake(f"{key}: cannot be null")
         least = min(size) if config["min_size"] is None else config["min_size"]
         names = ("detect", "margin", "align", "colour_only", "min_sharpness", "fit", "background")
         try:
@@ -74,59 +81,85 @@ class Prepare:
         self.names = [name for name in self.source.names if is_picture(name)]
         there = set(self.source.names)
         self.annotations = {name: f"{name}.cat" if f"{name}.cat" in there else None for name in self.names}
-        self.outputs = output_names(self.names)
         self.header = {"source": str(self.root.resolve()), **asdict(self.settings), "duplicates": self.duplicates}
+        self.stale: set[str] = set()  # what was made of pictures that have changed or gone
         self.done = self.so_far()
 
     def so_far(self) -> dict[str, dict[str, Any]]:
-        """What an earlier, interrupted preparation has come to, by the pictures' names."""
+        """What an earlier, interrupted preparation has come to, by the pictures' names; without those that have changed since."""
         journal = self.target / JOURNAL
+        place = next(path for path in (self.target, *self.target.absolute().parents) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise Mistake(f"target: nothing can be written into {place}")
+        if self.root.resolve() in (self.target.resolve(), *self.target.resolve().parents):
+            raise Mistake(f"target: {self.target} lies in source, and would be prepared too; choose another folder")
         if not journal.is_file():
-            if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
+            if self.target.exists() and any(self.target.iterdir()):
                 raise Mistake(f"target: {self.target} holds something else; choose a new folder")
             return {}
         lines = journal.read_bytes().split(b"\n")[:-1]  # what comes after the last end of line was cut off
         try:
             header, *rows = [json.loads(line) for line in lines]
-        except ValueError as error:
+            done = {row["name"]: row for row in rows if {"stamp", "dropped", "hash", "output"} <= row.keys()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Mistake(f"target: {journal} is damaged; choose a new folder") from error
         now = json.loads(json.dumps(self.header))
         if header != now:
-            other = [key for key in now if header.get(key) != now[key]]
-            was = ", ".join(f"{key}={header.get(key)}" for key in other)
+            other = [key for key in now if not isinstance(header, dict) or header.get(key) != now[key]]
+            was = ", ".join(f"{key}={header.get(key)}" for key in other) if isinstance(header, dict) else "?"
             raise Mistake(f"target: {self.target} was prepared otherwise ({was}); choose a new folder")
-        return {row["name"]: row for row in rows}
+        there = set(self.names)
+        same = {name: row for name, row in done.items() if name in there and row["stamp"] == self.source.stamp(name)}
+        self.stale = {row["output"] for name, row in done.items() if name not in same and row["output"]}
+        return same
 
     def run(self) -> None:
-        """Prepare, print, and write into `target`; the report and the sheets into the run folder too."""
+        """Prepare into `target`, print, and write the report and the sheets into the run folder."""
+        self.target.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.target / ".lock", timeout=0):
+                self.report(self.prepare())
+        except Timeout as error:
+            raise Mistake(f"target: another process is preparing {self.target}") from error
+
+    def prepare(self) -> list[str]:
+        """The names of the pictures that are kept."""
+        journal = self.target / JOURNAL
         if self.done:
             print(f"  going on after {len(self.done):,} of {len(self.names):,} pictures")
-        self.target.mkdir(parents=True, exist_ok=True)
-        hashes = [int(row["hash"], 16) for row in self.done.values() if row["dropped"] is None and row["hash"]]
-        kept = [row["name"] for row in self.done.values() if row["dropped"] is None]
+        lines = [json.dumps(row) for row in (self.header, *self.done.values())]
+        replace(journal, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
+        kept = [name for name, row in self.done.items() if row["dropped"] is None]
+        hashes = [int(self.done[name]["hash"], 16) for name in kept if self.done[name]["hash"]]
+        taken = {self.done[name]["output"] for name in kept}
+        for stale in self.stale - taken:
+            (self.target / stale).unlink(missing_ok=True)
         todo = [name for name in self.names if name not in self.done]
-        journal = self.target / JOURNAL
-        if not self.done:
-            replace(journal, lambda file: file.write((json.dumps(self.header) + "\n").encode()))
-        with open(journal, "r+b") as file:
-            whole = file.read().rfind(b"\n") + 1
-            file.truncate(whole)
-            file.seek(whole)
+        with open(journal, "ab") as file:
             for name, found in zip(todo, self.prepared(todo), strict=True):
                 if (bits := found.hash) is not None and self.duplicates is not None:
                     if (twin := nearest(bits, hashes)) is not None and twin[1] <= self.duplicates:
                         found = Prepared(dropped=f"duplicate of {kept[twin[0]]}")
                     else:
                         hashes.append(bits)
+                output: str | None = None
                 if found.png is not None:
                     kept.append(name)
-                    png = found.png
-                    replace(self.target / self.outputs[name], lambda file, png=png: file.write(png))  # type: ignore[misc]
-                row = {"name": name, "dropped": found.dropped, "hash": f"{found.hash:x}" if found.hash is not None else None}
+                    output, png = output_name(name, taken), found.png
+                    taken.add(output)
+                    replace(self.target / output, lambda file, png=png: file.write(png))  # type: ignore[misc]
+                bits_text = f"{found.hash:x}" if found.hash is not None else None
+                row = {
+                    "name": name,
+                    "stamp": self.source.stamp(name),
+                    "dropped": found.dropped,
+                    "hash": bits_text,
+                    "output": output,
+                }
                 file.write((json.dumps(row) + "\n").encode())
                 file.flush()
                 self.done[name] = row
-        self.report(kept)
+        return kept
 
     def prepared(self, names: list[str]) -> Iterable[Prepared]:
         """In order, in parallel."""
@@ -142,35 +175,38 @@ class Prepare:
         write_json({"settings": self.header, **counts, "why": dropped}, self.run_dir / PREPARED)
         sheets = ["kept.png"] if kept else []
         if kept:
-            pictures.save(self.sheet([(self.target / self.outputs[name]).read_bytes() for name in kept[:SHEET]]),
-                          self.run_dir / "kept.png")  # fmt: skip
+            made = Tree(self.target)
+            pictures.save(sheet(made, [self.done[name]["output"] for name in kept[:SHEET]]), self.run_dir / "kept.png")
         for reason in reasons:
             names = [name for name, why in dropped.items() if short(why) == reason][:SHEET]
             sheets.append(f"{reason.replace(' ', '_')}.png")
-            pictures.save(self.sheet([self.source.read(name) for name in names]), self.run_dir / sheets[-1])
+            pictures.save(sheet(self.source, names), self.run_dir / sheets[-1])
         print(table(["", "pictures"], [["kept", f"{len(kept):,}"], *([why, f"{n:,}"] for why, n in reasons.most_common())]))
         size = "×".join(map(str, self.settings.size))
         print(f"  {shown(self.target)}: {len(kept):,} of {len(self.names):,} pictures, {size}")
         print(f"  written to {shown(self.run_dir)}: {PREPARED}, {', '.join(sheets)}")
 
-    @staticmethod
-    def sheet(files: list[bytes]) -> Image.Image:
-        """Pictures side by side; an unreadable one is a red square."""
-        columns = min(8, len(files))
-        sheet = Image.new("RGB", (columns * SIDE, -(-len(files) // columns) * SIDE))
-        for i, content in enumerate(files):
-            try:
-                thumbnail = fitted(picture(content, "RGB"), SIDE - 2, SIDE - 2, "pad")
-            except UNREADABLE:
-                thumbnail = Image.new("RGB", (SIDE - 2, SIDE - 2), "darkred")
-            sheet.paste(thumbnail, (i % columns * SIDE + 1, i // columns * SIDE + 1))
-        return sheet
+
+def sheet(source: Source, names: list[str]) -> Image.Image:
+    """Pictures side by side; an unreadable one is a red square."""
+    columns = min(8, len(names))
+    drawn = Image.new("RGB", (columns * SIDE, -(-len(names) // columns) * SIDE))
+    for i, name in enumerate(names):
+        try:
+            thumbnail = fitted(picture(source.read(name), "RGB"), SIDE - 2, SIDE - 2, "pad")
+        except UNREADABLE:
+            thumbnail = Image.new("RGB", (SIDE - 2, SIDE - 2), "darkred")
+        drawn.paste(thumbnail, (i % columns * SIDE + 1, i // columns * SIDE + 1))
+    return drawn
 
 
-def output_names(names: list[str]) -> dict[str, str]:
-    """`a/b.jpg` becomes `a/b.png`, or `a/b.jpg.png` where there is an `a/b.webp` too."""
-    stems = Counter(os.path.splitext(name)[0] for name in names)
-    return {name: f"{name if stems[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0]}.png" for name in names}
+def output_name(name: str, taken: set[str]) -> str:
+    """`a/b.jpg` becomes `a/b.png`, or `a/b.jpg.png` where that is taken."""
+    wanted = f"{os.path.splitext(name)[0]}.png"
+    while wanted in taken:
+        wanted = f"{name}.png"
+        name = f"{name}_"
+    return wanted
 
 
 def nearest(wanted: int, hashes: list[int]) -> tuple[int, int] | None:

@@ -132,7 +132,7 @@ class Train:
                 log.warning("data: %s", note)
             if self.data.left_out:
                 text = "".join(f"{name}: {why}\n" for name, why in self.data.left_out.items())
-                replace(self.run_dir / "left_out.txt", lambda file: file.write(text.encode()))
+                replace(self.run_dir / "left_out.txt", lambda file: file.write(text.encode(errors="backslashreplace")))
         while (diverged := self.play()) is not None:
             self.go_back(diverged)
         if rank_zero:
