@@ -1,7 +1,7 @@
 """How good the samples of finished runs are, by the measures of the README's table.
 
     python benchmarks/published.py sine RUN…                      sliced Wasserstein-1 to the true curve
-    python benchmarks/published.py mnist --root ../shared/data RUN…    what a classifier reads
+    python benchmarks/published.py mnist --root data RUN…    what a classifier reads
     python benchmarks/published.py faces RUN…                     diversity, sharpness and distances of images
     python benchmarks/published.py faces --figure celeba.png RUN… the same, with their grids, in one figure
 
