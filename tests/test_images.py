@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
+import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +19,8 @@ from conftest import Answer, write_cifar, write_images
 from PIL import Image
 from torchvision import datasets
 
-from ganexp.data import array
+from ganexp.data import array, parallel
+from ganexp.data import folder as folders
 from ganexp.data.alignment import annotated, face_by_eyes
 from ganexp.data.cifar import CIFAR10
 from ganexp.data.faces import FILES, Cats, CelebA
@@ -151,8 +154,9 @@ def test_only_the_labels_change(tmp_path: Path, cache: Path) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the pictures that are decoded."""
     seen: list[str] = []
-    real = Folder.decode
-    monkeypatch.setattr(Folder, "decode", lambda self, source, name: (seen.append(name), real(self, source, name))[1])
+    real = folders.whole_picture
+    monkeypatch.setattr(parallel, "FEW", 1000)  # no other process, where nobody would see it
+    monkeypatch.setattr(folders, "whole_picture", lambda *arguments: (seen.append(arguments[-1]), real(*arguments))[1])
     return seen
 
 
@@ -217,15 +221,15 @@ def test_an_interrupted_reading_goes_on(
 ) -> None:
     write_images(tmp_path / "p", count=200, size=(9, 9))
     monkeypatch.setattr(array, "AT_ONCE", 1)  # a note after every 64 files
-    whole = Folder.decode
+    whole = folders.whole_picture
 
-    def interrupted(self: Folder, source: Any, name: str) -> np.ndarray:
+    def interrupted(*arguments: Any) -> np.ndarray:
         if len(reads) > 150:
             raise KeyboardInterrupt
-        return whole(self, source, name)
+        return whole(*arguments)
 
     with monkeypatch.context() as now:
-        now.setattr(Folder, "decode", interrupted)
+        now.setattr(folders, "whole_picture", interrupted)
         with pytest.raises(KeyboardInterrupt):
             folder(tmp_path / "p")
     assert not arrays(cache) or arrays(cache)[0].parent.suffix == ".part"
@@ -257,6 +261,45 @@ def test_two_processes_do_not_collide(tmp_path: Path, cache: Path) -> None:
     with get_context("spawn").Pool(2) as pool:
         first, second = pool.map(read_it, [str(tmp_path / "p")] * 2, chunksize=1)
     assert first == second and len(arrays(cache)) == 1 and not list(cache.glob("*.part"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_processes_read_what_one_reads(kind: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the run's random numbers are what they were."""
+    root = tmp_path / "p"
+    write_images(root, count=200, size=(9, 9))
+    (root / "bad.png").write_text("no picture")
+    if kind == "archive":
+        root = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", root))
+    random = torch.get_rng_state()
+    together = folder(root)
+    assert torch.equal(torch.get_rng_state(), random) and together.left_out.keys() == {"bad.png"}
+    x = together.x.clone()
+    shutil.rmtree(cache)
+    monkeypatch.setattr(parallel, "FEW", 1000)
+    assert torch.equal(folder(root).x, x)
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_what_processes_need_can_be_pickled(kind: str, tmp_path: Path) -> None:
+    """Where they are not forked."""
+    write_images(tmp_path / "p", count=4)
+    shutil.make_archive(str(tmp_path / "p"), "zip", tmp_path / "p")
+    data = Folder(str(tmp_path / ("p" if kind == "folder" else "p.zip")), [3, 8, 8], 0, 2, 0)
+    source = data.open()
+    there, decode = pickle.loads(pickle.dumps((source, data.decode())))
+    assert np.array_equal(decode(there, "000.jpg"), data.decode()(source, "000.jpg"))
+
+
+def test_a_reading_that_was_given_up_goes(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path / "p", count=4)
+    for name, days in (("old", 8), ("new", 6)):
+        (cache / f"{name}.part").mkdir(parents=True)
+        (cache / f"{name}.part" / "pixels.npy").write_bytes(b"")
+        for path in (cache / f"{name}.part" / "pixels.npy", cache / f"{name}.part"):
+            os.utime(path, (time.time() - days * 86400,) * 2)
+    folder(tmp_path / "p")
+    assert [path.name for path in cache.glob("*.part")] == ["new.part"] and "old.part, a reading that was" in caplog.text
 
 
 def test_a_mapped_array_is_let_go_of(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,6 +374,14 @@ def test_splits_are_the_published_ones(celeba: Path) -> None:
         faces(celeba, split="test")
 
 
+def test_two_pictures_of_one_name(celeba: Path) -> None:
+    pictures = celeba / "celeba" / "img_align_celeba"
+    (pictures / "copy").mkdir()
+    shutil.copy(pictures / "000003.png", pictures / "copy" / "000003.png")
+    with pytest.raises(ValueError, match=r"^root: .* holds two: 000003\.png, copy/000003\.png"):
+        faces(celeba)
+
+
 def test_people_are_counted(celeba: Path) -> None:
     (celeba / "celeba" / "identity_CelebA.txt").write_text("".join(f"{k:06d}.png {k % 4}\n" for k in range(1, 13)))
     assert faces(celeba).survey()["person"] == {"0": 3, "1": 3, "2": 3, "3": 3}
@@ -392,6 +443,20 @@ def test_the_cat_data_set_is_cut_by_the_eyes(tmp_path: Path) -> None:
     assert len(data.x) == 2 and data.notes == ["2 faces are cut out by the eyes; 1 of less than 128 px are left out"]
     with pytest.raises(ValueError, match="no annotation of points"):
         annotated("9 1 2 3")
+
+
+def test_annotated_points_are_of_the_pixels_as_they_lie(tmp_path: Path) -> None:
+    """Whatever EXIF says of the photograph's top."""
+    photograph = np.zeros((300, 400, 3), np.uint8)
+    photograph[:, :200] = (0, 200, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, how in (("plain", {}), ("turned", {"exif": exif})):
+        Image.fromarray(photograph).save(tmp_path / f"{name}.png", **how)
+        (tmp_path / f"{name}.png.cat").write_text("9 150 100 250 100 200 160 " + "0 " * 12)
+    data = Cats(str(tmp_path), [3, 16, 16], 0, 2, 0)
+    data.prepare()
+    assert torch.equal(data.x[0], data.x[1]) and data.x[0, 1, 8, 2] == 200 and data.x[0, 1, 8, 13] == 0
 
 
 def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,10 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ganexp.data.decoding import UNREADABLE
+from ganexp.data.decoding import UNREADABLE, reason
+from ganexp.data.parallel import in_parallel
 from ganexp.data.sources import Source
 from ganexp.files import cache_folder, read_json, replace, write_json
 
 log = logging.getLogger(__name__)
 HEADER = 128  # bytes of a .npy file before its pixels
+GIVEN_UP = 7 * 24 * 3600  # seconds
 AT_ONCE = 2**25  # bytes of pixels between two notes of how far it has come
-Decode = Callable[[str], np.ndarray]  # of a file's name: uint8 [H, W, C]
+Decode = Callable[[Source, str], np.ndarray]  # of a file: uint8 [H, W, C]; can be pickled
 
 
 class Pictures:
@@ -68,9 +71,8 @@ def read_once(
     pointer = folder / "stamps" / stamp
     made = folder / pointer.read_text() if pointer.is_file() else None
     if made is None or not re.fullmatch("[0-9a-f]{32}", made.name):
-        contents = tqdm(in_parallel(lambda name: content_of(source, name), files), total=len(files),
-                        desc="comparing with what is known", leave=False, disable=None)  # fmt: skip
-        made = folder / digest(recipe, zip(files, contents, strict=True))
+        bar = tqdm(files, desc="comparing with what is known", leave=False, disable=None)
+        made = folder / digest(recipe, ((name, content_of(source, name)) for name in bar))
     folder.mkdir(parents=True, exist_ok=True)
     with alone(made, source.root):
         found = known(made, names)
@@ -149,6 +151,7 @@ class Reading:
         self.left_out: dict[str, str] = {}
 
     def run(self) -> None:
+        self.drop_given_up()
         start, rows = self.so_far()
         self.check_room(start)
         with open(self.part / "pixels.npy", "r+b" if rows else "wb") as file:
@@ -156,20 +159,17 @@ class Reading:
             file.seek(HEADER + rows * self.row)
             step = max(64, AT_ONCE // self.row)
             bar = tqdm(total=len(self.names), initial=start, desc="reading images", leave=False, disable=None)
-            for first in range(start, len(self.names), step):
-                chunk = self.names[first : first + step]
-                for name, pixels in zip(chunk, in_parallel(self.decoded, chunk), strict=True):
-                    bar.update()
-                    if isinstance(pixels, str):
-                        self.left_out[name] = pixels
-                    else:
-                        file.write(pixels.tobytes())
-                        rows += 1
-                file.flush()
-                os.fsync(file.fileno())
-                note = {"files": first + len(chunk), "rows": rows, "left_out": self.left_out}
-                write_json(note, self.part / "so_far.json")
-                check_share(self.left_out, len(self.names), self.allowed, self.source, self.part / "so_far.json")
+            todo = self.names[start:]
+            work = partial(decoded, self.decode, self.source, self.shape)
+            for done, (name, pixels) in enumerate(zip(todo, in_parallel(work, todo), strict=True), start + 1):
+                bar.update()
+                if isinstance(pixels, str):
+                    self.left_out[name] = pixels
+                else:
+                    file.write(pixels.tobytes())
+                    rows += 1
+                if done % step == 0 or done == len(self.names):
+                    self.note(file, done, rows)
             bar.close()
             self.finish(file, rows)
 
@@ -184,6 +184,14 @@ class Reading:
             print(f"  going on after {note['files']:,} of {len(self.names):,} images", flush=True)
         return note["files"], note["rows"]
 
+    def drop_given_up(self) -> None:
+        """Other readings, of which nobody has read on for a week."""
+        for part in self.made.parent.glob("*.part"):
+            latest = max(file.stat().st_mtime for file in (part, *part.iterdir()))
+            if part != self.part and time.time() - latest > GIVEN_UP:
+                log.warning("%s, a reading that was interrupted over a week ago, is removed", part)
+                shutil.rmtree(part)
+
     def check_room(self, start: int) -> None:
         needed = (len(self.names) - start) * self.row
         print(
@@ -197,15 +205,12 @@ class Reading:
                 "make room, or set XDG_CACHE_HOME to a larger disk"
             )
 
-    def decoded(self, name: str) -> np.ndarray | str:
-        """The picture, or why there is none."""
-        try:
-            pixels = self.decode(name)
-        except UNREADABLE as error:
-            return re.sub(r" ?<_io\.BytesIO.*?>", "", str(error)) or type(error).__name__
-        if pixels.shape != self.shape or pixels.dtype != np.uint8:
-            raise TypeError(f"{name}: {pixels.dtype} {list(pixels.shape)}, not uint8 {list(self.shape)}")
-        return pixels
+    def note(self, file: Any, done: int, rows: int) -> None:
+        """How far it has come. Raises ValueError where too many files are unreadable."""
+        file.flush()
+        os.fsync(file.fileno())
+        write_json({"files": done, "rows": rows, "left_out": self.left_out}, self.part / "so_far.json")
+        check_share(self.left_out, len(self.names), self.allowed, self.source, self.part / "so_far.json")
 
     def finish(self, file: Any, rows: int) -> None:
         """Header and hash, then its name."""
@@ -223,16 +228,15 @@ class Reading:
         os.replace(self.part, self.made)
 
 
-def in_parallel(work: Callable[[str], Any], names: Sequence[str]) -> Iterator[Any]:
-    """The results in order, some ahead of the one that is asked for: Pillow and hashing leave the interpreter to others."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = [pool.submit(work, name) for name in names[: 8 * workers]]
-        for i in range(len(names)):
-            result = ahead[i % len(ahead)].result()
-            if i + len(ahead) < len(names):
-                ahead[i % len(ahead)] = pool.submit(work, names[i + len(ahead)])
-            yield result
+def decoded(decode: Decode, source: Source, shape: Sequence[int], name: str) -> np.ndarray | str:
+    """The picture, or why there is none."""
+    try:
+        pixels = decode(source, name)
+    except UNREADABLE as error:
+        return reason(error)
+    if pixels.shape != tuple(shape) or pixels.dtype != np.uint8:
+        raise TypeError(f"{name}: {pixels.dtype} {list(pixels.shape)}, not uint8 {list(shape)}")
+    return pixels
 
 
 def digest(recipe: Mapping[str, Any], parts: Any) -> str:

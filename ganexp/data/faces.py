@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +14,9 @@ import numpy as np
 from torchvision import datasets
 
 from ganexp.data.alignment import annotated, face_by_eyes
+from ganexp.data.array import Decode
 from ganexp.data.decoding import MODES, Fit, as_array, fitted, picture
-from ganexp.data.folder import Folder
+from ganexp.data.folder import Folder, whole_picture
 from ganexp.data.sources import Source, is_picture, pictures_in
 
 
@@ -116,7 +118,10 @@ class CelebA(Faces):
             ) from error
 
     def chosen(self, source: Source) -> dict[str, int]:
-        names = {name.split("/")[-1]: name for name in source.names if is_picture(name)}
+        names: dict[str, str] = {}
+        for name in filter(is_picture, source.names):
+            if (other := names.setdefault(name.split("/")[-1], name)) != name:
+                raise ValueError(f"root: the lists know pictures by their names, and {source.root} holds two: {other}, {name}")
         if self.split != "all":
             part = {"train": "0", "valid": "1", "test": "2"}[self.split]
             rows = [line.split() for line in self.lines("list_eval_partition.txt")]
@@ -235,13 +240,20 @@ class Cats(Faces):
         except ValueError:
             return math.inf
 
-    def decode(self, source: Source, name: str) -> np.ndarray:
-        if name not in self.annotations:
-            return super().decode(source, name)
-        channels, height, width = self.shape
-        image = picture(source.read(name), MODES[channels], self.background)
-        face = face_by_eyes(*annotated(source.read(f"{name}.cat").decode())).cut(image)
-        return as_array(fitted(face, height, width, self.fit, self.background))
+    def decode(self) -> Decode:
+        return partial(face_or_picture, frozenset(self.annotations), self.shape, self.fit, self.background)
+
+
+def face_or_picture(
+    annotations: frozenset[str], shape: Sequence[int], fit: Fit, background: str, source: Source, name: str
+) -> np.ndarray:
+    """uint8 [H, W, C]: what is cut out by the eyes, where they are known, else the whole picture. Raises one of UNREADABLE."""
+    if name not in annotations:
+        return whole_picture(shape, fit, background, source, name)
+    channels, height, width = shape
+    image = picture(source.read(name), MODES[channels], background, upright=False)  # the points are of the pixels as they lie
+    face = face_by_eyes(*annotated(source.read(f"{name}.cat").decode())).cut(image)
+    return as_array(fitted(face, height, width, fit, background))
 
 
 class Anime(Faces):

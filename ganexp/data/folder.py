@@ -7,14 +7,16 @@ import io
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ganexp.data.array import read_once
-from ganexp.data.decoding import MODES, UNREADABLE, Fit, as_array, checked_colour, fitted, picture
+from ganexp.data.array import Decode, read_once
+from ganexp.data.decoding import MODES, UNREADABLE, Fit, as_array, checked_colour, fitted, picture, reason
 from ganexp.data.module import DataModule
+from ganexp.data.parallel import in_parallel
 from ganexp.data.sources import Source, is_picture, pictures_in
 
 BESIDE = {".csv", ".txt", ".cat", ".json", ".jsonl", ".md", ".db", ".ini"}  # files that are expected beside pictures
@@ -54,7 +56,7 @@ class Folder(DataModule):
             raise ValueError(f"unreadable: a share from 0 to 1, not {unreadable}")
         self.root, self.fit, self.unreadable = Path(root).expanduser(), fit, unreadable
         self.background = checked_colour(background)
-        self.resize = f"Lanczos to {shape[1]}×{shape[2]}, {fit}"
+        self.resize = f"bicubic to {shape[1]}×{shape[2]}, {fit}"
 
     def open(self) -> Source:
         """The files. Raises FileNotFoundError."""
@@ -67,13 +69,13 @@ class Folder(DataModule):
         source = self.open()
         chosen = self.chosen(source)
         channels, height, width = self.shape
-        recipe = {"version": 1, "shape": self.shape, "fit": self.fit, "background": self.background}
+        recipe = {"version": 2, "shape": self.shape, "fit": self.fit, "background": self.background}
         read = read_once(
             source,
             list(chosen),
             (height, width, channels),
             recipe,
-            lambda name: self.decode(source, name),
+            self.decode(),
             self.beside(source, list(chosen)),
             self.unreadable,
         )
@@ -120,15 +122,12 @@ class Folder(DataModule):
         """For some pictures another file that they depend on."""
         return {}
 
-    def decode(self, source: Source, name: str) -> np.ndarray:
-        """One picture as uint8 [H, W, C]. Raises one of UNREADABLE."""
-        channels, height, width = self.shape
-        enough = 2 * max(width, height)  # either way up
-        image = picture(source.read(name), MODES[channels], self.background, enough)
-        return as_array(fitted(image, height, width, self.fit, self.background))
+    def decode(self) -> Decode:
+        """How one picture becomes uint8 [H, W, C]; for other processes, so without this module."""
+        return partial(whole_picture, self.shape, self.fit, self.background)
 
     def survey(self) -> dict[str, Counter[str]]:
-        """What the files are, without decoding them: sizes, kinds, modes; unreadable ones by the reason."""
+        """What the files are, without decoding them: sizes, kinds, modes. Unreadable ones are not among them."""
         source, notes = self.open(), list(self.notes)
         found: dict[str, Counter[str]] = {"size": Counter(), "file": Counter(), "mode": Counter()}
         for name in self.chosen(source):
@@ -141,6 +140,14 @@ class Folder(DataModule):
                 continue  # counted where it is decoded
         self.notes = notes  # `load` has taken them
         return found
+
+
+def whole_picture(shape: Sequence[int], fit: Fit, background: str, source: Source, name: str) -> np.ndarray:
+    """uint8 [H, W, C] of a file, `shape` [C, H, W]. Raises one of UNREADABLE."""
+    channels, height, width = shape
+    enough = 2 * max(width, height)  # either way up
+    image = picture(source.read(name), MODES[channels], background, enough)
+    return as_array(fitted(image, height, width, fit, background))
 
 
 def labels_of_csv(source: Source) -> dict[str, str]:
@@ -179,7 +186,11 @@ class Exact(DataModule):
         names = list(filter(is_picture, source.names))
         if len(names) < 2:
             raise ValueError(f"{self.root} holds a single image; at least 2 are measured")
-        sizes, modes = zip(*(self.size_and_mode(source, name) for name in names), strict=True)
+        headers = list(in_parallel(partial(size_and_mode, source), names))
+        for name, header in zip(names, headers, strict=True):
+            if isinstance(header, str):
+                raise ValueError(f"{self.root / name} cannot be read: {header}")
+        sizes, modes = zip(*headers, strict=True)
         for name, size in zip(names, sizes, strict=True):
             if size != sizes[0]:
                 (w, h), (width, height) = size, sizes[0]
@@ -189,29 +200,26 @@ class Exact(DataModule):
         channels = 1 if all(mode in ("1", "L") or mode.startswith("I;16") for mode in modes) else 3
         shape, mode = (sizes[0][1], sizes[0][0], channels), MODES[channels]
 
-        def decode(name: str) -> np.ndarray:
-            try:
-                return as_array(picture(source.read(name), mode))
-            except UNREADABLE as error:
-                raise RuntimeError(f"{self.root / name} cannot be read: {error}") from error
-
-        try:
-            read = read_once(source, names, shape, {"version": 1, "exact": mode}, decode)
-        except RuntimeError as error:  # not to be left out
-            raise ValueError(str(error)) from error.__cause__
+        read = read_once(source, names, shape, {"version": 1, "exact": mode}, partial(as_it_is, mode), allowed=0)
         self.pixels_hash, self.shape = read.hash, (channels, *shape[:2])
         if all((p.min((0, 1)) == p.max((0, 1))).all() for p in read.pixels):
             raise ValueError(f"every image in {self.root} is of a single colour")
         return read.pixels.transpose(0, 3, 1, 2), np.zeros(len(read.pixels), np.int64)
 
-    def size_and_mode(self, source: Source, name: str) -> tuple[tuple[int, int], str]:
-        """Width and height of a picture held upright, and Pillow's mode, from its header."""
-        try:
-            with Image.open(io.BytesIO(source.read(name))) as image:
-                turned = image.getexif().get(ORIENTATION, 1) >= 5
-                return (image.size[::-1] if turned else image.size), image.mode
-        except UNREADABLE as error:
-            raise ValueError(f"{self.root / name} cannot be read: {error}") from error
+
+def as_it_is(mode: str, source: Source, name: str) -> np.ndarray:
+    """uint8 [H, W, C] of a file. Raises one of UNREADABLE."""
+    return as_array(picture(source.read(name), mode))
+
+
+def size_and_mode(source: Source, name: str) -> tuple[tuple[int, int], str] | str:
+    """Width and height of a picture held upright, and Pillow's mode, from its header; or why it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(source.read(name))) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.size[::-1] if turned else image.size), image.mode
+    except UNREADABLE as error:
+        return reason(error)
 
 
 ORIENTATION = 0x0112  # EXIF; from 5 on the picture lies on its side

@@ -97,7 +97,7 @@ class DataModule(pl.LightningDataModule):
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Load the data into memory and check it against the facts; only once. Raises ValueError, or what `load` does."""
+        """Load the data, or map it, and check it against the facts; only once. Raises ValueError, or what `load` does."""
         if len(self.x):
             return
         x, y = self.load()

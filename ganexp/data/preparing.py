@@ -15,7 +15,7 @@ import PIL
 from PIL import Image
 
 from ganexp.data.alignment import annotated, face_by_eyes
-from ganexp.data.decoding import UNREADABLE, Fit, fitted, picture
+from ganexp.data.decoding import UNREADABLE, Fit, fitted, picture, reason
 from ganexp.data.sources import Source, pictures_in
 
 Box = tuple[float, float, float, float]  # left, upper, width, height in px
@@ -62,10 +62,11 @@ class Prepared:
 def prepare(root: Path, name: str, annotation: str | None, settings: Settings, hashed: bool) -> Prepared:
     """One picture of `root`, with the name of its annotation, if it has one."""
     source = opened(root)
+    by_eyes = annotation is not None and settings.align
     try:
-        image = picture(source.read(name), "RGB", settings.background)
+        image = picture(source.read(name), "RGB", settings.background, upright=not by_eyes)
     except UNREADABLE as error:
-        return Prepared(dropped=f"unreadable: {error}".split(" <_io")[0])
+        return Prepared(dropped=f"unreadable: {reason(error)}")
     if annotation is not None and settings.align:
         try:
             face = face_by_eyes(*annotated(source.read(annotation).decode()))

@@ -6,9 +6,12 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # or locked, or packed otherwise
 
 
 class Source(Protocol):
@@ -58,25 +61,29 @@ class Archive:
 
     def __init__(self, root: Path):
         self.root = root
-        try:
-            self.zip = zipfile.ZipFile(root)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise ValueError(f"{root} is no zip archive, or only a part of one: {error}") from error
+        self.open()
         inside = {e.filename: e for e in self.zip.infolist() if not e.is_dir() and all(map(wanted, e.filename.split("/")))}
         while inside and len({name.split("/")[0] for name in inside}) == 1 and all("/" in name for name in inside):
             inside = {name.split("/", 1)[1]: entry for name, entry in inside.items()}
         self.entries = inside
         self.names = in_order(list(inside))
 
+    def open(self) -> None:
+        """In this process: one that two shared would be read by both at one place."""
+        try:
+            self.zip, self.process = zipfile.ZipFile(self.root), os.getpid()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"{self.root} is no zip archive, or only a part of one: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "zip": None, "process": None}
+
     def read(self, name: str) -> bytes:
+        if self.process != os.getpid():
+            self.open()
         try:
             return self.zip.read(self.entries[name])
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:  # damaged, locked, or packed otherwise
+        except DAMAGED as error:
             raise OSError(str(error)) from error
 
     def stamp(self, name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -25,7 +24,6 @@ from ganexp.files import replace, write_json
 from ganexp.mistakes import Mistake
 from ganexp.tasks.screen import shown, table
 
-log = logging.getLogger(__name__)
 PREPARED, JOURNAL, SHEET, SIDE = "report.json", "prepare.jsonl", 64, 96
 
 
@@ -61,10 +59,8 @@ class Prepare:
             raise Mistake(f"source: {error}") from error
         except ValueError as error:
             raise Mistake(str(error)) from error
-        self.duplicates, self.workers = (
-            config["duplicates"],
-            config["workers"] if config["workers"] is not None else os.cpu_count() or 1,
-        )
+        self.duplicates = config["duplicates"]
+        self.workers = config["workers"] if config["workers"] is not None else os.cpu_count() or 1
         if self.duplicates is not None and not 0 <= self.duplicates <= 64:
             raise Mistake(f"duplicates: from 0 to 64 bits, or null to keep all, not {self.duplicates}")
         if self.workers < 1:
@@ -213,7 +209,7 @@ def nearest(wanted: int, hashes: list[int]) -> tuple[int, int] | None:
     """The index of the hash nearest to one, and the number of bits in which they differ."""
     if not hashes:
         return None
-    differing = np.bitwise_count(np.array(hashes, np.uint64) ^ np.uint64(wanted))
+    differing = np.unpackbits((np.array(hashes, np.uint64) ^ np.uint64(wanted)).view(np.uint8)).reshape(-1, 64).sum(1)
     return int(differing.argmin()), int(differing.min())
 
 
