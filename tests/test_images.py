@@ -445,6 +445,19 @@ def test_the_cat_data_set_is_cut_by_the_eyes(tmp_path: Path) -> None:
         annotated("9 1 2 3")
 
 
+def test_pictures_of_the_root_itself_are_said(tmp_path: Path) -> None:
+    """One may have strayed there, beside the folders of other sets."""
+    write_images(tmp_path / "data" / "anime", count=4)
+    Image.new("RGB", (40, 30)).save(tmp_path / "data" / "stray.png")
+    data = Cats(str(tmp_path / "data"), [3, 8, 8], 0, 2, 0)
+    data.prepare()
+    assert data.notes == [f"{tmp_path}/data has no folder cats; all pictures in it are taken"] and len(data.x) == 5
+    shutil.copytree(tmp_path / "data" / "anime", tmp_path / "data" / "cats")
+    data = Cats(str(tmp_path / "data"), [3, 8, 8], 0, 2, 0)
+    data.prepare()
+    assert data.notes == [] and len(data.x) == 4
+
+
 def test_annotated_points_are_of_the_pixels_as_they_lie(tmp_path: Path) -> None:
     """Whatever EXIF says of the photograph's top."""
     photograph = np.zeros((300, 400, 3), np.uint8)

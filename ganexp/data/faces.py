@@ -35,6 +35,8 @@ class Faces(Folder):
         if (place := self.place()) is None:
             raise self.missing()
         self.pictures = place
+        if place == self.root and self.root_has_pictures():
+            self.notes.append(f"{self.root} has no folder {self.folder.split('/')[-1]}; all pictures in it are taken")
         try:
             return pictures_in(place)
         except FileNotFoundError as error:
@@ -48,9 +50,10 @@ class Faces(Folder):
             for there in (place, place.with_name(f"{place.name}.zip")):
                 if there.is_dir() or there.is_file():
                     return there
-        if self.root.is_file() or (self.root.is_dir() and any(is_picture(file.name) for file in self.root.iterdir())):
-            return self.root
-        return None
+        return self.root if self.root.is_file() or self.root_has_pictures() else None
+
+    def root_has_pictures(self) -> bool:
+        return self.root.is_dir() and any(is_picture(file.name) for file in self.root.iterdir())
 
     def missing(self) -> FileNotFoundError:
         return FileNotFoundError(
