@@ -451,6 +451,7 @@ def test_pictures_of_the_root_itself_are_said(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "data" / "stray.png")
     data = Cats(str(tmp_path / "data"), [3, 8, 8], 0, 2, 0)
     data.prepare()
+    data.survey()
     assert data.notes == [f"{tmp_path}/data has no folder cats; all pictures in it are taken"] and len(data.x) == 5
     shutil.copytree(tmp_path / "data" / "anime", tmp_path / "data" / "cats")
     data = Cats(str(tmp_path / "data"), [3, 8, 8], 0, 2, 0)

@@ -128,7 +128,8 @@ class Folder(DataModule):
 
     def survey(self) -> dict[str, Counter[str]]:
         """What the files are, without decoding them: sizes, kinds, modes. Unreadable ones are not among them."""
-        source, notes = self.open(), list(self.notes)
+        notes = list(self.notes)
+        source = self.open()
         found: dict[str, Counter[str]] = {"size": Counter(), "file": Counter(), "mode": Counter()}
         for name in self.chosen(source):
             try:
