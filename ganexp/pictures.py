@@ -65,8 +65,10 @@ def ends(low: Tensor, high: Tensor, margin: Tensor, axis: int) -> tuple[float, f
     return float(low[axis] - margin[axis]), float(high[axis] + margin[axis])
 
 
-def columns_for(n: int) -> int:
-    """Columns of a grid of n that is about square."""
+def columns_for(n: int, classes: int | None = None) -> int:
+    """Columns of a grid of n that is about square; of samples whose labels go round, as many columns for each class."""
+    if classes:
+        return classes * max(1, round(math.sqrt(n) / classes))
     return math.ceil(math.sqrt(n))
 
 

@@ -358,8 +358,9 @@ def test_attributes_are_labels(celeba: Path) -> None:
     data = faces(celeba, ["Smiling"])
     assert numbers(data) == list(range(1, 11)) and data.y.tolist() == [k % 2 for k in range(1, 11)]
     assert "2 of 12 images have no attributes and are left out" in data.notes
-    assert "12 of CelebA's 202,599 images (all)" in data.notes
+    assert "12 of CelebA's 202,599 images (all)" in data.notes and "classes: 0 none of them, 1 Smiling" in data.notes
     both = faces(celeba, ["Male", "Smiling"])
+    assert "classes: 0 none of them, 1 Smiling, 2 Male, 3 Male + Smiling" in both.notes
     assert both.y.tolist() == [2 * (k > 5) + k % 2 for k in range(1, 11)]
     with pytest.raises(ValueError, match=r"^attributes: Smilling is none of CelebA's: Smiling, Male, Young"):
         faces(celeba, ["Smilling"])
@@ -429,6 +430,20 @@ def test_eyes_are_made_level(tmp_path: Path) -> None:
     assert abs(rows[columns < 150].mean() - rows[columns > 150].mean()) < 2  # level
     assert columns[columns > 150].mean() - columns[columns < 150].mean() == pytest.approx(100, abs=2)
     assert np.nonzero((cut[..., 2] > 200) & (cut[..., 0] < 60))[0].mean() > rows.mean() + 50  # the mouth below
+
+
+@pytest.mark.parametrize("degrees", [0, 45, 170, -135])
+def test_a_face_is_upright_however_it_was_turned(degrees: float) -> None:
+    turn = np.exp(1j * np.deg2rad(degrees))
+    points = [complex(x, y) * turn for x, y in ((-50, 0), (50, 0), (0, 60))]
+    left, right, mouth = ((p.real + 300, p.imag + 300) for p in points)
+    for eyes in ((left, right), (right, left)):
+        assert np.exp(1j * face_by_eyes(*eyes, mouth).angle) == pytest.approx(turn)
+
+
+def test_no_root(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^root: must be given"):
+        folder("")  # type: ignore[arg-type]
 
 
 def test_the_cat_data_set_is_cut_by_the_eyes(tmp_path: Path) -> None:

@@ -108,6 +108,11 @@ def test_columns(n: int, columns: int) -> None:
     assert pictures.columns_for(n) == columns
 
 
+@pytest.mark.parametrize("n, classes, columns", [(100, 10, 10), (100, 2, 10), (100, 3, 9), (64, 40, 40), (4, 2, 2)])
+def test_every_column_is_of_one_class(n: int, classes: int, columns: int) -> None:
+    assert pictures.columns_for(n, classes) == columns
+
+
 def test_to_tensor() -> None:
     picture = Image.new("RGB", (3, 2), (1, 2, 3))
     tensor = pictures.to_tensor(picture)

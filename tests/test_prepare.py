@@ -97,6 +97,8 @@ def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeyp
     assert {name: found["why"][name] for name in WHY} == WHY and found["kept"] == 3
     seen.clear()
     assert cli(*ALL).code == 0 and not seen
+    (photographs.parent / "set" / "b.png").unlink()  # by hand
+    assert cli(*ALL).code == 0 and seen == ["b.png"] and (photographs.parent / "set" / "b.png").is_file()
 
 
 @pytest.mark.parametrize(

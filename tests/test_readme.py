@@ -26,11 +26,11 @@ def commands() -> list[list[str]]:
 
 
 def write_files(folder: Path) -> None:
-    """The files of the worked example: each block names its own in the first line."""
+    """The files of the worked example, as they would be pasted: each block names its own in a comment."""
     for block in [*blocks("python"), *blocks("yaml")]:
-        path = folder / block.splitlines()[0].removeprefix("# ")
+        path = folder / re.findall(r"^# (\S+\.(?:py|yaml))$", block, re.M)[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(block.split("\n", 1)[1])
+        path.write_text(block)
 
 
 def test_the_worked_example(cli: Callable[..., Answer], tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Samples(pl.Callback):
         if not trainer.is_global_zero or not self.drawable:
             return
         samples = fixed_samples(system, self.num)
-        columns = system.classes or pictures.columns_for(self.num)
+        columns = pictures.columns_for(self.num, system.classes)
         real = trainer.datamodule.real(2000) if samples.ndim == 2 else samples  # type: ignore[attr-defined]
         step = trainer.global_step
         self.show(trainer, pictures.draw(samples, columns, real, f"step {step:,}"), "samples", f"step-{step:08d}.png")

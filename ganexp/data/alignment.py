@@ -28,7 +28,7 @@ class Face:
 
 
 def face_by_eyes(left: Point, right: Point, mouth: Point) -> Face:
-    """The square around a cat's or a person's face: three eye distances wide, the eyes level.
+    """The square around a cat's or a person's face: three eye distances wide, the eyes level, the mouth below them.
 
     `left`, `right`: as seen in the picture. Raises ValueError for eyes in one place, or farther apart than any picture is wide.
     """
@@ -40,7 +40,8 @@ def face_by_eyes(left: Point, right: Point, mouth: Point) -> Face:
         raise ValueError(f"the eyes are {distance:g} px apart")
     eyes = ((left[0] + right[0]) / 2, (left[1] + right[1]) / 2)
     centre = (0.7 * eyes[0] + 0.3 * mouth[0], 0.7 * eyes[1] + 0.3 * mouth[1])
-    return Face(centre, 3 * distance, math.atan2(dy, dx))
+    upside_down = dx * (mouth[1] - eyes[1]) < dy * (mouth[0] - eyes[0])  # the mouth lies above the line of the eyes
+    return Face(centre, 3 * distance, math.atan2(dy, dx) + math.pi * upside_down)
 
 
 def annotated(text: str) -> tuple[Point, Point, Point]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -141,6 +142,9 @@ class CelebA(Faces):
             if attribute not in listed:
                 raise ValueError(f"attributes: {attribute} is none of CelebA's: {', '.join(listed)}")
         columns = [1 + listed.index(attribute) for attribute in self.attributes]
+        digits = list(itertools.product("01", repeat=len(columns)))[:16]
+        kinds = [" + ".join(name for name, digit in zip(self.attributes, code, strict=True) if digit == "1") for code in digits]
+        self.notes.append("classes: " + ", ".join(f"{i} {kind or 'none of them'}" for i, kind in enumerate(kinds)))
         labels = {}
         for cells in rows:
             if cells[0] in names:

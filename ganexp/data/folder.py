@@ -54,6 +54,8 @@ class Folder(DataModule):
             raise ValueError(f"shape: images are [1-4 channels, height, width], not {list(shape)}")
         if not 0 <= unreadable <= 1:
             raise ValueError(f"unreadable: a share from 0 to 1, not {unreadable}")
+        if not root:
+            raise ValueError("root: must be given: the folder of the pictures, or an archive of them")
         self.root, self.fit, self.unreadable = Path(root).expanduser(), fit, unreadable
         self.background = checked_colour(background)
         self.resize = f"bicubic to {shape[1]}×{shape[2]}, {fit}"
@@ -62,8 +64,8 @@ class Folder(DataModule):
         """The files. Raises FileNotFoundError."""
         try:
             return pictures_in(self.root)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"root: {error}") from error
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"root: {error}") from error
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         source = self.open()

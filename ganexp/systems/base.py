@@ -87,7 +87,9 @@ class System(pl.LightningModule):
         if width <= 0:
             raise ValueError(f"width: a factor above 0, not {width}")
         if classes == 0:
-            raise ValueError("classes: this model is conditional, and the data has no classes; model=dcgan is not")
+            raise ValueError(
+                "classes: this model is conditional, and the data has no classes; set data.classes, or choose model=dcgan"
+            )
         if ema_half_life is not None and ema_half_life <= 0:
             raise ValueError(f"ema_half_life: a number of images, or null for no average, not {ema_half_life}")
         self.automatic_optimization = False

@@ -68,6 +68,8 @@ class Inspect:
         print(table(["data", facts["data"]], self.rows(facts)))
         for note in data.notes:
             print(f"  {note}")
+        for name, why in list(data.left_out.items())[:4]:
+            print(f"  {name}: {why}")
         print(f"  written to {shown(self.run_dir)}: inspection.json, {name}")
 
     @staticmethod
@@ -77,7 +79,7 @@ class Inspect:
             ["samples", f"{facts['samples']:,}"],
             ["shape", "×".join(map(str, facts["shape"]))],
             ["split", facts["split"]],
-            ["mean", ", ".join(f"{value:.3f}" for value in facts["mean"])],
+            ["mean, in [-1, 1]" if len(facts["shape"]) == 3 else "mean", ", ".join(f"{value:.3f}" for value in facts["mean"])],
             ["deviation", ", ".join(f"{value:.3f}" for value in facts["deviation"])],
             ["duplicates", f"{facts['duplicates']:,}"],
         ]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from joblib import Parallel, delayed
 from PIL import Image
 from tqdm import tqdm
 
 from ganexp import pictures
 from ganexp.data.decoding import UNREADABLE, checked_colour, fitted, picture
+from ganexp.data.parallel import in_parallel
 from ganexp.data.preparing import Prepared, Settings, detector, perceptual_hash, prepare
 from ganexp.data.sources import Source, Tree, is_picture, pictures_in
 from ganexp.files import replace, write_json
@@ -105,7 +106,13 @@ class Prepare:
             was = ", ".join(f"{key}={header.get(key)}" for key in other) if isinstance(header, dict) else "?"
             raise Mistake(f"target: {self.target} was prepared otherwise ({was}); choose a new folder")
         there = set(self.names)
-        same = {name: row for name, row in done.items() if name in there and row["stamp"] == self.source.stamp(name)}
+        same = {
+            name: row
+            for name, row in done.items()
+            if name in there
+            and row["stamp"] == self.source.stamp(name)
+            and (row["output"] is None or (self.target / row["output"]).is_file())
+        }
         self.stale = {row["output"] for name, row in done.items() if name not in same and row["output"]}
         return same
 
@@ -117,6 +124,9 @@ class Prepare:
                 self.report(self.prepare())
         except Timeout as error:
             raise Mistake(f"target: another process is preparing {self.target}") from error
+        except (KeyboardInterrupt, SystemExit):
+            print(f"  {len(self.done):,} of {len(self.names):,} pictures are done; the same command goes on")
+            raise
 
     def prepare(self) -> list[str]:
         """The names of the pictures that are kept."""
@@ -160,8 +170,8 @@ class Prepare:
     def prepared(self, names: list[str]) -> Iterable[Prepared]:
         """In order, in parallel."""
         hashed = self.duplicates is not None
-        work = (delayed(prepare)(self.root, name, self.annotations[name], self.settings, hashed) for name in names)
-        results = Parallel(n_jobs=min(self.workers, max(1, len(names))), return_as="generator")(work)
+        work = partial(prepared, self.root, self.annotations, self.settings, hashed)
+        results = in_parallel(work, names, self.workers, together=1)
         return tqdm(results, total=len(self.names), initial=len(self.done), desc="preparing", leave=False, disable=None)
 
     def report(self, kept: list[str]) -> None:
@@ -180,7 +190,13 @@ class Prepare:
         print(table(["", "pictures"], [["kept", f"{len(kept):,}"], *([why, f"{n:,}"] for why, n in reasons.most_common())]))
         size = "×".join(map(str, self.settings.size))
         print(f"  {shown(self.target)}: {len(kept):,} of {len(self.names):,} pictures, {size}")
+        if "labels.csv" in self.source.names:
+            print("  labels.csv is not copied: the pictures have other names now, NAME.png; write it anew for them")
         print(f"  written to {shown(self.run_dir)}: {PREPARED}, {', '.join(sheets)}")
+
+
+def prepared(root: Path, annotations: Mapping[str, str | None], settings: Settings, hashed: bool, name: str) -> Prepared:
+    return prepare(root, name, annotations[name], settings, hashed)
 
 
 def sheet(source: Source, names: list[str]) -> Image.Image:

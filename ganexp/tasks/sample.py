@@ -43,9 +43,9 @@ class Sample:
         if not samples.isfinite().all():
             raise ValueError(f"the weights of step {self.step} draw NaN or infinite samples: the training diverged")
         if samples.ndim == 4 and self.config["grid"]:
-            by_class = self.system.classes if self.config["label"] is None else None
+            classes = self.system.classes if self.config["label"] is None else None
             written = self.run_dir / "grid.png"
-            pictures.save(pictures.grid(samples, by_class or pictures.columns_for(n)), written)
+            pictures.save(pictures.grid(samples, pictures.columns_for(n, classes)), written)
         elif samples.ndim == 4:
             written = self.run_dir
             for i, image in enumerate(tqdm(samples, desc="writing", leave=False, disable=None)):
