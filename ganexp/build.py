@@ -17,7 +17,7 @@ from hydra.utils import get_object, instantiate
 from ganexp.mistakes import Mistake, nearest
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it says each error again that we explain
-PARTS = ("systems", "networks", "losses", "regularizers", "augment", "latents", "data")
+PARTS = ("systems", "networks", "losses", "regularizers", "augment", "constraints", "controls", "latents", "data")
 OURS = (*(f"ganexp.{part}." for part in PARTS), "torch.optim.")  # whose classes a checkpoint may name
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 

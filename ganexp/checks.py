@@ -16,11 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from ganexp.config import TYPED, composed, fields, parse, resolved
+from ganexp.config import PICK_ANY, TYPED, composed, drop_leftovers, fields, parse, resolved
 from ganexp.mistakes import Mistake, groups, nearest, options
 
-PICK_ANY = ("regularizer", "augment", "metrics", "callbacks", "logger")
-GAME = ("loss", "regularizer", "augment", "schedule", "optimizer", "optimizer.generator", "optimizer.discriminator")
+GAME = ("loss", "regularizer", "augment", "constraint", "anneal", "schedule", "optimizer", "optimizer.generator", "optimizer.discriminator")
 PICK_ONE = ("model", "data", "loss", "schedule", "extractor", "hardware")
 
 
@@ -28,6 +27,8 @@ def compose_checked(overrides: Sequence[str], config_name: str = "config") -> Di
     """The config of one job, Hydra's own part included. Raises Mistake for anything that composing can see."""
     parsed = check_spelling(overrides, config_name)
     cfg = composed(overrides, config_name)
+    for note in drop_leftovers(cfg, overrides):
+        print(f"ganexp: {note}", file=sys.stderr)
     check_nodes(resolved(cfg))
     check_reads(parsed, cfg)
     return cfg
@@ -72,7 +73,9 @@ def check_option(override: Override) -> None:
 def check_keys(parsed: Sequence[Override], config_name: str) -> None:
     """Raises Mistake for a key that the chosen options do not have."""
     chosen = [o for o in parsed if is_group(o)]
-    cfg = composed([str(o.input_line) for o in chosen if not o.is_sweep_override()], config_name)
+    fixed = [str(o.input_line) for o in chosen if not o.is_sweep_override()]
+    cfg = composed(fixed, config_name)
+    drop_leftovers(cfg, fixed)
     for override in parsed:
         if is_group(override) or override.is_add() or override.is_force_add():
             continue

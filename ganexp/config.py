@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +25,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from ganexp.mistakes import Mistake, explain
+from ganexp.mistakes import Mistake, explain, groups, options
 
 HERE = Path(__file__).resolve().parent
 CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a clone
@@ -71,6 +73,8 @@ class Config:
     loss: dict[str, Any] = MISSING
     regularizer: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)
+    constraint: dict[str, Any] = field(default_factory=dict)
+    anneal: dict[str, Any] = field(default_factory=dict)
     optimizer: Optimizers = field(default_factory=Optimizers)
     schedule: dict[str, Any] = MISSING
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -104,6 +108,7 @@ class Config:
     workers: int | None = None
 
 
+PICK_ANY = ("regularizer", "augment", "constraint", "anneal", "metrics", "callbacks", "logger")
 TYPED: dict[str, Any] = {"": Config, "trainer": Training, "optimizer": Optimizers, "task": Task}
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -145,6 +150,59 @@ def config_tree(config_dir: str | None = None) -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().clear()
+
+
+def drop_leftovers(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Take out what an experiment had set for options that are not chosen any more, and say so: a note for each.
+
+    Of a pick-any group, mappings that bear the name of an option and have no `_target_`; of another, keys that the chosen option
+    does not have and another of its group has. Anything else that does not belong stays, to be refused.
+    """
+    notes = []
+    with read_write(cfg), open_dict(cfg):
+        for group in PICK_ANY:
+            offered = options(group)
+            for name in [n for n, node in cfg[group].items() if n in offered and OmegaConf.is_dict(node) and "_target_" not in node]:
+                del cfg[group][name]
+                notes.append(f"{group}.{name} of the experiment is dropped: {group}={name} is not chosen")
+        if not any(text.startswith("experiment=") for text in overrides):
+            return notes
+        named = {text.partition("=")[0] for text in overrides}
+        choices = HydraConfig.get().runtime.choices
+        pick_one = [g for g in groups() if g in choices and g not in (*PICK_ANY, "experiment", "task")]
+        for group in [g for g in pick_one if g in named or g == "loss"]:
+            own = option_node(group, choices[group])
+            others = [option_node(group, other) for other in options(group) if other != choices[group]]
+            dropped = drop_keys(OmegaConf.select(cfg, group.replace("/", ".")), own, others)
+            path = group.replace("/", ".")
+            if group in named:
+                notes += [f"{path}.{key} of the experiment is dropped: {group}={choices[group]} has no such key" for key in dropped]
+    return notes
+
+
+@lru_cache(maxsize=256)
+def option_node(group: str, option: str) -> DictConfig:
+    """The node of one option, composed alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return OmegaConf.select(compose(f"{group}/{option}"), group.replace("/", "."))
+
+
+def drop_keys(node: Any, own: Any, others: Sequence[Any]) -> list[str]:
+    """Delete from `node` the keys that `own` does not have and one of the `others` has; their paths."""
+    if not OmegaConf.is_dict(node) or not OmegaConf.is_dict(own):
+        return []
+    dropped = []
+    others = [other for other in others if OmegaConf.is_dict(other)]
+    for key in list(node):
+        below = [other._get_node(key) for other in others if key in other]
+        if key in own:
+            inner = node._get_node(key)
+            dropped += [f"{key}.{path}" for path in drop_keys(inner, own._get_node(key), below)]
+        elif below:
+            del node[key]
+            dropped.append(str(key))
+    return dropped
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

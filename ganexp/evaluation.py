@@ -18,7 +18,8 @@ from ganexp.data.module import DataModule, content_hash, to_unit_range
 from ganexp.files import cache_folder, replace
 from ganexp.metrics.features import Extractor, as_bytes, as_floats, hash_of
 from ganexp.metrics.metric import SIDES, FeatureMetric
-from ganexp.systems.base import CHUNK, System, seeded
+from ganexp.systems.base import CHUNK, System
+from ganexp.systems.contexts import seeded
 
 log = logging.getLogger(__name__)
 ONE = slice(0, 1)
@@ -191,7 +192,7 @@ def samples_of(system: System) -> Draw:
 
     def draw(part: slice) -> tuple[Tensor, Tensor | None]:
         with seeded(part.start, system.device):
-            y = system.draw_labels(part.stop - part.start)
+            y = system.sample_labels(part.stop - part.start)
             return system.sample(len(y), y), y if system.classes else None
 
     return draw

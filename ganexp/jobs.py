@@ -155,6 +155,7 @@ def sweep_job(cfg: DictConfig) -> None:
     outcome: dict[str, Any] = {"status": "finished"}
     code = 0
     try:
+        config.drop_leftovers(cfg, config.as_typed(HydraConfig.get().overrides.task))
         code = build_task(cfg, folder).run() or 0
         outcome = {"status": "interrupted"} if code else outcome
     except Exception as error:

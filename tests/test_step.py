@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ganexp import ema, latents, losses, regularizers
 from ganexp.data.toy import Sine
 from ganexp.networks import mlp
-from ganexp.systems.base import evaluating, frozen
+from ganexp.systems.contexts import evaluating, frozen
 from ganexp.systems.gan import GAN
 
 

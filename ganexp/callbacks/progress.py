@@ -10,14 +10,6 @@ import pytorch_lightning as pl
 import torch
 from tqdm import tqdm
 
-SHOWN = {
-    "D": "loss/discriminator",
-    "G": "loss/generator",
-    "loss": "loss",
-    "D(x)": "score/D(x)",
-    "D(G(z))": "score/D(G(z))_before",
-}
-
 
 class Progress(pl.Callback):
     """Steps, time left, the last losses, mean images/s; drawn twice a second on a terminal, every half minute in a file."""
@@ -52,7 +44,8 @@ class Progress(pl.Callback):
     def show(self, bar: tqdm[Any], trainer: pl.Trainer, system: Any) -> None:
         """Draw the bar at the step just made, with its values."""
         self.shown = time.monotonic()
-        values = {short: system.scalars[name] for short, name in SHOWN.items() if name in system.scalars}
+        latest = system.scalars.latest
+        values = {short: latest[name] for short, name in system.progress.items() if name in latest}
         numbers = torch.stack(list(values.values())).tolist() if values else []
         shown = {short: f"{number:.3f}" for short, number in zip(values, numbers, strict=True)}
         speed = (system.images_seen - self.images_before) / max(self.shown - self.started, 1e-9)

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 import ganexp
 from ganexp.callbacks.checkpoint import Checkpoint, find
+from ganexp.callbacks.log import due
 from ganexp.files import read_json, write_json
 from ganexp.mistakes import told
 from ganexp.systems.base import System
@@ -54,7 +55,7 @@ class Record(pl.Callback):
                 logger.log_hyperparams(flat(self.hyper_parameters))
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if system.due(10 * system.log_every, trainer.global_step) and trainer.is_global_zero:
+        if trainer.is_global_zero and due(trainer, 10 * trainer.log_every_n_steps, trainer.global_step):  # type: ignore[attr-defined]
             self.write(trainer, system, "running")
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:

@@ -14,8 +14,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ganexp import pictures
-from ganexp.systems.base import CHUNK, System, seeded
-from ganexp.systems.vae import VAE
+from ganexp.systems.base import CHUNK, System
+from ganexp.systems.contexts import seeded
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Samples(pl.Callback):
     """Every `every` steps, and at the start and the end, a picture of `num` samples from fixed latents.
 
     It goes to `folder`/step-N.png and to TensorBoard; at the end all of them become `gif`. Conditional systems
-    draw a column for each class. Points are drawn over the real ones. For a VAE there is a second picture: rows of real
+    draw a column for each class. Points are drawn over the real ones. For a system that reconstructs there is a second picture: rows of real
     images, and below each its reconstructions.
     """
 
@@ -66,10 +66,10 @@ class Samples(pl.Callback):
         real = trainer.datamodule.real(2000) if samples.ndim == 2 else samples  # type: ignore[attr-defined]
         step = trainer.global_step
         self.show(trainer, pictures.draw(samples, columns, real, f"step {step:,}"), "samples", f"step-{step:08d}.png")
-        if isinstance(system, VAE) and samples.ndim == 4:
+        if hasattr(system, "reconstruct") and samples.ndim == 4:
             self.show(trainer, self.reconstructions(trainer, system), "reconstructions", f"reconstructions-{step:08d}.png")
 
-    def reconstructions(self, trainer: pl.Trainer, system: VAE) -> Image.Image:
+    def reconstructions(self, trainer: pl.Trainer, system: Any) -> Image.Image:
         x, y = trainer.datamodule.labelled(max(1, self.num // 2))  # type: ignore[attr-defined]
         again = system.reconstruct(x.to(system.device), y.to(system.device)).cpu()
         columns = pictures.columns_for(self.num)

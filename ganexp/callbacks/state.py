@@ -35,7 +35,7 @@ class State(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, system: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
         checkpoint["data"] = trainer.datamodule.fingerprint  # type: ignore[attr-defined]
-        mine = random_state() | {"scalars": system.remember()}
+        mine = random_state() | {"scalars": system.scalars.state()}
         states = [mine]
         if trainer.world_size > 1:
             states = states * trainer.world_size
@@ -48,7 +48,7 @@ class State(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, system: Any, batch: Any, batch_idx: int) -> None:
         if len(self.states) == trainer.world_size:
             set_random_state(self.states[trainer.global_rank])
-            system.recall(self.states[trainer.global_rank]["scalars"])
+            system.scalars.load_state(self.states[trainer.global_rank]["scalars"], system.device)
         self.states = []
 
 

@@ -74,16 +74,16 @@ class Watchdog(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        if self.on_nan is not None and system.recent[-1]:
+        if self.on_nan is not None and system.scalars.recent[-1]:
             self.notice_nan(trainer, system, step)
-        if (loss := system.recent[-1].get("loss/discriminator")) is not None:
+        if (loss := system.scalars.recent[-1].get(system.vanishing)) is not None:
             self.smoothed = loss.clone() if self.smoothed is None else self.smoothed.to(loss.device).lerp_(loss, 0.02)
         if step % self.every == 0:
             self.look(trainer, system, step)
 
     def notice_nan(self, trainer: pl.Trainer, system: System, step: int) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # then a gradient that overflows is skipped
-        noted = {n: v for n, v in system.recent[-1].items() if not (scaled and n.startswith("gradient_norm/"))}
+        noted = {n: v for n, v in system.scalars.recent[-1].items() if not (scaled and n.startswith("gradient_norm/"))}
         bad = ~torch.stack([value.float() for value in noted.values()]).isfinite().all()
         if self.nan_since is None:
             self.nan_since = torch.zeros((), dtype=torch.int64, device=bad.device)
@@ -92,7 +92,7 @@ class Watchdog(pl.Callback):
         if not ((at_once and self.nan_since) or step % self.every == 0):
             return
         since = int(trainer.strategy.reduce(self.nan_since, reduce_op="max"))
-        found = [*scalars_not_finite(noted), *weights_not_finite(system)]
+        found = [*scalars_not_finite(noted, system.vanishing), *weights_not_finite(system)]
         if since or found:
             self.good["nan"] = (since or step) - 1
             self.act(self.on_nan, trainer, "nan", "; ".join(found) or "a loss is not finite", since or step)
@@ -179,9 +179,9 @@ class Watchdog(pl.Callback):
         self.smoothed = None if state_dict["smoothed"] is None else torch.tensor(state_dict["smoothed"])
 
 
-def scalars_not_finite(scalars: dict[str, Tensor]) -> list[str]:
-    """The first three with NaN or Inf, said: terms of losses before what follows from them."""
-    bad = [name for name, value in scalars.items() if not value.isfinite() and name != "loss/discriminator"]
+def scalars_not_finite(scalars: dict[str, Tensor], total: str | None) -> list[str]:
+    """The first three with NaN or Inf, in words: terms of losses before what follows from them, such as their `total`."""
+    bad = [name for name, value in scalars.items() if not value.isfinite() and name != total]
     bad.sort(key=lambda name: (not name.startswith(("loss/", "gradient_norm/")), name))
     return [f"{name} is {scalars[name].item()}" for name in bad[:3]]
 

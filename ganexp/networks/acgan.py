@@ -15,6 +15,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from ganexp.networks.layers import Head, check_image, glorot
+from ganexp.networks.output import Output
 
 Norm = partial(nn.BatchNorm2d, momentum=0.2, eps=1e-3)
 
@@ -58,10 +59,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> logits [N, outputs].
+    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
 
-    `width`: channels of the first map; they double with each. `dropout` after each. `classes`: see Head; null
-    ignores y.
+    `width`: channels of the first map; they double with each. `dropout` after each. `classes`, `auxiliary`: see
+    Head; null ignores y.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Discriminator(nn.Module):
         dropout: float = 0.25,
         classes: int | None = None,
         outputs: int = 1,
+        auxiliary: int = 0,
     ):
         super().__init__()
         check_image(shape, width, multiple=4, smallest=8)
@@ -93,8 +95,8 @@ class Discriminator(nn.Module):
             nn.Flatten(),
         )
         features = 8 * width * ((shape[1] // 4 + 2) // 2) * ((shape[2] // 4 + 2) // 2)
-        self.head = Head(features, outputs, classes)  # the validity and the classes, side by side
+        self.head = Head(features, outputs, classes, auxiliary)
         self.apply(glorot)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> Output:
         return self.head(self.blocks(x), y)

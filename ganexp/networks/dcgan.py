@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ganexp.networks.layers import Head, append_label, zero_bias
+from ganexp.networks.output import Output
 
 
 def map_sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
@@ -78,12 +79,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> logits [N, outputs].
+    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
 
     `width`: channels of the first block; they double with each, up to 8 × width.
     `norm`: batch normalisation after every block but the first, as published. Off for gradient penalties, which score
     each image alone (Gulrajani et al. 2017, section 4).
-    `classes`: see Head; null ignores y.
+    `classes`, `auxiliary`: see Head; null ignores y.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Discriminator(nn.Module):
         norm: bool = True,
         classes: int | None = None,
         outputs: int = 1,
+        auxiliary: int = 0,
     ):
         super().__init__()
         sizes = map_sizes(shape)
@@ -104,8 +106,8 @@ class Discriminator(nn.Module):
             if normed:
                 self.blocks.append(nn.BatchNorm2d(channels[i + 1]))
             self.blocks.append(nn.LeakyReLU(0.2, inplace=True))
-        self.head = Head(channels[-1] * sizes[-1][0] * sizes[-1][1], outputs, classes)
+        self.head = Head(channels[-1] * sizes[-1][0] * sizes[-1][1], outputs, classes, auxiliary)
         self.apply(init_weights)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> Output:
         return self.head(self.blocks(x).flatten(1), y)

@@ -14,6 +14,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from ganexp.networks.layers import Head, append_label, check_image, glorot
+from ganexp.networks.output import Output
 
 Norm = partial(nn.BatchNorm2d, momentum=0.5, eps=1e-3)
 
@@ -58,12 +59,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> logits [N, outputs].
+    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
 
-    `width`: channels of the first map; they double with each. `classes`: see Head; null ignores y.
+    `width`: channels of the first map; they double with each. `classes`, `auxiliary`: see Head; null ignores y.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None, outputs: int = 1):
+    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None, outputs: int = 1, auxiliary: int = 0):
         super().__init__()
         check_image(shape, width, multiple=16, smallest=16)
         self.blocks = nn.Sequential(
@@ -74,8 +75,8 @@ class Discriminator(nn.Module):
             *down(4 * width, 8 * width),
             nn.Flatten(),
         )
-        self.head = Head(8 * width * (shape[1] // 16) * (shape[2] // 16), outputs, classes)
+        self.head = Head(8 * width * (shape[1] // 16) * (shape[2] // 16), outputs, classes, auxiliary)
         self.apply(glorot)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> Output:
         return self.head(self.blocks(x), y)

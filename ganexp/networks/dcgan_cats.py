@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ganexp.networks.layers import Head, append_label, check_image, truncated_normal
+from ganexp.networks.output import Output
 
 
 def up(n_in: int, n_out: int) -> list[nn.Module]:
@@ -55,12 +56,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> logits [N, outputs].
+    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
 
-    `width`: channels of the first map; they double with each. `classes`: see Head; null ignores y.
+    `width`: channels of the first map; they double with each. `classes`, `auxiliary`: see Head; null ignores y.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None, outputs: int = 1):
+    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None, outputs: int = 1, auxiliary: int = 0):
         super().__init__()
         check_image(shape, width, multiple=16, smallest=16)
         self.blocks = nn.Sequential(
@@ -71,8 +72,8 @@ class Discriminator(nn.Module):
             *down(8 * width, 16 * width, 2),
             nn.Flatten(),
         )
-        self.head = Head(16 * width * (shape[1] // 16) * (shape[2] // 16), outputs, classes)
+        self.head = Head(16 * width * (shape[1] // 16) * (shape[2] // 16), outputs, classes, auxiliary)
         self.apply(truncated_normal)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> Output:
         return self.head(self.blocks(x), y)

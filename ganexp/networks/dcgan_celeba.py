@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ganexp.networks.dcgan import init_weights
 from ganexp.networks.layers import Head, append_label, check_image
+from ganexp.networks.output import Output
 
 Norm = partial(nn.BatchNorm2d, eps=1e-3)
 
@@ -51,12 +52,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> logits [N, outputs].
+    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
 
-    `width`: channels of the first block; they double with each. `classes`: see Head; null ignores y.
+    `width`: channels of the first block; they double with each. `classes`, `auxiliary`: see Head; null ignores y.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None, outputs: int = 1):
+    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None, outputs: int = 1, auxiliary: int = 0):
         super().__init__()
         check_image(shape, width, multiple=16, smallest=16)
         self.blocks = nn.Sequential()
@@ -70,8 +71,8 @@ class Discriminator(nn.Module):
                 nn.LeakyReLU(0.2, inplace=True),
             )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = Head(8 * width, outputs, classes)
+        self.head = Head(8 * width, outputs, classes, auxiliary)
         self.apply(init_weights)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> Output:
         return self.head(self.pool(self.blocks(x)).flatten(1), y)

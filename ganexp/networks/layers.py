@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ganexp.networks.output import Output
+
 LAYERS = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
@@ -17,24 +19,25 @@ def append_label(x: Tensor, y: Tensor, classes: int | None) -> Tensor:
 
 
 class Head(nn.Module):
-    """Features h [N, features], y [N] -> logits [N, outputs].
+    """Features h [N, features], y [N] -> Output: logits [N, outputs], logits of `auxiliary` classes, and h as its features.
 
     `classes`: add the projection of the features on the label's embedding to the first logit (Miyato & Koyama 2018,
-    arXiv:1802.05637, figure 1d).
+    arXiv:1802.05637, figure 1d). `auxiliary`: classes that D names, 0 for none (Odena et al. 2017, arXiv:1610.09585).
     """
 
-    def __init__(self, features: int, outputs: int, classes: int | None):
+    def __init__(self, features: int, outputs: int, classes: int | None, auxiliary: int = 0):
         super().__init__()
-        self.out = nn.Linear(features, outputs)
+        self.outputs = outputs
+        self.out = nn.Linear(features, outputs + auxiliary)
         self.label = nn.Embedding(classes, features) if classes else None
         if self.label is not None:
             nn.init.normal_(self.label.weight, 0.0, 0.02)
 
-    def forward(self, h: Tensor, y: Tensor) -> Tensor:
-        logits = self.out(h)
+    def forward(self, h: Tensor, y: Tensor) -> Output:
+        logits, named = self.out(h).tensor_split([self.outputs], 1)
         if self.label is not None:
             logits = logits + F.pad((self.label(y) * h).sum(1, keepdim=True), (0, logits.shape[1] - 1))
-        return logits
+        return Output(logits, named if named.shape[1] else None, (h,))
 
 
 def check_image(shape: Sequence[int], width: int, multiple: int, smallest: int) -> None:

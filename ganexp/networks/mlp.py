@@ -8,7 +8,8 @@ from math import prod
 
 from torch import Tensor, nn
 
-from ganexp.networks.layers import append_label
+from ganexp.networks.layers import Head, append_label
+from ganexp.networks.output import Output
 
 
 def positive(hidden: Sequence[int]) -> Sequence[int]:
@@ -40,9 +41,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """x [N, *shape], y [N] -> logits [N, outputs]; dropout after each hidden layer.
+    """x [N, *shape], y [N] -> Output, its logits [N, outputs]; dropout after each hidden layer.
 
-    `classes`: append a one-hot label to x; null ignores y.
+    `classes`: append a one-hot label to x; null ignores y. `auxiliary`: classes that D names, 0 for none.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Discriminator(nn.Module):
         dropout: float = 0.3,
         classes: int | None = None,
         outputs: int = 1,
+        auxiliary: int = 0,
     ):
         super().__init__()
         self.classes = classes
@@ -59,7 +61,7 @@ class Discriminator(nn.Module):
         self.hidden = nn.Sequential()
         for n_in, n_out in pairwise(widths):
             self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(dropout))
-        self.out = nn.Linear(widths[-1], outputs)
+        self.head = Head(widths[-1], outputs, None, auxiliary)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.out(self.hidden(append_label(x.flatten(1), y, self.classes)))
+    def forward(self, x: Tensor, y: Tensor) -> Output:
+        return self.head(self.hidden(append_label(x.flatten(1), y, self.classes)), y)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from math import prod
 from typing import Any, Protocol, cast
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from ganexp.augment import Augmentation
+from ganexp.constraints import Constraint
+from ganexp.controls import Anneal
 from ganexp.losses import TwoSided
-from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip, evaluating, frozen
+from ganexp.regularizers import Term
+from ganexp.round import Round
+from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip
+from ganexp.systems.contexts import evaluating, frozen, uncounted
 
 
 class Loss(Protocol):
@@ -19,23 +26,25 @@ class Loss(Protocol):
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor: ...
 
 
-class Regularizer(Protocol):
-    every: int
-
-    def __call__(self, score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor: ...
-
-
 class GAN(System):
     """One batch is one step of D; every `d_steps`-th batch is also `g_steps` updates of G.
 
-    `latent`, `generator(z, y) -> x`, `discriminator(x, y) -> logits [N, outputs]` (column 0 is adversarial).
-    `regularizers`, `augment`: by their name in the log; augmentations are applied in order to all that D sees.
-    `fresh_fakes`: G learns from a second batch of fakes, not from those D has just seen (one more pass through G); its further
-    updates at one step always do. `separate`: D's step is two updates, on the real batch with the penalties and then on the fake
-    one. `clip_g`, `clip_d`: the greatest norm of the gradient of each, null for any.
-    `classes`, `ema_half_life`, `width`, `accumulate`: see System. Raises ValueError for a loss without a discriminator, and for
-    `separate` with one that compares both batches.
+    `discriminator(x, y)` returns an Output, or logits [N, K] alone. `terms`, `regularizers`: what D or G minimizes beside the
+    adversarial loss, by name in the log; the model's own, and the chosen. `augment`: applied in order to all that D sees.
+    `constraints`: applied in order to D itself. `fresh_fakes`: G learns from a second batch of fakes, not from those D has just
+    seen (one more pass through G); its further updates at one step always do. `separate`: D's step is two updates, on the real
+    batch with the terms and then on the fake one. `clip_g`, `clip_d`: the greatest norm of the gradient of each, null for any.
+    The others: see System. Raises ValueError for a loss without a discriminator, for `separate` with one that compares both
+    batches, and for numbers that make no sense.
     """
+
+    progress = {
+        "D": "loss/discriminator",
+        "G": "loss/generator",
+        "D(x)": "score/D(x)",
+        "D(G(z))": "score/D(G(z))_before",
+    }
+    vanishing = "loss/discriminator"
 
     def __init__(
         self,
@@ -43,11 +52,13 @@ class GAN(System):
         generator: nn.Module,
         discriminator: nn.Module,
         loss: Loss,
-        regularizers: Mapping[str, Regularizer],
-        augment: Mapping[str, Callable[[Tensor], Tensor]],
-        optimizer_g: MakeOptimizer,
-        optimizer_d: MakeOptimizer,
+        regularizers: Mapping[str, Term],
+        augment: Mapping[str, Augmentation],
+        optimizer: Mapping[str, MakeOptimizer],
         schedule: MakeSchedule,
+        terms: Mapping[str, Term] | None = None,
+        constraints: Mapping[str, Constraint] | None = None,
+        anneal: Mapping[str, Anneal] | None = None,
         classes: int | None = None,
         d_steps: int = 1,
         g_steps: int = 1,
@@ -59,117 +70,138 @@ class GAN(System):
         clip_g: float | None = None,
         clip_d: float | None = None,
     ):
-        super().__init__(latent, generator, classes, ema_half_life, width, accumulate)
+        super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width, accumulate, anneal)
         if min(d_steps, g_steps) < 1:
             raise ValueError(f"{'d_steps' if d_steps < 1 else 'g_steps'}: at least 1, not {min(d_steps, g_steps)}")
         if not hasattr(loss, "discriminator"):
-            raise ValueError(f"loss: {type(loss).__name__} is not one for a discriminator; it belongs to another model")
+            raise ValueError(f"loss: {type(loss).__name__} is not for a discriminator; it belongs to another model")
         if separate and not isinstance(loss, TwoSided):
             raise ValueError(f"separate: {type(loss).__name__} compares real with fake, D cannot learn from one alone")
-        self.discriminator, self.loss = discriminator, loss
-        self.needs_real = getattr(loss, "needs_real", False)
-        self.regularizers, self.augment = dict(regularizers), dict(augment)
-        self.optimizer_g, self.optimizer_d, self.schedule = optimizer_g, optimizer_d, schedule
+        self.loss, self.needs_real = loss, getattr(loss, "needs_real", False)
+        self.terms = nn.ModuleDict(checked({**(terms or {}), **regularizers}, Term, "regularizers"))
+        self.augment = nn.ModuleDict(checked(augment, Augmentation, "augment"))
+        self.constraints = checked(constraints or {}, Constraint, "constraints")
+        for constraint in self.constraints.values():
+            discriminator = constraint.apply(discriminator)
+        self.discriminator = discriminator
         self.d_steps, self.g_steps, self.fresh_fakes, self.separate = d_steps, g_steps, fresh_fakes, separate
         self.clip_g, self.clip_d = checked_clip(clip_g, "clip_g"), checked_clip(clip_d, "clip_d")
         self.to(memory_format=torch.channels_last)  # convolutions are faster so, on the CPU by a tenth
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         real, y = batch
-        step = self.global_step + 1
-        update_g = step % self.d_steps == 0
-        self.measuring = self.due(self.log_every, step) or self.d_steps > 1  # the step that is logged may be none of G's
+        update_g = (self.global_step + 1) % self.d_steps == 0
+        self.scalars.measuring |= self.d_steps > 1  # the step that is logged may be none of G's
 
         z = self.latent.sample(len(y), self.device)
-        shared = not self.fresh_fakes and self.accumulate == 1  # G learns through the very graph of the fakes that D sees
-        with torch.set_grad_enabled(update_g and shared):
+        reuse = not self.fresh_fakes and self.accumulate == 1  # G learns through the very graph of the fakes that D sees
+        with torch.set_grad_enabled(update_g and reuse):
             fake = self.generator(z, y)
-        self.discriminator_step(real, fake.detach(), y)
+        self.discriminator_step(real, fake.detach(), z, y)
         for k in range(self.g_steps if update_g else 0):
             if k or self.fresh_fakes:
                 z = self.latent.sample(len(y), self.device)
-            self.generator_step(real, z, y, fake if shared and not k else None)
-        self.count_step(len(real), self.d_steps if update_g else 0)
+            self.generator_step(real, z, y, fake if reuse and not k else None)
+        self.end_step(len(real), self.d_steps if update_g else 0)
 
-    def discriminator_step(self, real: Tensor, fake: Tensor, y: Tensor) -> None:
+    def discriminator_step(self, real: Tensor, fake: Tensor, z: Tensor, y: Tensor) -> None:
         optimizer, _ = cast(list[LightningOptimizer], self.optimizers())
+        due = self.due_terms("discriminator", self.global_step)
         for sides in [["real"], ["fake"]] if self.separate else [["real", "fake"]]:
-            with nullcontext() if "fake" in sides else self.uncounted(optimizer):
-                self.descend(optimizer, self.discriminator_losses(sides, real, fake, y), self.clip_d, "discriminator")
-        terms = [torch.stack(parts).mean() for name, parts in self.noted.items() if name.startswith("loss/discriminator/")]
-        self.note({"loss/discriminator": torch.stack(terms).sum()})
+            with nullcontext() if "fake" in sides else uncounted(optimizer):
+                losses = self.discriminator_losses(sides, due if "real" in sides else {}, real, fake, z, y)
+                self.optimize(optimizer, losses, self.clip_d, "discriminator")
+            for constraint in self.constraints.values():
+                constraint.after_step(self.discriminator)
+        self.scalars.add({"loss/discriminator": self.scalars.total("loss/discriminator/")})
 
-    def discriminator_losses(self, sides: list[str], real: Tensor, fake: Tensor, y: Tensor) -> Iterator[Tensor]:
-        """What D minimises on the real batch, on the fake one, or on both, for each part of them."""
-        for real_part, fake_part, y_part in self.parts(real, fake, y):
-            batch = {"real": real_part, "fake": fake_part}
-            logits = {side: self.judge(batch[side], y_part) for side in sides}
-            terms = self.discriminator_terms(logits, y_part)
-            if "real" in sides:
-                terms |= self.penalties(real_part, fake_part, y_part)
+    def discriminator_losses(self, sides: list[str], due: dict[str, Term], *batch: Tensor) -> Iterator[Tensor]:
+        """What D minimizes on the real batch, on the fake one, or on both, for each part of real, fake, z and y."""
+        for part in self.parts(*batch):
+            round = self.round(*part, due=due)
+            logits = {side: round.output(side).logits for side in sides}
+            if len(sides) == 2:
+                losses = self.loss.discriminator(**logits)
+            else:
+                losses = {side: getattr(self.loss, side)(x) for side, x in logits.items()}
+            losses |= self.term_losses(due, round)
+            total = torch.stack(list(losses.values())).sum()
             names = {"real": "D(x)", "fake": "D(G(z))_before"}
-            self.note({f"logits/{side}": x[:, 0].mean() for side, x in logits.items()})
-            self.note({f"score/{names[side]}": x[:, 0].sigmoid().mean() for side, x in logits.items()})
-            self.note({f"loss/discriminator/{name}": term for name, term in terms.items()})
-            yield torch.stack(list(terms.values())).sum()
-
-    def discriminator_terms(self, logits: dict[str, Tensor], y: Tensor) -> dict[str, Tensor]:
-        """What D minimises, from the logits [N, outputs] of `real` and `fake`, or of one of them."""
-        adversarial = {side: x[:, :1] for side, x in logits.items()}
-        if len(adversarial) == 2:
-            return self.loss.discriminator(**adversarial)
-        return {side: getattr(self.loss, side)(x) for side, x in adversarial.items()}
+            self.scalars.add({f"logits/{side}": x.mean() for side, x in logits.items()})
+            self.scalars.add({f"score/{names[side]}": x.sigmoid().mean() for side, x in logits.items()})
+            self.scalars.add({f"loss/discriminator/{name}": loss for name, loss in losses.items()} | round.scalars)
+            yield total
+            for name, augment in self.augment.items() if "real" in sides else ():
+                self.scalars.add({f"{name}/{k}": v for k, v in augment.observe(round.output("real")).items()})
 
     def generator_step(self, real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> None:
         _, optimizer = cast(list[LightningOptimizer], self.optimizers())
-        with frozen(self.discriminator), self.uncounted(optimizer):
-            self.descend(optimizer, self.generator_losses(real, z, y, fake), self.clip_g, "generator")
+        due = self.due_terms("generator", self.global_step // self.d_steps - 1)
+        with frozen(self.discriminator), uncounted(optimizer):
+            self.optimize(optimizer, self.generator_losses(due, real, z, y, fake), self.clip_g, "generator")
 
-    def generator_losses(self, real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> Iterator[Tensor]:
-        """What G minimises, for each part of the batch. `fake`: its samples from z, if they are there already."""
+    def generator_losses(
+        self, due: dict[str, Term], real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None
+    ) -> Iterator[Tensor]:
+        """What G minimizes, for each part of the batch. `fake`: its samples from z, if they are there already."""
         for real_part, z_part, y_part in self.parts(real, z, y):
-            logits = self.judge(self.generator(z_part, y_part) if fake is None else fake, y_part)
-            terms = self.generator_terms(logits, self.judge(real_part, y_part) if self.needs_real else None, y_part)
-            loss = torch.stack(list(terms.values())).sum()
-            self.note({"loss/generator": loss, "score/D(G(z))_after": logits[:, 0].sigmoid().mean()})
-            if len(terms) > 1:
-                self.note({f"loss/generator/{name}": term for name, term in terms.items()})
-            yield loss
+            samples = self.generator(z_part, y_part) if fake is None else fake
+            round = self.round(real_part, samples, z_part, y_part, due=due)
+            logits = round.output("fake").logits
+            adversarial = self.loss.generator(logits, round.output("real").logits if self.needs_real else None)
+            losses = {"adversarial": adversarial} | self.term_losses(due, round)
+            total = torch.stack(list(losses.values())).sum()
+            self.scalars.add({"loss/generator": total, "score/D(G(z))_after": logits.sigmoid().mean()} | round.scalars)
+            if len(losses) > 1:
+                self.scalars.add({f"loss/generator/{name}": loss for name, loss in losses.items()})
+            yield total
 
-    def generator_terms(self, fake: Tensor, real: Tensor | None, y: Tensor) -> dict[str, Tensor]:
-        """What G minimises, from the logits [N, outputs] of its fakes, and of the real batch where the loss needs them."""
-        return {"adversarial": self.loss.generator(fake[:, :1], None if real is None else real[:, :1])}
+    def round(self, real: Tensor, fake: Tensor, z: Tensor, y: Tensor, due: Mapping[str, Term]) -> Round:
+        differentiable = {side for term in due.values() for side in term.differentiable}
+        return Round(self.generator, self.discriminator, self.augment.values(), real, fake, z, y, differentiable)
 
-    def judge(self, x: Tensor, y: Tensor) -> Tensor:
-        """Logits [N, outputs], float32, of augmented images."""
-        for augment in self.augment.values():
-            x = augment(x)
-        return self.discriminator(x, y).float()
+    def due_terms(self, player: str, update: int) -> dict[str, Term]:
+        """The terms of a player that are due at its so-many-th update, from 0."""
+        terms = cast(Mapping[str, Term], self.terms)
+        return {name: term for name, term in terms.items() if term.player == player and update % term.every == 0}
 
-    def penalties(self, real: Tensor, fake: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Those due at this step, in float32: under autocast a gradient penalty overflows."""
-        due = {name: r for name, r in self.regularizers.items() if self.global_step % r.every == 0}
+    def term_losses(self, due: Mapping[str, Term], round: Round) -> dict[str, Tensor]:
+        """Weighted by their intervals; outside the networks in float32. A term that returns None has nothing to say yet."""
         with torch.autocast(self.device.type, enabled=False):
-            real, fake = real.float(), fake.float()
-            return {name: r.every * r(lambda x: self.judge(x, y)[:, :1], real, fake) for name, r in due.items()}
+            values = {name: term(round) for name, term in due.items()}
+        return {name: due[name].every * value for name, value in values.items() if value is not None}
 
     def networks(self) -> dict[str, nn.Module]:
         return {"discriminator": self.discriminator, "generator": self.generator}
 
-    def configure_optimizers(self) -> Any:
-        d = self.optimizer_d(self.discriminator.parameters())
-        g = self.optimizer_g(self.generator.parameters())
-        return [d, g], [self.schedule(d), self.schedule(g)]
+    def annealed_roots(self) -> dict[str, Any]:
+        return {"model": self, "loss": self.loss, "regularizer": self.terms, "augment": self.augment}
+
+    @property
+    def samples_per_row(self) -> int:
+        """How many samples D sees at once; the batch, and each part of it, is a multiple."""
+        return prod(augment.samples for augment in cast(Mapping[str, Augmentation], self.augment).values())
 
     def check_shapes(self, shape: tuple[int, ...]) -> None:
         super().check_shapes(shape)
-        with evaluating(self.discriminator):
-            logits = self.judge(torch.zeros(2, *shape), self.draw_labels(2))
-        if logits.ndim != 2 or len(logits) != 2 or not logits.shape[1]:
-            raise ValueError(f"the discriminator must give logits [N, outputs], not {list(logits.shape)}")
-        self.check_outputs(logits.shape[1])
+        n = 2 * self.samples_per_row
+        z, y, real = self.latent.sample(n, self.device), self.sample_labels(n), torch.zeros(n, *shape)
+        terms = cast(dict[str, Term], dict(self.terms.items()))
+        with evaluating(self):
+            round = self.round(real, self.generator(z, y), z, y, due=terms)
+            outputs = [round.output(side).logits for side in ("real", "fake")]
+            if outputs[0].ndim != 2 or len(outputs[0]) != 2 or not outputs[0].shape[1]:
+                raise ValueError(f"the discriminator must give logits [N, K], not {list(outputs[0].shape)} for 2 rows")
+            self.loss.discriminator(*outputs)
+            for name, term in terms.items():
+                try:
+                    term(round)
+                except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+                    raise ValueError(f"regularizers.{name}: {error}") from error
 
-    def check_outputs(self, outputs: int) -> None:
-        """Raises ValueError for a number of logits that this game has no use for."""
-        if outputs != 1:
-            raise ValueError(f"discriminator.outputs: this model reads 1 logit, not {outputs}")
+
+def checked(parts: Mapping[str, Any], kind: type, name: str) -> dict[str, Any]:
+    for key, part in parts.items():
+        if not isinstance(part, kind):
+            raise ValueError(f"{name}.{key}: {type(part).__name__} is not a {kind.__module__}.{kind.__name__}")
+    return dict(parts)

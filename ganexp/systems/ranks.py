@@ -22,26 +22,26 @@ class Ranks(DDPStrategy):
 
     def configure_ddp(self) -> None:
         assert self.model is not None
-        share(list(self.model.state_dict().values()))
+        broadcast(list(self.model.state_dict().values()))
 
 
-def share(tensors: Sequence[Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Rank 0's values on every rank."""
     for kind in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order everywhere
         alike = [tensor for tensor in tensors if tensor.dtype == kind]
         joined = torch.cat([tensor.flatten() for tensor in alike])
         dist.broadcast(joined, 0)
-        put_back(joined, alike)
+        restore(joined, alike)
 
 
 def average(tensors: Sequence[Tensor]) -> None:
     """The mean over the ranks, on every rank; all float32."""
     joined = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(joined)
-    put_back(joined.div_(dist.get_world_size()), tensors)
+    restore(joined.div_(dist.get_world_size()), tensors)
 
 
-def put_back(joined: Tensor, tensors: Sequence[Tensor]) -> None:
+def restore(joined: Tensor, tensors: Sequence[Tensor]) -> None:
     parts = joined.split([tensor.numel() for tensor in tensors])
     with torch.no_grad():
         torch._foreach_copy_(list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])

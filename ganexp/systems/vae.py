@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from ganexp.controls import Anneal
 from ganexp.latents import Normal
-from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip, evaluating
+from ganexp.networks.output import as_output
+from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip
+from ganexp.systems.contexts import evaluating
 
 
 class VAE(System):
     """One batch is one update of encoder and decoder together.
 
     `generator(z, y) -> x` decodes, `encoder(x, y) -> [N, 2 · dim]` gives mean and log variance: any discriminator with so many
-    outputs. `loss`: an ELBO. `classes`: the decoder is conditioned on them; `ema_half_life`, `width`, `accumulate`: see System.
+    outputs. `loss`: an ELBO. `classes`: the decoder is conditioned on them; the others: see System.
     `clip`: the greatest norm of the gradient of both, null for any. Raises ValueError for a prior that is not normal and for an
     adversarial loss.
     """
+
+    progress = {"loss": "loss"}
 
     def __init__(
         self,
@@ -28,29 +33,29 @@ class VAE(System):
         generator: nn.Module,
         encoder: nn.Module,
         loss: Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]],
-        optimizer: MakeOptimizer,
+        optimizer: Mapping[str, MakeOptimizer],
         schedule: MakeSchedule,
+        anneal: Mapping[str, Anneal] | None = None,
         classes: int | None = None,
         ema_half_life: float | None = None,
         width: float = 1.0,
         accumulate: int = 1,
         clip: float | None = None,
     ):
-        super().__init__(latent, generator, classes, ema_half_life, width, accumulate)
+        super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width, accumulate, anneal)
         if not isinstance(latent, Normal):
             raise ValueError("latent: the prior of a VAE is normal")
         if not callable(loss):
-            raise ValueError(f"loss: {type(loss).__name__} needs a discriminator; here it is a bound, loss=elbo")
-        self.encoder, self.loss, self.optimizer, self.schedule = encoder, loss, optimizer, schedule
+            raise ValueError(f"loss: {type(loss).__name__} needs a discriminator; model.loss is an ELBO")
+        self.encoder, self.loss = encoder, loss
         self.clip = checked_clip(clip, "clip")
         self.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
-        self.measuring = self.due(self.log_every, self.global_step + 1)
         optimizer = cast(LightningOptimizer, self.optimizers())
-        self.descend(optimizer, self.losses(x, y), self.clip, "generator", "encoder")
-        self.count_step(len(x))
+        self.optimize(optimizer, self.losses(x, y), self.clip, "generator", "encoder")
+        self.end_step(len(x))
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
         """The negative bound, for each part of the batch."""
@@ -59,35 +64,35 @@ class VAE(System):
             z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
             terms = self.loss(self.generator(z, y_part).float(), x_part, mean, log_variance)
             loss = torch.stack(list(terms.values())).sum()
-            self.note({f"loss/{name}": term for name, term in terms.items()} | {"loss": loss})
+            self.scalars.add({f"loss/{name}": term for name, term in terms.items()} | {"loss": loss})
             yield loss
 
     def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance [N, dim] of z given x, float32."""
-        mean, log_variance = self.encoder(x, y).float().chunk(2, 1)
+        mean, log_variance = as_output(self.encoder(x, y)).logits.chunk(2, 1)
         return mean, log_variance
 
+    @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
         """x [N, *shape], y [N] through the mean of z and back: [N, *shape], float32."""
-        with evaluating(self.encoder), evaluating(self.sampler):
-            return self.sampler(self.encode(x, y)[0], y).float()
+        with evaluating(self.encoder):
+            return self.generate(self.encode(x, y)[0], y)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "encoder": self.encoder}
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer([*self.generator.parameters(), *self.encoder.parameters()])
-        return [optimizer], [self.schedule(optimizer)]
+    def learners(self) -> dict[str, list[nn.Module]]:
+        return {"generator": [self.generator, self.encoder]}  # one optimizer for both
 
     def check_shapes(self, shape: tuple[int, ...]) -> None:
         super().check_shapes(shape)
-        x, y = torch.zeros(2, *shape), self.draw_labels(2)
-        with evaluating(self.encoder):
-            codes = list(self.encoder(x, y).shape)
+        x, y = torch.zeros(2, *shape), self.sample_labels(2)
+        with evaluating(self.encoder), torch.no_grad():
+            codes = list(as_output(self.encoder(x, y)).logits.shape)
         if codes != [2, 2 * self.latent.dim]:
             wanted = 2 * self.latent.dim
             raise ValueError(f"encoder.outputs: {codes[-1]}; mean and log variance of {self.latent.dim} latents are {wanted}")
         try:
             self.loss(self.sample(2), x, *self.encode(x, y))
         except TypeError as error:
-            raise ValueError(f"loss: {type(self.loss).__name__} is none of a VAE: {error}") from error
+            raise ValueError(f"loss: {type(self.loss).__name__} is not for a VAE: {error}") from error

@@ -7,7 +7,6 @@ import os
 import random
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import nn
 
 from ganexp.build import build, located
 from ganexp.callbacks.checkpoint import Checkpoint, Synced, find, place
+from ganexp.callbacks.log import Log
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
 from ganexp.callbacks.state import State, keep_rows
@@ -59,9 +59,8 @@ class Train:
         self.system: System = build(config["model"], "model", allowed)
         if not isinstance(self.system, System):
             raise Mistake(f"model._target_: {config['model']['_target_']} is not a System (ganexp.systems)")
-        check_optimizers(config["model"], allowed)
         check_fit(self.system, self.data)
-        self.system.recent = deque(maxlen=config["trainer"]["log_mean"])
+        self.system.scalars.keep(config["trainer"]["log_mean"])
         self.trainer = self.make_trainer()
         if self.trainer.num_nodes > 1 and not processes.external():
             raise Mistake("hardware.num_nodes: several machines are started by torchrun, see hardware=multinode")
@@ -73,13 +72,18 @@ class Train:
             )
         if self.data.batch_size % self.trainer.world_size:
             raise Mistake(f"data.batch_size: {self.data.batch_size} cannot be split over {self.trainer.world_size} devices")
-        share = self.data.batch_size // self.trainer.world_size
-        if share % self.system.accumulate:
-            raise Mistake(f"model.accumulate: a device's batch of {share} has no {self.system.accumulate} equal parts")
+        local_batch_size = self.data.batch_size // self.trainer.world_size
+        if local_batch_size % self.system.accumulate:
+            raise Mistake(f"model.accumulate: a device's batch of {local_batch_size} has no {self.system.accumulate} equal parts")
+        part, row = local_batch_size // self.system.accumulate, getattr(self.system, "samples_per_row", 1)
+        if part % row:
+            raise Mistake(f"data.batch_size: a device's part of {part} is no multiple of the {row} samples that D sees at once")
         try:
             processes.in_turn(self.data.prepare)
         except Exception as error:  # a data set of the user's own may raise anything
             raise located(error, "data") from error
+        if self.system.classes is not None:
+            self.system.label_counts.copy_(torch.bincount(self.data.y, minlength=self.system.classes))
         if metrics := find(self.trainer.callbacks, Metrics):  # type: ignore[attr-defined]
             processes.in_turn(lambda: prepare_metrics(lambda: metrics.prepare(self.data, self.system)))
         if checkpoint_of_run := find(self.trainer.callbacks, Checkpoint):  # type: ignore[attr-defined]
@@ -105,7 +109,7 @@ class Train:
                 "max_steps": training["max_steps"],
                 "max_epochs": -1,
                 "log_every_n_steps": training["log_every"],
-                "callbacks": [Stop(), *sorted(callbacks.values(), key=turn), State(config)],
+                "callbacks": [Stop(), Log(), *sorted(callbacks.values(), key=priority), State(config)],
                 "logger": list(loggers.values()),
             },
             self.allowed,
@@ -211,7 +215,7 @@ def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     return {group: config[group] for group in groups if group not in unused} | {"model": own}
 
 
-def turn(callback: pl.Callback) -> int:
+def priority(callback: pl.Callback) -> int:
     """The watchdog sees a step first; checkpoints come after all that may measure at the same step."""
     return 0 if isinstance(callback, Watchdog) else 2 if isinstance(callback, Checkpoint) else 1
 
@@ -223,25 +227,11 @@ def in_folder(value: Any, run_dir: Path) -> Any:
     return value.replace("{run_dir}", str(run_dir)) if isinstance(value, str) else value
 
 
-def check_optimizers(model: dict[str, Any], allowed: Sequence[str] | None) -> None:
-    """Raises Mistake for what a model's optimizers or its schedule refuse: they are built only when training starts."""
-    for key in (key for key in model if key.startswith("optimizer")):
-        try:
-            optimizer = build(model[key], f"model.{key}", allowed)([nn.Parameter(torch.zeros(1))])
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise located(error, f"model.{key}") from error
-        if "schedule" not in model:
-            continue
-        try:
-            build(model["schedule"], "model.schedule", allowed)(optimizer)
-        except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
-            raise located(error, "model.schedule") from error
-
-
 def check_fit(system: System, data: DataModule) -> None:
     """Raises Mistake where the networks do not fit the data, each other, or their augmentations."""
     try:
         with torch.random.fork_rng(devices=[]):
+            system.make_optimizers()
             system.check_shapes(data.shape)
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
         raise located(error, "model") from error

@@ -1,0 +1,30 @@
+"""The scalars of a training, to every logger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+
+class Log(pl.Callback):
+    """At the first step, the last and every `log_every_n_steps`-th of the trainer, the system's scalars, means over its recent
+    steps and the ranks, and its plain numbers."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, system: Any, batch: Any, batch_idx: int) -> None:
+        system.scalars.measuring = due(trainer, trainer.log_every_n_steps, trainer.global_step + 1)  # type: ignore[attr-defined]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not due(trainer, trainer.log_every_n_steps, trainer.global_step):  # type: ignore[attr-defined]
+            return
+        means = system.scalars.means()
+        values = trainer.strategy.reduce(torch.stack(list(means.values())), reduce_op="mean")
+        scalars = dict(zip(means, values.tolist(), strict=True)) | system.scalars.numbers
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=trainer.global_step)
+
+
+def due(trainer: pl.Trainer, every: int, step: int) -> bool:
+    """Whether `step` is the first, the last or a multiple of `every`."""
+    return step == 1 or step % every == 0 or step == trainer.max_steps

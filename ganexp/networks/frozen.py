@@ -1,0 +1,27 @@
+"""Networks that do not learn and whose weights come from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Frozen(nn.Module):
+    """A network in evaluation mode with fixed weights, such as a feature extractor inside a discriminator.
+
+    It moves with the module that holds it, and gradients pass through it. Nobody else sees its weights: optimizers, averages over
+    processes and checkpoints leave them out.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        object.__setattr__(self, "network", network.requires_grad_(False).eval())  # not registered as a child
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        self.network._apply(fn, recurse)
+        return super()._apply(fn, recurse)
