@@ -19,7 +19,17 @@ from omegaconf import DictConfig, OmegaConf
 from ganexp.config import PICK_ANY, TYPED, composed, drop_leftovers, fields, parse, resolved
 from ganexp.mistakes import Mistake, groups, nearest, options
 
-GAME = ("loss", "regularizer", "augment", "constraint", "anneal", "schedule", "optimizer", "optimizer.generator", "optimizer.discriminator")
+GAME = (
+    "loss",
+    "regularizer",
+    "augment",
+    "constraint",
+    "anneal",
+    "schedule",
+    "optimizer",
+    "optimizer.generator",
+    "optimizer.discriminator",
+)
 PICK_ONE = ("model", "data", "loss", "schedule", "extractor", "hardware")
 
 

@@ -162,7 +162,9 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     with read_write(cfg), open_dict(cfg):
         for group in PICK_ANY:
             offered = options(group)
-            for name in [n for n, node in cfg[group].items() if n in offered and OmegaConf.is_dict(node) and "_target_" not in node]:
+            for name in [
+                n for n, node in cfg[group].items() if n in offered and OmegaConf.is_dict(node) and "_target_" not in node
+            ]:
                 del cfg[group][name]
                 notes.append(f"{group}.{name} of the experiment is dropped: {group}={name} is not chosen")
         if not any(text.startswith("experiment=") for text in overrides):
@@ -176,7 +178,9 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
             dropped = drop_keys(OmegaConf.select(cfg, group.replace("/", ".")), own, others)
             path = group.replace("/", ".")
             if group in named:
-                notes += [f"{path}.{key} of the experiment is dropped: {group}={choices[group]} has no such key" for key in dropped]
+                notes += [
+                    f"{path}.{key} of the experiment is dropped: {group}={choices[group]} has no such key" for key in dropped
+                ]
     return notes
 
 

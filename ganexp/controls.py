@@ -42,7 +42,7 @@ class Anneal:
 def apply(anneal: Mapping[str, Anneal], roots: Mapping[str, Any], images_seen: int) -> dict[str, float]:
     """Set every annealed number, and return them by their name in the log.
 
-    `roots`: by the first word of a config key, what the rest of it leads through. Raises ValueError for a key that names no number.
+    `roots`: by the first word of a config key, what the rest leads through. Raises ValueError for a key that names no number.
     """
     numbers = {f"anneal/{name}": control(images_seen) for name, control in anneal.items()}
     for name, control in anneal.items():

@@ -19,9 +19,9 @@ Player = Literal["discriminator", "generator"]
 class Term(nn.Module):
     """A scalar that `player` minimizes, from one Round of the game; null while it has nothing to say.
 
-    Its buffers are state: they move with the system, are saved and resumed; change them in training mode only. `differentiable`:
-    the sides (`real`, `fake`) at whose images it asks for D's gradient, so that the pass of the loss serves it too. `weight` may be
-    annealed: read it at every call. Raises ValueError for a negative weight and for `every` below 1.
+    Its buffers are state: they move with the system, are saved and resumed; change them in training mode only.
+    `differentiable`: the sides (`real`, `fake`) at whose images it asks for D's gradient, so that the pass of the loss serves it
+    too. `weight` may be annealed: read it at every call. Raises ValueError for a negative weight and for `every` below 1.
     """
 
     player: Player = "discriminator"

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class Samples(pl.Callback):
     """Every `every` steps, and at the start and the end, a picture of `num` samples from fixed latents.
 
-    It goes to `folder`/step-N.png and to TensorBoard; at the end all of them become `gif`. Conditional systems
-    draw a column for each class. Points are drawn over the real ones. For a system that reconstructs there is a second picture: rows of real
+    It goes to `folder`/step-N.png and to TensorBoard; at the end all of them become `gif`. Conditional systems draw a column for
+    each class. Points are drawn over the real ones. For a system that reconstructs there is a second picture: rows of real
     images, and below each its reconstructions.
     """
 

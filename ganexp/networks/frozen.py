@@ -15,6 +15,8 @@ class Frozen(nn.Module):
     processes and checkpoints leave them out.
     """
 
+    network: nn.Module
+
     def __init__(self, network: nn.Module):
         super().__init__()
         object.__setattr__(self, "network", network.requires_grad_(False).eval())  # not registered as a child

@@ -33,7 +33,7 @@ class Latent(Protocol):
 class System(pl.LightningModule):
     """A generator, its prior and its average; subclasses add how it learns.
 
-    `generator(z, y) -> x`; one with a latent space of its own also has `map(z, y) -> w`, `synthesize(w) -> x` and the mean `w_mean`.
+    `generator(z, y) -> x`; one with a second latent space also has `map(z, y) -> w`, `synthesize(w) -> x` and the mean `w_mean`.
     `optimizer`: by the names of `learners`. `schedule`: of all learning rates. `anneal`: other numbers that change, by their name
     in the log. `classes`: number of classes the networks are conditioned on; null is unconditional. `ema_half_life`: images after
     which an old weight of the averaged generator counts half; null keeps no average. `width`: factor on the channels of all
@@ -43,6 +43,7 @@ class System(pl.LightningModule):
     """
 
     progress: ClassVar[dict[str, str]] = {}  # what the progress bar shows: a short name, and the scalar's name in the log
+    label_counts: Tensor
     vanishing: ClassVar[str | None] = None  # the loss near 0 of which the generator learns nothing
 
     def __init__(
@@ -63,9 +64,7 @@ class System(pl.LightningModule):
         if width <= 0:
             raise ValueError(f"width: a factor above 0, not {width}")
         if classes == 0:
-            raise ValueError(
-                "classes: this model is conditional, and the data has no classes; set data.classes, or choose model=dcgan"
-            )
+            raise ValueError("classes: this model is conditional, the data has no classes; set data.classes, or take model=dcgan")
         if ema_half_life is not None and ema_half_life <= 0:
             raise ValueError(f"ema_half_life: a number of images, or null for no average, not {ema_half_life}")
         self.automatic_optimization = False

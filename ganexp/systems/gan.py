@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from math import prod
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -19,6 +19,9 @@ from ganexp.regularizers import Term
 from ganexp.round import Round
 from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip
 from ganexp.systems.contexts import evaluating, frozen, uncounted
+
+LOSSES = ("loss/discriminator", "loss/generator")
+SCORES = ("score/D(x)", "score/D(G(z))_before")
 
 
 class Loss(Protocol):
@@ -38,13 +41,8 @@ class GAN(System):
     batches, and for numbers that make no sense.
     """
 
-    progress = {
-        "D": "loss/discriminator",
-        "G": "loss/generator",
-        "D(x)": "score/D(x)",
-        "D(G(z))": "score/D(G(z))_before",
-    }
-    vanishing = "loss/discriminator"
+    progress: ClassVar = dict(zip(["D", "G", "D(x)", "D(G(z))"], [*LOSSES, *SCORES], strict=True))
+    vanishing = LOSSES[0]
 
     def __init__(
         self,
@@ -113,12 +111,12 @@ class GAN(System):
                 self.optimize(optimizer, losses, self.clip_d, "discriminator")
             for constraint in self.constraints.values():
                 constraint.after_step(self.discriminator)
-        self.scalars.add({"loss/discriminator": self.scalars.total("loss/discriminator/")})
+        self.scalars.add({LOSSES[0]: self.scalars.total(f"{LOSSES[0]}/")})
 
     def discriminator_losses(self, sides: list[str], due: dict[str, Term], *batch: Tensor) -> Iterator[Tensor]:
         """What D minimizes on the real batch, on the fake one, or on both, for each part of real, fake, z and y."""
         for part in self.parts(*batch):
-            round = self.round(*part, due=due)
+            round = self.round(due, *part)
             logits = {side: round.output(side).logits for side in sides}
             if len(sides) == 2:
                 losses = self.loss.discriminator(**logits)
@@ -126,12 +124,11 @@ class GAN(System):
                 losses = {side: getattr(self.loss, side)(x) for side, x in logits.items()}
             losses |= self.term_losses(due, round)
             total = torch.stack(list(losses.values())).sum()
-            names = {"real": "D(x)", "fake": "D(G(z))_before"}
             self.scalars.add({f"logits/{side}": x.mean() for side, x in logits.items()})
-            self.scalars.add({f"score/{names[side]}": x.sigmoid().mean() for side, x in logits.items()})
+            self.scalars.add({SCORES[side == "fake"]: x.sigmoid().mean() for side, x in logits.items()})
             self.scalars.add({f"loss/discriminator/{name}": loss for name, loss in losses.items()} | round.scalars)
             yield total
-            for name, augment in self.augment.items() if "real" in sides else ():
+            for name, augment in cast(Mapping[str, Augmentation], self.augment).items() if "real" in sides else ():
                 self.scalars.add({f"{name}/{k}": v for k, v in augment.observe(round.output("real")).items()})
 
     def generator_step(self, real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> None:
@@ -140,13 +137,11 @@ class GAN(System):
         with frozen(self.discriminator), uncounted(optimizer):
             self.optimize(optimizer, self.generator_losses(due, real, z, y, fake), self.clip_g, "generator")
 
-    def generator_losses(
-        self, due: dict[str, Term], real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None
-    ) -> Iterator[Tensor]:
+    def generator_losses(self, due: dict[str, Term], real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> Iterator[Tensor]:
         """What G minimizes, for each part of the batch. `fake`: its samples from z, if they are there already."""
         for real_part, z_part, y_part in self.parts(real, z, y):
             samples = self.generator(z_part, y_part) if fake is None else fake
-            round = self.round(real_part, samples, z_part, y_part, due=due)
+            round = self.round(due, real_part, samples, z_part, y_part)
             logits = round.output("fake").logits
             adversarial = self.loss.generator(logits, round.output("real").logits if self.needs_real else None)
             losses = {"adversarial": adversarial} | self.term_losses(due, round)
@@ -156,7 +151,7 @@ class GAN(System):
                 self.scalars.add({f"loss/generator/{name}": loss for name, loss in losses.items()})
             yield total
 
-    def round(self, real: Tensor, fake: Tensor, z: Tensor, y: Tensor, due: Mapping[str, Term]) -> Round:
+    def round(self, due: Mapping[str, Term], real: Tensor, fake: Tensor, z: Tensor, y: Tensor) -> Round:
         differentiable = {side for term in due.values() for side in term.differentiable}
         return Round(self.generator, self.discriminator, self.augment.values(), real, fake, z, y, differentiable)
 
@@ -188,7 +183,7 @@ class GAN(System):
         z, y, real = self.latent.sample(n, self.device), self.sample_labels(n), torch.zeros(n, *shape)
         terms = cast(dict[str, Term], dict(self.terms.items()))
         with evaluating(self):
-            round = self.round(real, self.generator(z, y), z, y, due=terms)
+            round = self.round(terms, real, self.generator(z, y), z, y)
             outputs = [round.output(side).logits for side in ("real", "fake")]
             if outputs[0].ndim != 2 or len(outputs[0]) != 2 or not outputs[0].shape[1]:
                 raise ValueError(f"the discriminator must give logits [N, K], not {list(outputs[0].shape)} for 2 rows")

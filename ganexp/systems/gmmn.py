@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -21,7 +21,7 @@ class GMMN(System):
     greatest norm of the gradient, null for any. Raises ValueError for classes and for an adversarial loss.
     """
 
-    progress = {"G": "loss/generator"}
+    progress: ClassVar = {"G": "loss/generator"}
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import ClassVar, cast
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -25,7 +25,7 @@ class VAE(System):
     adversarial loss.
     """
 
-    progress = {"loss": "loss"}
+    progress: ClassVar = {"loss": "loss"}
 
     def __init__(
         self,

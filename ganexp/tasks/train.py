@@ -16,7 +16,6 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from torch import nn
 
 from ganexp.build import build, located
 from ganexp.callbacks.checkpoint import Checkpoint, Synced, find, place

@@ -44,7 +44,7 @@ class Flip(Augmentation):
 
 
 class Crop(Augmentation):
-    """A window of each image, of its own size, moved at random by up to `fraction` of that; beyond the edge the image is mirrored.
+    """A window of each image, of its own size, moved at random by up to `fraction` of that; edges are mirrored.
 
     Raises ValueError for a fraction outside [0, 0.5], and for what is not an image.
     """
