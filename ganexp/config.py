@@ -162,9 +162,11 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     with read_write(cfg), open_dict(cfg):
         for group in PICK_ANY:
             offered = options(group)
-            for name in [
-                n for n, node in cfg[group].items() if n in offered and OmegaConf.is_dict(node) and "_target_" not in node
-            ]:
+            for name, node in list(cfg[group].items()):
+                if not OmegaConf.is_dict(node) or "_target_" in node:
+                    continue
+                if name not in offered and not any(name in option_node(group, option) for option in offered):
+                    continue
                 del cfg[group][name]
                 notes.append(f"{group}.{name} of the experiment is dropped: {group}={name} is not chosen")
         if not any(text.startswith("experiment=") for text in overrides):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ganexp.augment import Augmentation
 from ganexp.constraints import Constraint
 from ganexp.controls import Anneal
-from ganexp.losses import TwoSided
 from ganexp.regularizers import Term
 from ganexp.round import Round
 from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip
@@ -73,7 +72,7 @@ class GAN(System):
             raise ValueError(f"{'d_steps' if d_steps < 1 else 'g_steps'}: at least 1, not {min(d_steps, g_steps)}")
         if not hasattr(loss, "discriminator"):
             raise ValueError(f"loss: {type(loss).__name__} is not for a discriminator; it belongs to another model")
-        if separate and not isinstance(loss, TwoSided):
+        if separate and not hasattr(loss, "real"):
             raise ValueError(f"separate: {type(loss).__name__} compares real with fake, D cannot learn from one alone")
         self.loss, self.needs_real = loss, getattr(loss, "needs_real", False)
         self.terms = nn.ModuleDict(checked({**(terms or {}), **regularizers}, Term, "regularizers"))
