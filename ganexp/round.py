@@ -54,10 +54,7 @@ class Round:
         return self.outputs[side]
 
     def score(self, x: Tensor, exact: bool = False) -> Output:
-        """The discriminator's answer to other images with the labels of this part; they are augmented first. `exact`: in float32.
-
-        An augmentation may put several images into one row; the row has the label of its first.
-        """
+        """The discriminator's answer to other images with the labels of this part; they are augmented first. `exact`: in float32."""
         for augment in self.augment:
             x = augment(x)
         with torch.autocast(x.device.type, enabled=self.autocast and not exact):

@@ -78,8 +78,11 @@ class GAN(System):
         self.terms = nn.ModuleDict(checked({**(terms or {}), **regularizers}, Term, "regularizers"))
         self.augment = nn.ModuleDict(checked(augment, Augmentation, "augment"))
         self.constraints = checked(constraints or {}, Constraint, "constraints")
-        for constraint in self.constraints.values():
-            discriminator = constraint.apply(discriminator)
+        for name, constraint in self.constraints.items():
+            try:
+                discriminator = constraint.apply(discriminator)
+            except ValueError as error:
+                raise ValueError(f"constraints.{name}: {error}") from error
         self.discriminator = discriminator
         self.d_steps, self.g_steps, self.fresh_fakes, self.separate = d_steps, g_steps, fresh_fakes, separate
         self.clip_g, self.clip_d = checked_clip(clip_g, "clip_g"), checked_clip(clip_d, "clip_d")
@@ -178,6 +181,8 @@ class GAN(System):
 
     def check_shapes(self, shape: tuple[int, ...]) -> None:
         super().check_shapes(shape)
+        if self.samples_per_row > 1 and self.classes:
+            raise ValueError("augment: the samples of a row would have different classes; choose an unconditional model")
         n = 2 * self.samples_per_row
         z, y, real = self.latent.sample(n, self.device), self.sample_labels(n), torch.zeros(n, *shape)
         terms = cast(dict[str, Term], dict(self.terms.items()))
