@@ -20,10 +20,10 @@ from ganexp.networks.output import Output
 def map_sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
     """Map sizes from the image down: 64 -> 64, 32, 16, 8, 4; at least two halvings, a last map of 2 to 7 px.
 
-    Raises ValueError for what is not an image [1-4 channels, 8-256 px, 8-256 px].
+    Raises ValueError for what is not an image [channels, 8-256 px, 8-256 px].
     """
-    if len(shape) != 3 or not 1 <= shape[0] <= 4 or not all(8 <= side <= 256 for side in shape[1:]):
-        raise ValueError(f"DCGAN takes images [1-4 channels, 8-256 px, 8-256 px], not shape {list(shape)}")
+    if len(shape) != 3 or shape[0] < 1 or not all(8 <= side <= 256 for side in shape[1:]):
+        raise ValueError(f"DCGAN takes images [channels, 8-256 px, 8-256 px], not shape {list(shape)}")
     sizes = [(shape[1], shape[2])]
     while min(sizes[-1]) >= 8 or len(sizes) < 3:
         sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
@@ -84,7 +84,7 @@ class Discriminator(nn.Module):
     `width`: channels of the first block; they double with each, up to 8 × width.
     `norm`: batch normalisation after every block but the first, as published. Off for gradient penalties, which score
     each image alone (Gulrajani et al. 2017, section 4).
-    `classes`, `auxiliary`: see Head; null ignores y.
+    `classes`, `auxiliary`, `minibatch_std`: see Head; null ignores y.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class Discriminator(nn.Module):
         classes: int | None = None,
         outputs: int = 1,
         auxiliary: int = 0,
+        minibatch_std: int = 0,
     ):
         super().__init__()
         sizes = map_sizes(shape)
@@ -106,7 +107,7 @@ class Discriminator(nn.Module):
             if normed:
                 self.blocks.append(nn.BatchNorm2d(channels[i + 1]))
             self.blocks.append(nn.LeakyReLU(0.2, inplace=True))
-        self.head = Head(channels[-1] * sizes[-1][0] * sizes[-1][1], outputs, classes, auxiliary)
+        self.head = Head(channels[-1] * sizes[-1][0] * sizes[-1][1], outputs, classes, auxiliary, minibatch_std)
         self.apply(init_weights)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
