@@ -128,6 +128,7 @@ def scaled(size: int | Sequence[int], factor: float) -> Any:
 
 
 OmegaConf.register_new_resolver("scaled", scaled, replace=True)
+OmegaConf.register_new_resolver("packed", lambda shape, n: [n * shape[0], *shape[1:]], replace=True)
 OmegaConf.register_new_resolver("combinations", lambda names: 2 ** len(names) if names else 0, replace=True)
 OmegaConf.register_new_resolver("plus", lambda a, b: (a or 0) + b, replace=True)
 

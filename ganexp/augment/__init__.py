@@ -68,6 +68,25 @@ class Crop(Augmentation):
         return (size - 1) - (size - 1 - moved.abs()).abs()
 
 
+class Pack(Augmentation):
+    """`samples` images, or points, side by side in the channels of one row: D sees whether they differ (PacGAN, Lin et al. 2018,
+    arXiv:1712.04086, section 2). For unconditional models.
+
+    Raises ValueError for fewer than one sample and for a batch that is no multiple.
+    """
+
+    def __init__(self, samples: int = 2):
+        super().__init__()
+        if samples < 1:
+            raise ValueError(f"samples: at least 1, not {samples}")
+        self.samples = samples
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) % self.samples:
+            raise ValueError(f"pack: a batch of {len(x)} is no multiple of {self.samples} samples")
+        return x.reshape(len(x) // self.samples, self.samples * x.shape[1], *x.shape[2:])
+
+
 def check_images(x: Tensor, name: str) -> None:
     """Raises ValueError for what is not a batch of images."""
     if x.ndim != 4:
