@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ganexp.augment import Crop, Flip
 from ganexp.round import Round
 
 Player = Literal["discriminator", "generator"]
@@ -104,3 +105,146 @@ class AuxiliaryClassifier(Term):
                 f'or to {self.classes + 1} with a class for "generated"'
             )
         return named
+
+
+class DRAGAN(Term):
+    """weight · (|grad D(x + a d)| - 1)² around real images: d = std(x) / 2 · U(0, 1) for every pixel, a ~ U(0, 1) for every image
+    (Kodali et al. 2017, arXiv:1705.07215, section 3.2)."""
+
+    def __init__(self, weight: float = 10.0, every: int = 1):
+        super().__init__(weight, every)
+
+    def forward(self, round: Round) -> Tensor:
+        real = round.real.detach().float()
+        noise = real.std() / 2 * torch.rand_like(real)
+        mix = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
+        return self.weight * (round.gradient_at(real + mix * noise).norm(dim=1) - 1).square().mean()
+
+
+class LeCam(Term):
+    """weight · (E max(0, D(x) - f)² + E max(0, r - D(G(z)))²), where r and f are moving averages of D's mean logits on real and
+    on fake images (Tseng et al. 2021, arXiv:2104.03310, section 3.2).
+
+    `decay`: of the averages, in [0, 1). `start`: updates of D before the term sets in; until then the averages follow at once.
+    """
+
+    def __init__(self, weight: float = 0.3, every: int = 1, decay: float = 0.99, start: int = 1000):
+        super().__init__(weight, every)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay: in [0, 1), not {decay}")
+        if start < 0:
+            raise ValueError(f"start: at least 0 updates, not {start}")
+        self.decay, self.start = decay, start
+        self.means: Tensor
+        self.updates: Tensor
+        self.register_buffer("means", torch.zeros(2))  # of real, of fake
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, round: Round) -> Tensor | None:
+        real, fake = round.output("real").logits, round.output("fake").logits
+        begun = int(self.updates) >= self.start
+        if self.training:
+            now = torch.stack([real.detach().mean(), fake.detach().mean()])
+            self.means.lerp_(now, 1 - self.decay if begun else 1.0)
+            self.updates += 1
+        if not begun:
+            return None
+        r, f = self.means.clone()  # the graph keeps these; the averages go on
+        return self.weight * (F.relu(real - f).square().mean() + F.relu(r - fake).square().mean())
+
+
+class Consistency(Term):
+    """weight · E (D(x) - D(T x))², where T mirrors and moves an image at random; the same of fakes with `fake_weight`.
+
+    Consistency regularization (CR, Zhang et al. 2020, arXiv:1910.12027) is of real images alone; balanced (bCR, Zhao et al.
+    2021, arXiv:2002.04724, section 3.1) has fake_weight = weight. Raises ValueError for what is not an image.
+    """
+
+    def __init__(self, weight: float = 10.0, fake_weight: float = 0.0, every: int = 1):
+        super().__init__(weight, every)
+        if fake_weight < 0:
+            raise ValueError(f"fake_weight: at least 0, not {fake_weight}")
+        self.fake_weight = fake_weight
+        self.transform = nn.Sequential(Flip(0.5), Crop(0.125))
+
+    def forward(self, round: Round) -> Tensor:
+        real = self.weight * self.difference(round, "real")
+        return real + self.fake_weight * self.difference(round, "fake") if self.fake_weight else real
+
+    def difference(self, round: Round, side: str) -> Tensor:
+        moved = round.score(self.transform(round.images[side].detach()))
+        return (round.output(side).logits - moved.logits).square().mean()
+
+
+class LatentConsistency(Term):
+    """Fakes of latents z and z + `sigma` · N(0, 1) (zCR, Zhao et al. 2021, arXiv:2002.04724, section 3.2).
+
+    D minimizes weight · E (D(G(z)) - D(G(z')))², G minimizes - weight · the mean squared difference of the pixels of G(z), G(z').
+    """
+
+    def __init__(self, player: Player, weight: float, sigma: float = 0.05, every: int = 1):
+        super().__init__(weight, every)
+        if sigma <= 0:
+            raise ValueError(f"sigma: more than 0, not {sigma}")
+        self.player, self.sigma = player, sigma
+
+    def forward(self, round: Round) -> Tensor:
+        near = round.z + self.sigma * torch.randn_like(round.z)
+        if self.player == "generator":
+            return -self.weight * (round.fake.float() - round.generator(near, round.y)).square().mean()
+        with torch.no_grad():
+            fake = round.generator(near, round.y)
+        return self.weight * (round.output("fake").logits - round.score(fake).logits).square().mean()
+
+
+class PathLength(Term):
+    """weight · E (|J| - a)², |J| the length of the gradient of <G(w), noise> by w, and a its moving average (Karras et al. 2020,
+    arXiv:1912.04958, section 3.2).
+
+    By w [n, dim], or [n, layers, dim] with the mean over layers, where the generator has `map` and `synthesize`; else by z. On
+    the first `fraction` of the batch, since it is costly. `decay`: how much of its past the average keeps at each update.
+    """
+
+    player = "generator"
+
+    def __init__(self, weight: float = 2.0, every: int = 4, decay: float = 0.99, fraction: float = 0.5):
+        super().__init__(weight, every)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay: in [0, 1), not {decay}")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction: in (0, 1], not {fraction}")
+        self.decay, self.fraction = decay, fraction
+        self.mean: Tensor
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, round: Round) -> Tensor:
+        n = max(2, int(len(round.z) * self.fraction))  # two: batch norm needs as many
+        z, y, generator = round.z[:n], round.y[:n], round.generator
+        if hasattr(generator, "synthesize"):
+            w = generator.map(z, y)  # type: ignore[operator]
+            x = generator.synthesize(w)  # type: ignore[operator]
+        else:
+            w = z.detach().requires_grad_()
+            x = generator(w, y)
+        noise = torch.randn_like(x) / torch.tensor(x.shape[2:]).prod().sqrt().item()
+        (jacobian,) = torch.autograd.grad((x * noise).sum(), w, create_graph=True)
+        squares = jacobian.square().sum(-1)
+        lengths = (squares.mean(1) if squares.ndim > 1 else squares).sqrt()
+        if self.training:
+            self.mean.lerp_(lengths.detach().mean(), 1 - self.decay)
+        round.scalars["path_length"] = lengths.mean()
+        return self.weight * (lengths - self.mean.clone()).square().mean()
+
+
+class FeatureMatching(Term):
+    """weight · the mean absolute difference of D's mean features of real and of fake images, for G (Salimans et al. 2016,
+    arXiv:1606.03498, section 3.1). Raises ValueError for a D without features."""
+
+    player = "generator"
+
+    def forward(self, round: Round) -> Tensor:
+        real, fake = round.output("real").features, round.output("fake").features
+        if not fake:
+            raise ValueError("this discriminator has no features (networks.output.Output)")
+        losses = [(r.detach().float().mean(0) - f.float().mean(0)).abs().mean() for r, f in zip(real, fake, strict=True)]
+        return self.weight * torch.stack(losses).mean()
