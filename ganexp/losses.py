@@ -10,6 +10,7 @@ Two are for systems without a discriminator: MMD compares samples (model=gmmn), 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,6 +121,27 @@ class Relativistic:
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
         assert real is not None  # needs_real
         return F.softplus(real - fake).mean()
+
+
+class TopK:
+    """Another adversarial `loss`, of which G sees only the `fraction` of its fakes that D finds most real (Sinha et al. 2020,
+    arXiv:2002.06224, section 3); at least one. D's side is unchanged.
+
+    Published: the fraction falls by 1 % an epoch, down to 0.5; see anneal=[top_k]. Raises ValueError outside (0, 1].
+    """
+
+    def __init__(self, loss: Any, fraction: float = 1.0):
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction: in (0, 1], not {fraction}")
+        self.loss, self.fraction = loss, fraction
+
+    def __getattr__(self, name: str) -> Any:
+        """D's side, and whatever else the other loss has."""
+        return getattr(self.__dict__["loss"], name)
+
+    def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        best = fake.mean(1).topk(max(1, round(self.fraction * len(fake)))).indices
+        return self.loss.generator(fake[best], None if real is None else real[best])
 
 
 class MMD:
