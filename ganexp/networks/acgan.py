@@ -61,7 +61,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """image [N, *shape], y [N] -> Output, its logits [N, outputs].
 
-    `width`: channels of the first map; they double with each. `dropout` after each. `classes`, `auxiliary`: see
+    `width`: channels of the first map; they double with each. `dropout` after each. `classes`, `auxiliary`, `minibatch_std`: see
     Head; null ignores y.
     """
 
@@ -73,6 +73,7 @@ class Discriminator(nn.Module):
         classes: int | None = None,
         outputs: int = 1,
         auxiliary: int = 0,
+        minibatch_std: int = 0,
     ):
         super().__init__()
         check_image(shape, width, multiple=4, smallest=8)
@@ -95,7 +96,7 @@ class Discriminator(nn.Module):
             nn.Flatten(),
         )
         features = 8 * width * ((shape[1] // 4 + 2) // 2) * ((shape[2] // 4 + 2) // 2)
-        self.head = Head(features, outputs, classes, auxiliary)
+        self.head = Head(features, outputs, classes, auxiliary, minibatch_std)
         self.apply(glorot)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:

@@ -61,10 +61,18 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """image [N, *shape], y [N] -> Output, its logits [N, outputs].
 
-    `width`: channels of the first map; they double with each. `classes`, `auxiliary`: see Head; null ignores y.
+    `width`: channels of the first map; they double with each. `classes`, `auxiliary`, `minibatch_std`: see Head; null ignores y.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None, outputs: int = 1, auxiliary: int = 0):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int = 64,
+        classes: int | None = None,
+        outputs: int = 1,
+        auxiliary: int = 0,
+        minibatch_std: int = 0,
+    ):
         super().__init__()
         check_image(shape, width, multiple=16, smallest=16)
         self.blocks = nn.Sequential(
@@ -75,7 +83,7 @@ class Discriminator(nn.Module):
             *down(4 * width, 8 * width),
             nn.Flatten(),
         )
-        self.head = Head(8 * width * (shape[1] // 16) * (shape[2] // 16), outputs, classes, auxiliary)
+        self.head = Head(8 * width * (shape[1] // 16) * (shape[2] // 16), outputs, classes, auxiliary, minibatch_std)
         self.apply(glorot)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:

@@ -54,10 +54,18 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """image [N, *shape], y [N] -> Output, its logits [N, outputs].
 
-    `width`: channels of the first block; they double with each. `classes`, `auxiliary`: see Head; null ignores y.
+    `width`: channels of the first block; they double with each. `classes`, `auxiliary`, `minibatch_std`: see Head.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None, outputs: int = 1, auxiliary: int = 0):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int = 64,
+        classes: int | None = None,
+        outputs: int = 1,
+        auxiliary: int = 0,
+        minibatch_std: int = 0,
+    ):
         super().__init__()
         check_image(shape, width, multiple=16, smallest=16)
         self.blocks = nn.Sequential()
@@ -71,7 +79,7 @@ class Discriminator(nn.Module):
                 nn.LeakyReLU(0.2, inplace=True),
             )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = Head(8 * width, outputs, classes, auxiliary)
+        self.head = Head(8 * width, outputs, classes, auxiliary, minibatch_std)
         self.apply(init_weights)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:

@@ -18,23 +18,46 @@ def append_label(x: Tensor, y: Tensor, classes: int | None) -> Tensor:
     return torch.cat([x, F.one_hot(y, classes).to(x.dtype)], 1) if classes else x
 
 
+class MinibatchStd(nn.Module):
+    """x [N, C, …] -> [N, C + 1, …]: behind it, how much the samples of a group differ, which shows a D that G repeats itself.
+
+    The standard deviation over a group of each feature, averaged over all of them to one number for each group (Karras et al.
+    2018, arXiv:1710.10196, section 3). `group`: its size; where the batch is no multiple, the largest below that divides it.
+    """
+
+    def __init__(self, group: int = 4):
+        super().__init__()
+        if group < 2:
+            raise ValueError(f"minibatch_std: groups of at least 2 samples, not {group}")
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = len(x)
+        size = next(size for size in range(min(self.group, n), 0, -1) if n % size == 0)
+        groups = x.float().view(size, n // size, -1)
+        std = (groups.var(0, correction=0) + 1e-8).sqrt().mean(1).to(x.dtype)  # [groups]
+        return torch.cat([x, std.repeat(size).view(n, *[1] * (x.ndim - 1)).expand(n, 1, *x.shape[2:])], 1)
+
+
 class Head(nn.Module):
     """Features h [N, features], y [N] -> Output: logits [N, outputs], logits of `auxiliary` classes, and h as its features.
 
     `classes`: add the projection of the features on the label's embedding to the first logit (Miyato & Koyama 2018,
     arXiv:1802.05637, figure 1d). `auxiliary`: classes that D names, 0 for none (Odena et al. 2017, arXiv:1610.09585).
+    `minibatch_std`: see MinibatchStd, 0 for none.
     """
 
-    def __init__(self, features: int, outputs: int, classes: int | None, auxiliary: int = 0):
+    def __init__(self, features: int, outputs: int, classes: int | None, auxiliary: int = 0, minibatch_std: int = 0):
         super().__init__()
         self.outputs = outputs
-        self.out = nn.Linear(features, outputs + auxiliary)
+        self.minibatch_std = MinibatchStd(minibatch_std) if minibatch_std else nn.Identity()
+        self.out = nn.Linear(features + bool(minibatch_std), outputs + auxiliary)
         self.label = nn.Embedding(classes, features) if classes else None
         if self.label is not None:
             nn.init.normal_(self.label.weight, 0.0, 0.02)
 
     def forward(self, h: Tensor, y: Tensor) -> Output:
-        logits, named = self.out(h).tensor_split([self.outputs], 1)
+        logits, named = self.out(self.minibatch_std(h)).tensor_split([self.outputs], 1)
         if self.label is not None:
             logits = logits + F.pad((self.label(y) * h).sum(1, keepdim=True), (0, logits.shape[1] - 1))
         return Output(logits, named if named.shape[1] else None, (h,))

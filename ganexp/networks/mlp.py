@@ -43,7 +43,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """x [N, *shape], y [N] -> Output, its logits [N, outputs]; dropout after each hidden layer.
 
-    `classes`: append a one-hot label to x; null ignores y. `auxiliary`: classes that D names, 0 for none.
+    `classes`: append a one-hot label to x; null ignores y. `auxiliary`,
+    `minibatch_std`: see Head.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Discriminator(nn.Module):
         classes: int | None = None,
         outputs: int = 1,
         auxiliary: int = 0,
+        minibatch_std: int = 0,
     ):
         super().__init__()
         self.classes = classes
@@ -61,7 +63,7 @@ class Discriminator(nn.Module):
         self.hidden = nn.Sequential()
         for n_in, n_out in pairwise(widths):
             self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(dropout))
-        self.head = Head(widths[-1], outputs, None, auxiliary)
+        self.head = Head(widths[-1], outputs, None, auxiliary, minibatch_std)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         return self.head(self.hidden(append_label(x.flatten(1), y, self.classes)), y)
