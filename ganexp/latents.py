@@ -1,9 +1,19 @@
-"""Priors over z. `sample(n, device)` gives z [n, dim]."""
+"""Priors over z."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+
+class Latent(Protocol):
+    """A prior over z: `sample` gives z [n, dim]."""
+
+    dim: int
+
+    def sample(self, n: int, device: torch.device) -> Tensor: ...
 
 
 def positive(dim: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ganexp.controls import Anneal, apply
 from ganexp.ema import EMA
+from ganexp.latents import Latent
 from ganexp.scalars import Scalars
 from ganexp.systems.contexts import evaluating
 from ganexp.systems.ranks import Ranks, average, broadcast
@@ -20,14 +21,6 @@ from ganexp.systems.ranks import Ranks, average, broadcast
 MakeOptimizer = Callable[[Any], Optimizer]
 MakeSchedule = Callable[[Optimizer], LRScheduler]
 CHUNK = 256  # samples generated at a time where many are asked for
-
-
-class Latent(Protocol):
-    """A prior over z."""
-
-    dim: int
-
-    def sample(self, n: int, device: torch.device) -> Tensor: ...
 
 
 class System(pl.LightningModule):

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ganexp.augment import Augmentation
 from ganexp.constraints import Constraint
 from ganexp.controls import Anneal
+from ganexp.latents import Latent
 from ganexp.regularizers import Term
 from ganexp.round import Round
-from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip
+from ganexp.systems.base import MakeOptimizer, MakeSchedule, System, checked_clip
 from ganexp.systems.contexts import evaluating, frozen, uncounted
 
 LOSSES = ("loss/discriminator", "loss/generator")

@@ -10,7 +10,8 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from ganexp.controls import Anneal
-from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip
+from ganexp.latents import Latent
+from ganexp.systems.base import MakeOptimizer, MakeSchedule, System, checked_clip
 
 
 class GMMN(System):

@@ -10,9 +10,9 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from ganexp.controls import Anneal
-from ganexp.latents import Normal
+from ganexp.latents import Latent, Normal
 from ganexp.networks.output import as_output
-from ganexp.systems.base import Latent, MakeOptimizer, MakeSchedule, System, checked_clip
+from ganexp.systems.base import MakeOptimizer, MakeSchedule, System, checked_clip
 from ganexp.systems.contexts import evaluating
 
 
