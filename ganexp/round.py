@@ -33,7 +33,8 @@ class Round:
         self.images, self.z, self.y = {"real": real, "fake": fake}, z, y
         self.differentiable = set(differentiable)
         for side in self.differentiable:
-            self.images[side] = self.images[side].detach().float().requires_grad_()
+            x = self.images[side].float()
+            self.images[side] = x if x.grad_fn is not None else x.detach().requires_grad_()  # fakes may lead back to G
         self.outputs: dict[str, Output] = {}
         self.gradients: dict[str, Tensor] = {}
         self.scalars: dict[str, Tensor] = {}

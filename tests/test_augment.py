@@ -60,7 +60,7 @@ def test_points_are_refused() -> None:
         Flip()(torch.zeros(8, 2))
 
 
-def test_a_crop_is_a_window_moved_by_less_than_its_share() -> None:
+def test_a_crop_is_a_window_moved_by_less_than_its_fraction() -> None:
     """Of a ramp, so that a pixel tells where it came from."""
     torch.manual_seed(0)
     ramp = torch.arange(16.0).expand(200, 1, 16, 16)
@@ -79,10 +79,10 @@ def test_a_crop_is_a_window_moved_by_less_than_its_share() -> None:
     assert x.grad is not None and (x.grad == 1).all()
 
 
-@pytest.mark.parametrize("share", [-0.1, 0.6])
-def test_a_crop_of_impossible_share(share: float) -> None:
-    with pytest.raises(ValueError, match=r"share lies in \[0, 0\.5\]"):
-        Crop(share)
+@pytest.mark.parametrize("fraction", [-0.1, 0.6])
+def test_a_crop_of_impossible_fraction(fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"^fraction: in \[0, 0\.5\], not "):
+        Crop(fraction)
 
 
 def test_points_have_no_windows() -> None:

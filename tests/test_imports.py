@@ -8,10 +8,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "ganexp"
-LEAVES = {"networks", "losses", "regularizers", "augment", "latents", "data", "ema", "files"}
+LEAVES = {"networks", "losses", "controls", "scalars", "latents", "data", "ema", "files"}
 MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "data": {"data", "files"},
-    "systems": {"systems", "networks", "losses", "regularizers", "augment", "latents", "ema"},
+    "augment": {"augment", "networks"},
+    "constraints": {"networks"},
+    "round": {"networks"},
+    "regularizers": {"round", "augment"},
+    "systems": {
+        "systems",
+        "networks",
+        "losses",
+        "round",
+        "regularizers",
+        "augment",
+        "constraints",
+        "controls",
+        "scalars",
+        "latents",
+        "ema",
+    },
     "metrics": {"metrics", "files"},
     "evaluation": {"metrics", "data", "systems", "files"},
     "pictures": {"files"},

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ganexp.networks import dcgan, mlp
+from ganexp.networks import acgan, dcgan, dcgan_anime, dcgan_cats, dcgan_celeba, mlp
+from ganexp.networks.frozen import Frozen
+from ganexp.networks.output import Output, as_output
 
 SIDES = [8, 16, 32, 64, 128, 256, 28, 9, 15, 33, 100]
-SHAPES = [(c, side, side) for side in SIDES for c in (1, 2, 3, 4)] + [(3, 24, 50), (1, 100, 9), (2, 8, 256)]
+SHAPES = [(c, side, side) for side in SIDES for c in (1, 2, 3, 4)] + [(3, 24, 50), (1, 100, 9), (2, 8, 256), (12, 8, 8)]
 Y = torch.tensor([0, 1, 2])
 
 
@@ -29,8 +33,9 @@ def test_dcgan_fits_any_image(shape: tuple[int, ...]) -> None:
     g, d = dcgan.Generator(shape, latent_dim=5, width=2), dcgan.Discriminator(shape, width=2)
     x = g(torch.randn(3, 5), Y)
     assert x.shape == (3, *shape)
-    assert d(x, Y).shape == (3, 1)
-    assert dcgan.Discriminator(shape, width=2, classes=3, outputs=4)(x, Y).shape == (3, 4)
+    assert d(x, Y).logits.shape == (3, 1) and d(x, Y).classes is None
+    out = dcgan.Discriminator(shape, width=2, classes=3, outputs=4, auxiliary=5)(x, Y)
+    assert out.logits.shape == (3, 4) and out.classes.shape == (3, 5)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +66,7 @@ def test_every_size_ends_in_a_small_map() -> None:
         assert 2 <= sizes[-1][0] <= 7 and len(sizes) >= 3
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 7, 64), (3, 64, 7), (3, 257, 64), (3, 64, 257), (0, 8, 8), (5, 8, 8), (2,), (8, 8), (1, 1, 8, 8)]
-)
+@pytest.mark.parametrize("shape", [(3, 7, 64), (3, 64, 7), (3, 257, 64), (3, 64, 257), (0, 8, 8), (2,), (8, 8), (1, 1, 8, 8)])
 def test_dcgan_refuses_what_is_not_an_image_it_can_draw(shape: tuple[int, ...]) -> None:
     for make in (lambda: dcgan.Generator(shape, 4), lambda: dcgan.Discriminator(shape)):
         with pytest.raises(ValueError, match="DCGAN takes images"):
@@ -114,8 +117,8 @@ def test_batch_norm_can_be_left_out() -> None:
     # Each image is scored alone.
     enlarge(plain, 10)
     enlarge(normed, 10)
-    torch.testing.assert_close(plain(x, Y)[:2], plain(x[:2], Y[:2]))
-    assert not torch.allclose(normed(x, Y)[:2], normed(x[:2], Y[:2]), rtol=1e-2)
+    torch.testing.assert_close(plain(x, Y).logits[:2], plain(x[:2], Y[:2]).logits)
+    assert not torch.allclose(normed(x, Y).logits[:2], normed(x[:2], Y[:2]).logits, rtol=1e-2)
 
 
 def test_initialisation() -> None:
@@ -165,7 +168,9 @@ def differs(network: nn.Module, x: Tensor) -> Tensor:
     """[N, …]: where the output changes with the label alone."""
     network.eval()
     enlarge(network, 10)
-    return network(x, torch.tensor([0, 0, 0])) != network(x, torch.tensor([1, 2, 1]))
+    answers = [network(x, torch.tensor(y)) for y in ([0, 0, 0], [1, 2, 1])]
+    one, other = (answer.logits if isinstance(answer, Output) else answer for answer in answers)
+    return one != other
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
@@ -191,7 +196,7 @@ def test_the_projection_touches_the_first_logit_only() -> None:
     assert differs(d, x).tolist() == [[True, False, False, False]] * 3
     h = d.blocks(x).flatten(1)
     expected = d.head.out(h)[:, 0] + torch.stack([d.head.label.weight[k] @ h[i] for i, k in enumerate((2, 0, 1))])
-    torch.testing.assert_close(d(x, torch.tensor([2, 0, 1]))[:, 0], expected)
+    torch.testing.assert_close(d(x, torch.tensor([2, 0, 1])).logits[:, 0], expected)
 
 
 def test_the_mlp_of_the_sine() -> None:
@@ -200,21 +205,99 @@ def test_the_mlp_of_the_sine() -> None:
     d = mlp.Discriminator([2], [256, 128, 64])
     assert count(d) == (2 * 256 + 256) + (256 * 128 + 128) + (128 * 64 + 64) + (64 * 1 + 1)
     x = g(torch.randn(3, 2), Y)
-    assert x.shape == (3, 2) and d(x, Y).shape == (3, 1)
+    assert x.shape == (3, 2) and d(x, Y).logits.shape == (3, 1)
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 28, 28), (3, 5, 7)], ids=str)
 def test_mlp_shapes(shape: tuple[int, ...]) -> None:
     x = mlp.Generator(shape, 4, [8], classes=3)(torch.randn(3, 4), Y)
     assert x.shape == (3, *shape)
-    assert mlp.Discriminator(shape, [8], classes=3, outputs=4)(x, Y).shape == (3, 4)
+    assert mlp.Discriminator(shape, [8], classes=3, outputs=4)(x, Y).logits.shape == (3, 4)
 
 
 def test_mlp_drops_out_while_it_learns() -> None:
     torch.manual_seed(0)
     d, x = mlp.Discriminator([2], [64], dropout=0.5), torch.randn(3, 2)
-    assert not torch.equal(d(x, Y), d(x, Y))
+    assert not torch.equal(d(x, Y).logits, d(x, Y).logits)
     d.eval()
-    assert torch.equal(d(x, Y), d(x, Y))
+    assert torch.equal(d(x, Y).logits, d(x, Y).logits)
     never = mlp.Discriminator([2], [64], dropout=0.0)
-    assert torch.equal(never(x, Y), never(x, Y))
+    assert torch.equal(never(x, Y).logits, never(x, Y).logits)
+
+
+# -- what a discriminator returns ------------------------------------------------------------------------------------
+
+EVERY_D = {
+    "acgan": lambda **more: acgan.Discriminator((1, 16, 16), 2, **more),
+    "dcgan": lambda **more: dcgan.Discriminator((1, 16, 16), 2, **more),
+    "dcgan_anime": lambda **more: dcgan_anime.Discriminator((1, 16, 16), 2, **more),
+    "dcgan_cats": lambda **more: dcgan_cats.Discriminator((1, 16, 16), 2, **more),
+    "dcgan_celeba": lambda **more: dcgan_celeba.Discriminator((1, 16, 16), 2, **more),
+    "mlp": lambda **more: mlp.Discriminator((1, 16, 16), [8], **more),
+}
+
+
+@pytest.mark.parametrize("kind", EVERY_D)
+def test_every_discriminator_scores_names_and_shows_its_features(kind: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, 16, 16)
+    d = EVERY_D[kind](outputs=2, auxiliary=4).eval()
+    logits, classes, features = d(x, Y)
+    assert logits.shape == (3, 2) and classes.shape == (3, 4)
+    # The head is linear in the last of its features: scores first, then names.
+    torch.testing.assert_close(torch.cat([logits, classes], 1), d.head.out(features[-1]))
+    plain = EVERY_D[kind]().eval()(x, Y)
+    assert plain.logits.shape == (3, 1) and plain.classes is None and len(plain.features) == 1
+
+
+def test_the_names_do_not_heed_the_label() -> None:
+    """Which is what they are asked for."""
+    torch.manual_seed(0)
+    d, x = dcgan.Discriminator((1, 16, 16), 2, classes=3, auxiliary=3).eval(), torch.randn(3, 1, 16, 16)
+    one, other = d(x, torch.tensor([0, 0, 0])), d(x, torch.tensor([1, 2, 1]))
+    assert torch.equal(one.classes, other.classes) and not torch.equal(one.logits, other.logits)
+
+
+def test_a_bare_tensor_is_logits() -> None:
+    logits = torch.randn(3, 2, dtype=torch.bfloat16)
+    out = as_output(logits)
+    assert torch.equal(out.logits, logits.float()) and out.classes is None and out.features == ()
+    feature = torch.randn(3, 5, dtype=torch.bfloat16)
+    full = as_output(Output(logits, logits, (feature,)))
+    assert full.logits.dtype == full.classes.dtype == torch.float32 and full.features[0] is feature
+
+
+# -- weights that nobody trains --------------------------------------------------------------------------------------
+
+
+def frozen_inside() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(Frozen(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout())), nn.Linear(3, 1))
+
+
+def test_a_frozen_network_is_seen_by_nobody() -> None:
+    network = frozen_inside()
+    assert set(network.state_dict()) == {"1.weight", "1.bias"} == {name for name, _ in network.named_parameters()}
+    assert not list(network[0].buffers()) and not any(p.requires_grad for p in network[0].network.parameters())
+
+
+def test_a_frozen_network_stays_in_evaluation_mode() -> None:
+    network, x = frozen_inside().train(), torch.randn(8, 2)
+    first = network(x)
+    assert torch.equal(network(x), first) and not network[0].network.training  # no dropout, no statistics of the batch
+    assert network[0].network[1].num_batches_tracked == 0
+
+
+def test_gradients_pass_a_frozen_network() -> None:
+    network, x = frozen_inside(), torch.randn(8, 2, requires_grad=True)
+    network(x).sum().backward()
+    assert x.grad is not None and x.grad.abs().min() > 0 and network[1].weight.grad is not None
+    assert all(p.grad is None for p in network[0].network.parameters())
+
+
+def test_a_frozen_network_moves_with_its_holder() -> None:
+    network = frozen_inside().double()
+    assert network[0].network[0].weight.dtype == torch.float64 and network(torch.randn(2, 2).double()).dtype == torch.float64
+    assert network.to("meta")[0].network[1].running_mean.device.type == "meta"
+    two = copy.deepcopy(network)
+    assert two[0].network is not network[0].network

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ganexp import ema, latents, losses, regularizers
+from ganexp.callbacks.log import Log
 from ganexp.data.toy import Sine
 from ganexp.networks import mlp
+from ganexp.round import Round
 from ganexp.systems.contexts import evaluating, frozen
 from ganexp.systems.gan import GAN
 
@@ -26,19 +28,22 @@ def make_gan(**changes: Any) -> GAN:
         "loss": losses.BCE(),
         "regularizers": {},
         "augment": {},
-        "optimizer_g": lambda p: torch.optim.SGD(p, 0.1),
-        "optimizer_d": lambda p: torch.optim.SGD(p, 0.2),
+        "optimizer": {
+            "generator": lambda p: torch.optim.SGD(p, 0.1),
+            "discriminator": lambda p: torch.optim.SGD(p, 0.2),
+        },
         "schedule": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0, 0),
     }
     return GAN(**(parts | changes))
 
 
-def fit(system: GAN, steps: int, *callbacks: pl.Callback) -> pl.Trainer:
-    data = Sine([2], 0, batch_size=16, seed=0)
-    data.prepare()
+def fit(system: GAN, steps: int, *callbacks: pl.Callback, data: Any = None) -> pl.Trainer:
+    if data is None:
+        data = Sine([2], 0, batch_size=16, seed=0)
+        data.prepare()
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, callbacks=list(callbacks),
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, callbacks=[Log(), *callbacks],
     )  # fmt: skip
     trainer.fit(system, datamodule=data)
     return trainer
@@ -98,10 +103,10 @@ def test_the_step_is_the_published_one() -> None:
         x, y = next(batches)
         fake = g(z[-2 + k], y)
         sgd_d.zero_grad()
-        (-torch.sigmoid(d(x, y)).log().mean() - (1 - torch.sigmoid(d(fake.detach(), y))).log().mean()).backward()
+        (-torch.sigmoid(d(x, y).logits).log().mean() - (1 - torch.sigmoid(d(fake.detach(), y).logits)).log().mean()).backward()
         sgd_d.step()
         sgd_g.zero_grad()
-        (-torch.sigmoid(d(fake, y)).log().mean()).backward()
+        (-torch.sigmoid(d(fake, y).logits).log().mean()).backward()
         sgd_g.step()
         torch.testing.assert_close(nn.utils.parameters_to_vector(d.parameters()), watch.d[k])
         torch.testing.assert_close(nn.utils.parameters_to_vector(g.parameters()), watch.g[k])
@@ -135,9 +140,10 @@ def test_a_lazy_regularizer_weighs_as_much() -> None:
     penalties: list[int] = []
 
     class Count(regularizers.R1):
-        def __call__(self, score: Any, real: Tensor, fake: Tensor) -> Tensor:
-            penalties.append(1)
-            return super().__call__(score, real, fake)
+        def forward(self, round: Round) -> Tensor:
+            if self.training:
+                penalties.append(1)
+            return super().forward(round)
 
     system = make_gan(regularizers={"r1": Count(1.0, every=4)})
     fit(system, 8)
@@ -146,13 +152,13 @@ def test_a_lazy_regularizer_weighs_as_much() -> None:
     fit(eager, 1)
     lazy = make_gan(regularizers={"r1": regularizers.R1(1.0, every=4)})
     fit(lazy, 1)
-    torch.testing.assert_close(lazy.scalars["loss/discriminator/r1"], 4 * eager.scalars["loss/discriminator/r1"])
+    torch.testing.assert_close(lazy.scalars.latest["loss/discriminator/r1"], 4 * eager.scalars.latest["loss/discriminator/r1"])
 
 
 def test_a_relativistic_loss_gets_the_real_logits() -> None:
     system = make_gan(loss=losses.Relativistic())
     fit(system, 2)
-    assert system.scalars["loss/generator"].isfinite()
+    assert system.scalars.latest["loss/generator"].isfinite()
 
 
 def test_the_average_follows_the_generator() -> None:
@@ -203,11 +209,13 @@ def test_penalties_run_in_float32_under_autocast() -> None:
     kinds = []
 
     class Spy(regularizers.R1):
-        def __call__(self, score: Any, real: Tensor, fake: Tensor) -> Tensor:
-            kinds.append((real.dtype, fake.dtype, torch.is_autocast_enabled("cpu")))
-            return super().__call__(score, real, fake)
+        def forward(self, round: Round) -> Tensor:
+            kinds.append((round.gradient("real").dtype, round.real.dtype, torch.is_autocast_enabled("cpu")))
+            return super().forward(round)
 
     system = make_gan(regularizers={"r1": Spy()})
+    passes: list[torch.dtype] = []  # of D's last layer: the side that is differentiated, the other, and G's turn
+    system.discriminator.head.out.register_forward_hook(lambda _, __, out: passes.append(out.dtype))
     data = Sine([2], 0, batch_size=16, seed=0)
     data.prepare()
     pl.Trainer(
@@ -215,6 +223,7 @@ def test_penalties_run_in_float32_under_autocast() -> None:
         enable_progress_bar=False, enable_model_summary=False,
     ).fit(system, datamodule=data)  # fmt: skip
     assert kinds == [(torch.float32, torch.float32, False)]
+    assert passes == [torch.float32, torch.bfloat16, torch.bfloat16]
 
 
 class Norms(pl.Callback):
@@ -248,9 +257,9 @@ def test_a_batch_in_parts_is_the_batch(changes: dict[str, Any]) -> None:
     assert 4 in calls and set(calls) <= {4, 16}
     torch.testing.assert_close(parts.d, whole.d, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(parts.g, whole.g, atol=1e-6, rtol=1e-6)
-    assert four.scalars.keys() == one.scalars.keys()
-    for name in one.scalars:
-        torch.testing.assert_close(four.scalars[name], one.scalars[name], atol=1e-5, rtol=1e-5)
+    assert four.scalars.latest.keys() == one.scalars.latest.keys()
+    for name, value in one.scalars.latest.items():
+        torch.testing.assert_close(four.scalars.latest[name], value, atol=1e-5, rtol=1e-5)
 
 
 def test_each_network_is_clipped_by_its_own_norm() -> None:
@@ -260,7 +269,7 @@ def test_each_network_is_clipped_by_its_own_norm() -> None:
     system = make_gan(clip_d=0.05, clip_g=0.01)
     fit(system, 4, held)
     assert held.norms[0] == pytest.approx([0.05] * 4, rel=1e-3) and held.norms[1] == pytest.approx([0.01] * 4, rel=1e-3)
-    assert system.scalars["gradient_norm/discriminator"] > 0.05  # the log shows what it was before
+    assert system.scalars.latest["gradient_norm/discriminator"] > 0.05  # the log shows what it was before
     loose = Norms()
     fit(make_gan(clip_d=1e6, clip_g=1e6), 4, loose)
     assert loose.norms == free.norms

@@ -14,14 +14,20 @@ from torch.nn import functional as F
 from ganexp import latents, losses, regularizers
 from ganexp.data.digits import Digits
 from ganexp.networks import mlp
-from ganexp.systems.acgan import ACGAN
+from ganexp.networks.output import Output
+from ganexp.round import Round
 from ganexp.systems.base import System
+from ganexp.systems.gan import GAN
 from ganexp.systems.gmmn import GMMN
 from ganexp.systems.vae import VAE
 
 
 def sgd(rate: float) -> Any:
     return lambda p: torch.optim.SGD(p, rate)
+
+
+def adam(parameters: Any) -> Any:
+    return torch.optim.Adam(parameters, 3e-3)
 
 
 def constant(optimizer: Any) -> Any:
@@ -60,7 +66,7 @@ def test_separate_updates_are_two() -> None:
     x, y = next(iter(data.train_dataloader()))
     for batch, target in ((x, 1.0), (g(latent.drawn[-1], y).detach(), 0.0)):
         optimizer.zero_grad()
-        logits = d(batch, y)
+        logits = d(batch, y).logits
         F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target)).backward()
         optimizer.step()
     torch.testing.assert_close(vector(d), watch.d[0])
@@ -77,17 +83,18 @@ def fit_data() -> Any:
 def test_the_loss_is_the_sum_of_both_updates() -> None:
     system = make_gan(separate=True)
     fit(system, 1)
-    both = system.scalars["loss/discriminator/real"] + system.scalars["loss/discriminator/fake"]
-    torch.testing.assert_close(system.scalars["loss/discriminator"], both)
+    seen = system.scalars.latest
+    both = seen["loss/discriminator/real"] + seen["loss/discriminator/fake"]
+    torch.testing.assert_close(seen["loss/discriminator"], both)
 
 
 def test_the_penalty_comes_with_the_real_batch() -> None:
     calls: list[int] = []
 
     class Count(regularizers.R1):
-        def __call__(self, score: Any, real: Tensor, fake: Tensor) -> Tensor:
-            calls.append(len(real))
-            return super().__call__(score, real, fake)
+        def forward(self, round: Round) -> Tensor:
+            calls.append(len(round.real))
+            return super().forward(round)
 
     fit(make_gan(separate=True, regularizers={"r1": Count()}), 3)
     assert calls == [16] * 3
@@ -112,37 +119,47 @@ def test_g_steps(g_steps: int) -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"^separate: Relativistic compares"):
         make_gan(loss=losses.Relativistic(), separate=True)
-    with pytest.raises(ValueError, match=r"^loss: MMD is not one for a discriminator"):
+    with pytest.raises(ValueError, match=r"^loss: MMD is not for a discriminator"):
         make_gan(loss=losses.MMD())
     with pytest.raises(ValueError, match=r"^g_steps: at least 1, not 0"):
         make_gan(g_steps=0)
     with pytest.raises(ValueError, match=r"^width: "):
         make_gan(width=0.0)
-    with pytest.raises(ValueError, match=r"^discriminator\.outputs: this model reads 1 logit, not 3"):
-        make_gan(discriminator=mlp.Discriminator([2], [8], outputs=3)).check_shapes((2,))
+    make_gan(discriminator=mlp.Discriminator([2], [8], outputs=3)).check_shapes((2,))  # all adversarial
+    for shape in ([4], [4, 0], [4, 1, 1], [3, 1]):
+        with pytest.raises(ValueError, match=r"^the discriminator must give logits \[N, K\], not "):
+            make_gan(discriminator=Constant(shape)).check_shapes((2,))
+
+
+class Constant(nn.Module):
+    """Logits of one shape, whatever it is shown."""
+
+    def __init__(self, shape: list[int]):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.logits + 0 * x.sum()
 
 
 # -- ACGAN -----------------------------------------------------------------------------------------------------------
 
 
-def make_acgan(outputs: int, **changes: Any) -> ACGAN:
+def make_acgan(named: int, **changes: Any) -> GAN:
+    """Three classes, of which D names so many."""
     torch.manual_seed(0)
+    terms = {f"class_{player[0]}": regularizers.AuxiliaryClassifier(player, 3) for player in ("discriminator", "generator")}
     parts: dict[str, Any] = {
-        "latent": latents.Normal(2),
         "generator": mlp.Generator([2], 2, [8], classes=3),
-        "discriminator": mlp.Discriminator([2], [8], dropout=0.0, outputs=outputs),
+        "discriminator": mlp.Discriminator([2], [8], dropout=0.0, auxiliary=named),
         "loss": losses.BCE(weight=0.5),
-        "regularizers": {},
-        "augment": {},
-        "optimizer_g": sgd(0.1),
-        "optimizer_d": sgd(0.2),
-        "schedule": constant,
+        "terms": terms,
         "classes": 3,
     }
-    return ACGAN(**(parts | changes))
+    return make_gan(**(parts | changes))
 
 
-LOGITS = torch.tensor([[0.3, 1.0, -1.0, 0.0, 2.0], [-0.2, 0.5, 0.5, -3.0, 0.1]])
+LOGITS = torch.tensor([[0.3, 1.0, -1.0, 0.0, 2.0], [-0.2, 0.5, 0.5, -3.0, 0.1]])  # adversarial, three classes, "generated"
 LABELS = torch.tensor([2, 0])
 
 
@@ -150,41 +167,94 @@ def cross_entropy(logits: Tensor, labels: list[int]) -> float:
     return -torch.stack([row.log_softmax(0)[k] for row, k in zip(logits, labels, strict=True)]).mean().item()
 
 
+class Answers(nn.Module):
+    """A discriminator that gives for real, and for fake, what it is told to."""
+
+    def __init__(self, real: Tensor, fake: Tensor):
+        super().__init__()
+        self.answers = {1.0: real, 0.0: fake}
+
+    def forward(self, x: Tensor, y: Tensor) -> Output:
+        answer = self.answers[x.mean().item()]
+        return Output(answer[:, :1], answer[:, 1:])
+
+
+def class_round(real: Tensor, fake: Tensor) -> Round:
+    ones, none = torch.ones(2, 2), torch.zeros(2, 2)
+    return Round(nn.Identity(), Answers(real, fake), [], ones, none, torch.zeros(2, 2), LABELS)
+
+
 def test_d_learns_the_class_of_the_real_and_generated_for_the_fake() -> None:
-    system = make_acgan(5)
-    terms = system.discriminator_terms({"real": LOGITS, "fake": LOGITS.flip(0)}, LABELS)
-    assert terms["class_real"].item() == pytest.approx(cross_entropy(LOGITS[:, 1:], [2, 0]) / 2)
-    assert terms["class_fake"].item() == pytest.approx(cross_entropy(LOGITS.flip(0)[:, 1:], [3, 3]) / 2)
-    adversarial = losses.BCE(weight=0.5).discriminator(LOGITS[:, :1], LOGITS.flip(0)[:, :1])
-    assert terms["real"] == adversarial["real"] and terms["fake"] == adversarial["fake"]
+    round = class_round(LOGITS, LOGITS.flip(0))
+    term = make_acgan(4).terms["class_d"](round)
+    expected = (cross_entropy(LOGITS[:, 1:], [2, 0]) + cross_entropy(LOGITS.flip(0)[:, 1:], [3, 3])) / 2
+    assert term.item() == pytest.approx(expected)
     # 4 logits of the first row: 1, -1, 0, 2: "generated" wins; the second row's 0.5 is its label's.
-    assert system.noted["accuracy/real"] == [0.5] and system.noted["accuracy/fake"] == [0.5]
+    assert round.scalars == {"accuracy/real": 0.5, "accuracy/fake": 0.5}
 
 
-def test_without_that_class_d_learns_the_label_the_fake_was_drawn_for() -> None:
-    terms = make_acgan(4).discriminator_terms({"fake": LOGITS[:, :4]}, LABELS)
-    assert terms["class_fake"].item() == pytest.approx(cross_entropy(LOGITS[:, 1:4], [2, 0]) / 2)
-    assert set(terms) == {"fake", "class_fake"}
+def test_without_that_class_d_learns_the_label_the_fake_was_made_for() -> None:
+    term = make_acgan(3).terms["class_d"](class_round(LOGITS[:, :4], LOGITS[:, :4].flip(0)))
+    expected = (cross_entropy(LOGITS[:, 1:4], [2, 0]) + cross_entropy(LOGITS.flip(0)[:, 1:4], [2, 0])) / 2
+    assert term.item() == pytest.approx(expected)
 
 
-def test_g_wants_to_be_real_and_of_its_class() -> None:
-    system = make_acgan(5)
-    terms = system.generator_terms(LOGITS, None, LABELS)
-    assert terms["class"].item() == pytest.approx(cross_entropy(LOGITS[:, 1:], [2, 0]))
-    assert terms["adversarial"] == losses.BCE().generator(LOGITS[:, :1], None)
+@pytest.mark.parametrize("outputs", [4, 5])
+def test_g_wants_its_fakes_to_be_of_their_class(outputs: int) -> None:
+    answer = LOGITS[:, :outputs]
+    term = make_acgan(outputs - 1).terms["class_g"](class_round(LOGITS.flip(0)[:, :outputs], answer))
+    assert term.item() == pytest.approx(cross_entropy(answer[:, 1:], [2, 0]))
 
 
-@pytest.mark.parametrize("outputs", [1, 3, 6])
-def test_the_class_head_fits_the_classes(outputs: int) -> None:
-    with pytest.raises(ValueError, match=r"^discriminator\.outputs: .* with 3 classes it is 4, or 5 with"):
-        make_acgan(outputs).check_shapes((2,))
+def test_the_classifier_has_a_weight() -> None:
+    round = class_round(LOGITS, LOGITS)
+    for player in ("discriminator", "generator"):
+        once, thrice = (regularizers.AuxiliaryClassifier(player, 3, weight=weight)(round) for weight in (1.0, 3.0))
+        torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_the_step_of_acgan_minimizes_the_adversarial_loss_and_both_terms() -> None:
+    """By hand: one update of D and one of G."""
+    latent, watch = Known(), Watch()
+    fit(make_acgan(4, latent=latent), 1, watch, data=labelled())
+    hand = make_acgan(4)
+    g, d = hand.generator, hand.discriminator
+    x, y = next(iter(labelled().train_dataloader()))
+    sgd_d, sgd_g = torch.optim.SGD(d.parameters(), 0.2), torch.optim.SGD(g.parameters(), 0.1)
+    fake = g(latent.drawn[-1], y)
+    real_out, fake_out = d(x, y), d(fake.detach(), y)
+    bce = F.binary_cross_entropy_with_logits
+    adversarial = (bce(real_out.logits, torch.ones(16, 1)) + bce(fake_out.logits, torch.zeros(16, 1))) / 2
+    (adversarial + (F.cross_entropy(real_out.classes, y) + F.cross_entropy(fake_out.classes, 0 * y + 3)) / 2).backward()
+    sgd_d.step()
+    torch.testing.assert_close(vector(d), watch.d[0])
+    out = d(fake, y)
+    sgd_g.zero_grad()
+    (bce(out.logits, torch.ones(16, 1)) + F.cross_entropy(out.classes, y)).backward()
+    sgd_g.step()
+    torch.testing.assert_close(vector(g), watch.g[0])
+
+
+def labelled() -> Any:
+    """The sine's points, with three classes."""
+    data = fit_data()
+    data.y = torch.arange(len(data.x)) % 3
+    return data
+
+
+@pytest.mark.parametrize("named", [0, 2, 5])
+def test_the_class_head_fits_the_classes(named: int) -> None:
+    expected = rf"^regularizers\.class_d: the discriminator names {named} classes; .*auxiliary to 3,\s+or to 4 with a class"
+    with pytest.raises(ValueError, match=expected):
+        make_acgan(named).check_shapes((2,))
+    make_acgan(3).check_shapes((2,))
     make_acgan(4).check_shapes((2,))
-    make_acgan(5).check_shapes((2,))
 
 
-def test_acgan_needs_classes() -> None:
-    with pytest.raises(ValueError, match=r"^classes: an auxiliary classifier needs classes"):
-        make_acgan(2, classes=None, generator=mlp.Generator([2], 2, [8])).check_shapes((2,))
+@pytest.mark.parametrize("classes", [None, 0])
+def test_acgan_needs_classes(classes: int | None) -> None:
+    with pytest.raises(ValueError, match=r"^classes: an auxiliary classifier needs data with classes"):
+        regularizers.AuxiliaryClassifier("discriminator", classes)
 
 
 # -- VAE and moment matching -----------------------------------------------------------------------------------------
@@ -197,7 +267,7 @@ def make_vae(**changes: Any) -> VAE:
         "generator": mlp.Generator([1, 8, 8], 2, [32]),
         "encoder": mlp.Discriminator([1, 8, 8], [32], dropout=0.0, outputs=4),
         "loss": losses.ELBO(),
-        "optimizer": lambda p: torch.optim.Adam(p, 3e-3),
+        "optimizer": {"generator": adam},
         "schedule": constant,
     }
     return VAE(**(parts | changes))
@@ -225,7 +295,7 @@ def test_a_vae_learns_to_reconstruct() -> None:
     after = (system.reconstruct(x, y) - x).square().mean()
     assert after < 0.5 * before and after < x.var(0).mean()  # better than the mean image
     assert system.sample(3).shape == (3, 1, 8, 8)
-    loss = system.scalars
+    loss = system.scalars.latest
     torch.testing.assert_close(loss["loss"], loss["loss/reconstruction"] + loss["loss/divergence"])
 
 
@@ -234,7 +304,7 @@ def test_encoder_and_decoder_both_move() -> None:
     before = {name: vector(network) for name, network in system.networks().items()}
     train(system, 1)
     assert all(not vector(network).equal(before[name]) for name, network in system.networks().items())
-    assert set(system.rates) == {"generator"}  # one optimizer for both
+    assert set(system.optimizers_by_name) == {"generator"}  # one optimizer for both
 
 
 def test_a_vae_refuses() -> None:
@@ -249,7 +319,7 @@ def test_a_vae_refuses() -> None:
 def test_moment_matching_draws_the_points() -> None:
     """No discriminator: after 500 steps the samples lie closer than their spread, from a start far away."""
     torch.manual_seed(0)
-    system = GMMN(latents.Normal(2), mlp.Generator([2], 2, [32, 32]), losses.MMD(), lambda p: torch.optim.Adam(p, 3e-3), constant)
+    system = GMMN(latents.Normal(2), mlp.Generator([2], 2, [32, 32]), losses.MMD(), {"generator": adam}, constant)
     data = fit_data()
     data.batch_size = 128
     mmd = losses.MMD()
@@ -266,6 +336,6 @@ def test_moment_matching_draws_the_points() -> None:
 def test_moment_matching_refuses() -> None:
     parts: Any = (latents.Normal(2), mlp.Generator([2], 2, [8]))
     with pytest.raises(ValueError, match=r"^classes: moment matching is unconditional"):
-        GMMN(*parts, losses.MMD(), sgd(0.1), constant, classes=3)
+        GMMN(*parts, losses.MMD(), {"generator": sgd(0.1)}, constant, classes=3)
     with pytest.raises(ValueError, match=r"^loss: Hinge needs a discriminator"):
-        GMMN(*parts, losses.Hinge(), sgd(0.1), constant)
+        GMMN(*parts, losses.Hinge(), {"generator": sgd(0.1)}, constant)
