@@ -55,7 +55,7 @@ class Round:
         return self.outputs[side]
 
     def score(self, x: Tensor, exact: bool = False) -> Output:
-        """The discriminator's answer to other images with the labels of this part; they are augmented first. `exact`: in float32."""
+        """The discriminator's answer to other images, augmented, with the labels of this part. `exact`: in float32."""
         for augment in self.augment:
             x = augment(x)
         with torch.autocast(x.device.type, enabled=self.autocast and not exact):

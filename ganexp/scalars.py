@@ -34,10 +34,10 @@ class Scalars:
 
     def total(self, prefix: str) -> Tensor:
         """The sum of the current step's means under names that begin so."""
-        return torch.stack([torch.stack(v).mean() for name, v in self.step.items() if name.startswith(prefix)]).sum()
+        return torch.stack([mean(v) for name, v in self.step.items() if name.startswith(prefix)]).sum()
 
     def end_step(self) -> None:
-        means = {name: v[0] if len(v) == 1 else torch.stack(v).mean() for name, v in self.step.items()}
+        means = {name: mean(v) for name, v in self.step.items()}
         self.latest |= means
         self.recent.append(means)
         self.step = {}
@@ -54,3 +54,7 @@ class Scalars:
     def load_state(self, state: list[dict[str, float]], device: torch.device) -> None:
         *recent, self.latest = [{name: torch.tensor(v, device=device) for name, v in values.items()} for values in state]
         self.recent.extend(recent)
+
+
+def mean(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(values).mean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from math import prod
 from typing import Any, ClassVar, Protocol, cast
@@ -76,7 +76,8 @@ class GAN(System):
         if separate and not hasattr(loss, "real"):
             raise ValueError(f"separate: {type(loss).__name__} compares real with fake, D cannot learn from one alone")
         self.loss, self.needs_real = loss, getattr(loss, "needs_real", False)
-        self.terms = nn.ModuleDict(checked({**(terms or {}), **regularizers}, Term, "regularizers"))
+        own = checked(terms or {}, Term, "terms")
+        self.terms = nn.ModuleDict(own | checked(regularizers, Term, "regularizers", own))
         self.augment = nn.ModuleDict(checked(augment, Augmentation, "augment"))
         self.constraints = checked(constraints or {}, Constraint, "constraints")
         for name, constraint in self.constraints.items():
@@ -192,7 +193,7 @@ class GAN(System):
             outputs = [round.output(side).logits for side in ("real", "fake")]
             if outputs[0].ndim != 2 or len(outputs[0]) != 2 or not outputs[0].shape[1]:
                 raise ValueError(f"the discriminator must give logits [N, K], not {list(outputs[0].shape)} for 2 rows")
-            self.loss.discriminator(*outputs)
+            checked(terms, Term, "regularizers", ["adversarial", *self.loss.discriminator(*outputs)])
             for name, term in terms.items():
                 try:
                     term(round)
@@ -200,8 +201,13 @@ class GAN(System):
                     raise ValueError(f"regularizers.{name}: {error}") from error
 
 
-def checked(parts: Mapping[str, Any], kind: type, name: str) -> dict[str, Any]:
+def checked(parts: Mapping[str, Any], kind: type, name: str, taken: Iterable[str] = ()) -> dict[str, Any]:
+    """The parts, which are of one kind, and whose names are free."""
     for key, part in parts.items():
         if not isinstance(part, kind):
             raise ValueError(f"{name}.{key}: {type(part).__name__} is not a {kind.__module__}.{kind.__name__}")
+        if key in taken:
+            raise ValueError(f"{name}.{key}: the model or its loss has a term of this name")
+        if not key or "." in key or hasattr(nn.ModuleDict(), key):
+            raise ValueError(f"{name}.{key}: cannot be a name; choose another")
     return dict(parts)
