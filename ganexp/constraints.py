@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ganexp.networks.layers import MinibatchStd
 from ganexp.networks.output import Output, as_output
 
 
@@ -34,12 +35,15 @@ class GradientNorm(Constraint):
     """D(x) / (|grad D(x)| + |D(x)|) in place of D(x): Lipschitz and bounded (Wu et al. 2021, arXiv:2109.02235, equation 9).
 
     Every pass costs a gradient by the images, and every update a second derivative. Raises ValueError for more than one logit,
-    and for batch norm, which mixes the gradients of images.
+    and for what mixes the gradients of images: batch norm, minibatch_std.
     """
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
-        if any(isinstance(module, nn.BatchNorm2d) for module in discriminator.modules()):
-            raise ValueError("gradient normalization is of each image alone: no batch norm, model.discriminator.norm=false")
+        for module in discriminator.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                raise ValueError("gradient normalization is of each image alone: no batch norm, model.discriminator.norm=false")
+            if isinstance(module, MinibatchStd):
+                raise ValueError("gradient normalization is of each image alone: model.discriminator.minibatch_std=0")
         return GradientNormalized(discriminator)
 
 
@@ -58,7 +62,11 @@ class GradientNormalized(nn.Module):
             (gradient,) = torch.autograd.grad(output.logits.sum(), x, create_graph=differentiating)
             norm = gradient.reshape(len(output.logits), -1).norm(dim=1, keepdim=True)
             logits = output.logits / (norm + output.logits.abs() + 1e-12)
-        return output._replace(logits=logits if differentiating else logits.detach())
+        output = output._replace(logits=logits)
+        if differentiating:
+            return output
+        classes = None if output.classes is None else output.classes.detach()
+        return Output(logits.detach(), classes, tuple(h.detach() for h in output.features))
 
 
 class WeightClip(Constraint):
