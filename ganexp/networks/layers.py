@@ -34,7 +34,7 @@ class MinibatchStd(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n = len(x)
         size = next(size for size in range(min(self.group, n), 0, -1) if n % size == 0)
-        groups = x.float().view(size, n // size, -1)
+        groups = x.float().reshape(size, n // size, -1)
         std = (groups.var(0, correction=0) + 1e-8).sqrt().mean(1).to(x.dtype)  # [groups]
         return torch.cat([x, std.repeat(size).view(n, *[1] * (x.ndim - 1)).expand(n, 1, *x.shape[2:])], 1)
 
