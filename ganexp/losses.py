@@ -137,10 +137,12 @@ class TopK:
 
     def __getattr__(self, name: str) -> Any:
         """D's side, and whatever else the other loss has."""
-        return getattr(self.__dict__["loss"], name)
+        if "loss" not in self.__dict__:  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.loss, name)
 
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
-        best = fake.mean(1).topk(max(1, round(self.fraction * len(fake)))).indices
+        best = fake.mean(1).topk(max(1, round(self.fraction * len(fake)))).indices.sort().values
         return self.loss.generator(fake[best], None if real is None else real[best])
 
 
