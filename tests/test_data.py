@@ -162,6 +162,19 @@ def test_points_keep_their_units() -> None:
     assert torch.equal(x, points)
 
 
+@pytest.mark.parametrize("classes, counts", [(0, [6]), (1, [6]), (2, [6, 0])])
+def test_label_counts_without_labels(classes: int, counts: list[int]) -> None:
+    data = Given(IMAGES, NONE, (3, 2, 4), classes)
+    data.prepare()
+    assert data.label_counts().tolist() == counts and data.label_counts().dtype == torch.int64
+
+
+def test_label_counts_hold_a_number_for_each_class() -> None:
+    data = Given(IMAGES, np.array([3, 0, 3, 3, 1, 0]), (3, 2, 4), classes=5)
+    data.prepare()
+    assert data.label_counts().tolist() == [2, 1, 0, 3, 0] and data.label_counts().dtype == torch.int64
+
+
 def test_real_samples_do_not_follow_the_seed() -> None:
     modules = [Given(IMAGES, LABELS, (3, 2, 4), classes=6, seed=seed) for seed in (0, 1)]
     for data in modules:

@@ -86,7 +86,7 @@ class DataModule(pl.LightningDataModule):
         self.x, self.y = torch.empty(0), torch.empty(0, dtype=torch.int64)
         self.notes: list[str] = []
         self.left_out: dict[str, str] = {}
-        self.mapped: mmap.mmap | None = None  # the file that x is in
+        self.mapped: mmap.mmap | None = None  # the file that x is in, where the system can be asked to let go of it
         self.taken = 0  # bytes since it was last let go of
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +120,7 @@ class DataModule(pl.LightningDataModule):
             self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
         if self.x.ndim == 4:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
-        self.mapped = getattr(x, "_mmap", None)
+        self.mapped = getattr(x, "_mmap", None) if hasattr(mmap, "MADV_DONTNEED") else None  # Windows has no madvise
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,6 +146,10 @@ class DataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         x, y = batch
         return to_unit_range(x), y
+
+    def label_counts(self) -> Tensor:
+        """How many samples each class has, int64 [max(classes, 1)]; without labels one class has all. Call `prepare` first."""
+        return self.y.bincount(minlength=max(self.classes, 1))
 
     def real(self, n: int) -> Tensor:
         """n real samples as a system draws them, [-1, 1] float32: all where there are no more, else the first n of a
