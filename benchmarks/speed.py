@@ -16,6 +16,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from ganexp import checks, config
 from ganexp.build import build
 from ganexp.data.module import DataModule
 from ganexp.tasks.memory import keep_freed_memory, set_thresholds
-from ganexp.tasks.train import quiet
+from ganexp.tasks.train import in_folder, quiet
 
 TASKS = {"mlp": ("model=mlp", [1, 28, 28], 60), "dcgan": ("model=dcgan", [3, 64, 64], 6)}
 
@@ -129,6 +130,7 @@ def main() -> None:
         overrides = [model, "loss=bce", "regularizer=[]", "model.ema_half_life=null", "hardware=cpu", f"data.shape={shape}"]
         with config.config_tree():
             resolved = config.resolved(checks.compose_checked([*overrides, "hydra.run.dir=" + folder]))
+        resolved["logger"] = in_folder(resolved["logger"], Path(folder))
         data = Noise(shape, 0, arguments.batch_size, 0)
         data.prepare()
         ours, plain = Ours(resolved, data, steps), Plain(resolved, data, steps, arguments.keep_memory)

@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_idx, write_images
+from conftest import NARROW, TINY, Answer, data_overrides, write_cifar, write_idx, write_images
 from PIL import Image
 from torchvision import datasets
 
+from ganexp.data.cifar import CIFAR10
 from ganexp.data.digits import Digits
 from ganexp.data.faces import Anime, Cats, CelebA
 from ganexp.data.folder import Folder
 from ganexp.data.mnist import FILES, MNIST, FashionMNIST
 from ganexp.data.module import Batches, DataModule
+from ganexp.data.stacked import StackedMNIST
 from ganexp.data.toy import Sine
 
 # -- batches -------------------------------------------------------------------------------------------------------------
@@ -162,6 +164,19 @@ def test_points_keep_their_units() -> None:
     assert torch.equal(x, points)
 
 
+@pytest.mark.parametrize("classes, counts", [(0, [6]), (1, [6]), (2, [6, 0])])
+def test_label_counts_without_labels(classes: int, counts: list[int]) -> None:
+    data = Given(IMAGES, NONE, (3, 2, 4), classes)
+    data.prepare()
+    assert data.label_counts().tolist() == counts and data.label_counts().dtype == torch.int64
+
+
+def test_label_counts_hold_a_number_for_each_class() -> None:
+    data = Given(IMAGES, np.array([3, 0, 3, 3, 1, 0]), (3, 2, 4), classes=5)
+    data.prepare()
+    assert data.label_counts().tolist() == [2, 1, 0, 3, 0] and data.label_counts().dtype == torch.int64
+
+
 def test_real_samples_do_not_follow_the_seed() -> None:
     modules = [Given(IMAGES, LABELS, (3, 2, 4), classes=6, seed=seed) for seed in (0, 1)]
     for data in modules:
@@ -300,6 +315,90 @@ def test_a_damaged_file_is_no_missing_file(damage: Callable[[bytes], bytes], fil
     with pytest.raises(ValueError, match="damaged") as caught:
         mnist(MNIST, tmp_path).prepare()
     assert str(raw) in str(caught.value)
+
+
+# -- another size ----------------------------------------------------------------------------------------------------------
+
+
+def published(name: str, root: Path, shape: tuple[int, ...]) -> DataModule:
+    """Of 64 digits or 80 photographs, written if they are not there."""
+    if name == "digits":
+        return Digits(shape, 10, 8, 0)
+    if not any(root.iterdir()):
+        write_cifar(root) if name == "cifar10" else write_idx(root / "MNIST" / "raw")
+    if name == "stacked_mnist":
+        return StackedMNIST(str(root), shape, 1000, 8, 0, images=40)
+    return {"mnist": MNIST, "cifar10": CIFAR10}[name](str(root), shape, 10, 8, 0)
+
+
+@pytest.mark.parametrize(
+    "name, native, shape, mode",
+    [
+        ("mnist", (1, 28, 28), (1, 64, 64), "L"),
+        ("mnist", (1, 28, 28), (3, 32, 32), "RGB"),
+        ("mnist", (1, 28, 28), (1, 14, 40), "L"),
+        ("mnist", (1, 28, 28), (3, 28, 28), "RGB"),
+        ("cifar10", (3, 32, 32), (3, 64, 64), "RGB"),
+        ("cifar10", (3, 32, 32), (1, 32, 32), "L"),
+        ("cifar10", (3, 32, 32), (1, 8, 8), "L"),
+        ("stacked_mnist", (3, 28, 28), (3, 64, 64), "RGB"),
+        ("digits", (1, 8, 8), (3, 32, 32), "RGB"),
+        ("digits", (1, 8, 8), (1, 1, 1), "L"),
+    ],
+)
+def test_another_size(name: str, native: tuple[int, ...], shape: tuple[int, ...], mode: str, tmp_path: Path) -> None:
+    """As Pillow resizes each image, with the labels as they are."""
+    before, data = published(name, tmp_path, native), published(name, tmp_path, shape)
+    before.prepare()
+    data.prepare()
+    assert data.x.shape == (len(before.x), *shape) and data.x.dtype == torch.uint8 and torch.equal(data.y, before.y)
+    assert data.x.is_contiguous(memory_format=torch.channels_last)
+    for i in (0, 1, 7, 39):
+        picture = Image.fromarray(before.x[i].permute(1, 2, 0).numpy().squeeze()).convert(mode)
+        picture = picture.resize((shape[2], shape[1]), Image.Resampling.BICUBIC)
+        assert data.x[i].permute(1, 2, 0).contiguous().numpy().tobytes() == picture.tobytes()
+    assert before.resize == "none"
+    assert data.resize == ("none" if native[1:] == shape[1:] else f"bicubic to {shape[1]}×{shape[2]}, squash")
+    assert data.fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name, shape, channels",
+    [
+        ("mnist", (2, 28, 28), "1 or 3"),
+        ("mnist", (784,), "1 or 3"),
+        ("cifar10", (4, 32, 32), "1 or 3"),
+        ("digits", (5, 8, 8), "1 or 3"),
+        ("stacked_mnist", (1, 28, 28), "3"),
+        ("stacked_mnist", (4, 28, 28), "3"),
+    ],
+)
+def test_a_shape_that_no_image_can_have(name: str, shape: tuple[int, ...], channels: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"^shape: must be \[{channels} channels, height, width\], not \[{shape[0]}[],]"):
+        published(name, tmp_path, shape)
+
+
+def test_a_size_that_does_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"^shape: 64 images of \[1, 900000, 900000\] take 48,279.\d GiB of memory, more than "):
+        published("mnist", tmp_path, (1, 900_000, 900_000)).prepare()
+    monkeypatch.delattr("os.sysconf")  # as on Windows
+    with pytest.raises(ValueError, match=r"^shape: 64 images of .* GiB of memory, more than half of the 8.0 GiB there is"):
+        published("mnist", tmp_path, (1, 10_000, 10_000)).prepare()
+
+
+@pytest.mark.parametrize("data, metrics", [("mnist", "fid"), ("stacked_mnist", "fid,class_modes")])
+def test_a_run_on_another_size(data: str, metrics: str, cli: Callable[..., Answer], data_root: Path) -> None:
+    """The classifier learns the resized images; the protocol says that they are."""
+    options = [f"metrics=[{metrics}]", "extractor=classifier", "extractor.steps=5", "data.shape=[3,32,32]"]
+    answer = cli("model=dcgan", f"data={data}", *data_overrides(data, data_root), *options, *NARROW["dcgan"], *TINY)
+    assert answer.code == 0, answer.err
+    protocol = answer.record["protocols"]["fid/classifier"]
+    assert protocol["real"]["resize"] == "bicubic to 32×32, squash" and protocol["real"]["shape"] == [3, 32, 32]
+
+
+def test_data_of_one_size_is_not_resized() -> None:
+    with pytest.raises(ValueError, match=r"^shape: the data has samples of shape \[3, 2, 4\], not \[3, 4, 4\]"):
+        Given(IMAGES, NONE, (3, 4, 4)).prepare()
 
 
 # -- a folder of images --------------------------------------------------------------------------------------------------

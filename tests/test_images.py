@@ -327,6 +327,15 @@ def test_unreadable_files_are_listed(cli: Cli, tmp_path: Path, cache: Path) -> N
     assert answer.record["data"]["notes"] == ["1 of 21 images cannot be used and are left out"]
 
 
+def test_a_mapped_array_where_the_system_has_no_madvise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has neither the call nor the constant."""
+    write_images(tmp_path / "p", count=8)
+    monkeypatch.delattr("mmap.MADV_DONTNEED")
+    monkeypatch.setattr("ganexp.data.module.RELEASED_AFTER", 1)
+    data = folder(tmp_path / "p")
+    assert data.take(torch.arange(8)).shape == (8, 3, 8, 8)
+
+
 # -- published sets -----------------------------------------------------------------------------------------------------
 
 

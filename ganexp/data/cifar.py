@@ -15,9 +15,12 @@ from ganexp.data.module import DataModule
 class CIFAR10(DataModule):
     """50,000 photographs of 32×32 px in ten classes (Krizhevsky 2009), as uint8 [50000, 3, 32, 32]; labels 0 to 9.
 
-    `root`: torchvision's folder, the files lie in `root/cifar-10-batches-py`; they are downloaded if missing. Raises
-    FileNotFoundError naming the file and its place where the download fails.
+    `root`: torchvision's folder, the files lie in `root/cifar-10-batches-py`; they are downloaded if missing. `shape`: 3
+    channels, or 1 for grey, of any size; photographs are resized to it. Raises FileNotFoundError naming the file and its place
+    where the download fails, ValueError for another shape.
     """
+
+    native_shape = (3, 32, 32)
 
     def __init__(self, root: str, shape: Sequence[int], classes: int, batch_size: int, seed: int, replacement: bool = False):
         super().__init__(shape, classes, batch_size, seed, replacement)

@@ -8,7 +8,12 @@ from ganexp.data.module import DataModule
 
 
 class Digits(DataModule):
-    """1,797 digits of 8×8 px and 17 grey levels, as uint8 [1797, 1, 8, 8]; labels 0 to 9."""
+    """1,797 digits of 8×8 px and 17 grey levels, as uint8 [1797, 1, 8, 8]; labels 0 to 9.
+
+    `shape`: 1 channel, or 3 that are alike, of any size; images are resized to it. Raises ValueError for another shape.
+    """
+
+    native_shape = (1, 8, 8)
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits  # a second to import: only for who asks

@@ -17,11 +17,13 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 class MNIST(DataModule):
     """60,000 digits of 28×28 px (LeCun et al. 1998), as uint8 [60000, 1, 28, 28]; labels 0 to 9.
 
-    `root`: torchvision's folder, the files lie in `root/MNIST/raw`; they are downloaded if missing. Raises FileNotFoundError
-    naming the files and their place where the download fails, ValueError for a damaged file.
+    `root`: torchvision's folder, the files lie in `root/MNIST/raw`; they are downloaded if missing. `shape`: 1 channel, or 3 that
+    are alike, of any size; images are resized to it. Raises FileNotFoundError naming the files and their place where the download
+    fails, ValueError for a damaged file or another shape.
     """
 
     dataset = datasets.MNIST
+    native_shape = (1, 28, 28)
 
     def __init__(self, root: str, shape: Sequence[int], classes: int, batch_size: int, seed: int, replacement: bool = False):
         super().__init__(shape, classes, batch_size, seed, replacement)

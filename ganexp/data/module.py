@@ -14,6 +14,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from ganexp.data.resizing import described, resized
+
 RELEASED_AFTER = 2**22  # bytes taken from a mapped array; the system maps some five times as many, those around them
 
 
@@ -64,13 +66,15 @@ class DataModule(pl.LightningDataModule):
     split evenly over its devices. `seed`: of the order. `replacement`: samples are drawn with it, not epoch by epoch. Batches are
     x float32 [N, *shape], images in [-1, 1] and points in their own units, and y int64 [N]. `notes`: what `load` left out, if
     anything; it is logged and kept in run.json. `split`, `resize`: which part of the published set `load` gives, and how it
-    changed its images' size; `labels_by_channel`: whether a label is a number with a digit for each channel.
+    changed its images' size; `labels_by_channel`: whether a label is a number with a digit for each channel. `native_shape`:
+    of the images that `load` gives, grey or RGB, where `shape` may be another; they are then resized.
     `left_out`: files that cannot be used, and why. `pixels_hash`: of the images, where `load` knows it.
     """
 
     split = "train"
     resize = "none"
     labels_by_channel = False
+    native_shape: tuple[int, int, int] | None = None
     pixels_hash: str | None = None
 
     def __init__(self, shape: Sequence[int], classes: int, batch_size: int = 64, seed: int = 0, replacement: bool = False):
@@ -82,11 +86,13 @@ class DataModule(pl.LightningDataModule):
         if classes < 0 or seed < 0:
             raise ValueError(f"{'classes' if classes < 0 else 'seed'}: at least 0, not {min(classes, seed)}")
         self.shape, self.classes = tuple(shape), classes
+        if self.native_shape is not None:
+            self.resize = described(self.native_shape, self.shape, self.native_shape[:1] if self.labels_by_channel else (1, 3))
         self.batch_size, self.seed, self.replacement = batch_size, seed, replacement
         self.x, self.y = torch.empty(0), torch.empty(0, dtype=torch.int64)
         self.notes: list[str] = []
         self.left_out: dict[str, str] = {}
-        self.mapped: mmap.mmap | None = None  # the file that x is in
+        self.mapped: mmap.mmap | None = None  # the file that x is in, where the system can be asked to let go of it
         self.taken = 0  # bytes since it was last let go of
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
@@ -101,8 +107,9 @@ class DataModule(pl.LightningDataModule):
         if len(self.x):
             return
         x, y = self.load()
-        if np.shape(x)[1:] != self.shape:
-            raise ValueError(f"shape: the data has samples of shape {list(np.shape(x)[1:])}, not {list(self.shape)}")
+        native = self.native_shape or self.shape
+        if np.shape(x)[1:] != native:
+            raise ValueError(f"shape: the data has samples of shape {list(np.shape(x)[1:])}, not {list(native)}")
         wanted = np.uint8 if len(self.shape) == 3 else np.float32
         if not isinstance(x, np.ndarray) or x.dtype != wanted:
             given = getattr(x, "dtype", type(x).__name__)
@@ -115,12 +122,14 @@ class DataModule(pl.LightningDataModule):
             raise ValueError(f"batch_size: {self.batch_size}, but the data has only {len(x)} samples")
         if len(y) and not 0 <= y.min() <= y.max() < max(self.classes, 1):
             raise ValueError(f"classes: {self.classes}, but the data has labels from {y.min()} to {y.max()}")
+        if native != self.shape:
+            x = resized(x, self.shape)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*not writable.*")  # a mapped file; nobody writes to the data
             self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
         if self.x.ndim == 4:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
-        self.mapped = getattr(x, "_mmap", None)
+        self.mapped = getattr(x, "_mmap", None) if hasattr(mmap, "MADV_DONTNEED") else None  # Windows has no madvise
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,6 +155,10 @@ class DataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         x, y = batch
         return to_unit_range(x), y
+
+    def label_counts(self) -> Tensor:
+        """How many samples each class has, int64 [max(classes, 1)]; without labels one class has all. Call `prepare` first."""
+        return self.y.bincount(minlength=max(self.classes, 1))
 
     def real(self, n: int) -> Tensor:
         """n real samples as a system draws them, [-1, 1] float32: all where there are no more, else the first n of a

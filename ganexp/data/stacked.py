@@ -13,9 +13,11 @@ class StackedMNIST(MNIST):
     """`images` triples of MNIST digits, drawn with replacement, as the channels of uint8 [images, 3, 28, 28] (Metz et al. 2017,
     arXiv:1611.02163, section 3.3.1). The label, 0 to 999, is the number that the three digits spell, red first.
 
-    `root`: as MNIST. `images_seed`: which triples; they stay the same when the run's seed changes.
+    `root`: as MNIST. `images_seed`: which triples; they stay the same when the run's seed changes. `shape`: 3 channels of any
+    size; images are resized to it.
     """
 
+    native_shape = (3, 28, 28)
     labels_by_channel = True
 
     def __init__(
