@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +142,24 @@ def check_nodes(config: dict[str, Any]) -> None:
 
 def as_written(cfg: DictConfig, message: str) -> str:
     """A message with its key where the user wrote it: `model.loss` only refers to `loss`."""
-    references = OmegaConf.to_container(cfg.model, resolve=False)
-    assert isinstance(references, dict)
-    for key, value in references.items():
+    for key, value in leaves(OmegaConf.to_container(cfg.model, resolve=False)):
         if isinstance(value, str) and (whole := re.fullmatch(r"\$\{([a-z_.]+)\}", value)):
-            message = re.sub(rf"^model\.{key!s}(?=[.:])", whole.group(1), message)
+            message = re.sub(rf"^model{re.escape(key)}(?=[.:])", whole.group(1), message)
     return message
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in a mapping that is none itself, by its path: `.optimizer.generator`."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}")
+    else:
+        yield path, node
+
+
+def refers(references: str, part: str) -> bool:
+    """Whether the model takes this part of the game, alone or with all that it belongs to."""
+    return f"${{{part}" in references or f"${{{part.partition('.')[0]}}}" in references
 
 
 def check_game(parsed: Sequence[Override], cfg: DictConfig) -> None:
@@ -156,7 +168,7 @@ def check_game(parsed: Sequence[Override], cfg: DictConfig) -> None:
     for override in parsed:
         key = override.key_or_group
         part = ".".join(key.split(".")[:2]) if key.startswith("optimizer.") else key.split(".")[0]
-        if part in GAME and f"${{{part}" not in references:
+        if part in GAME and not refers(references, part):
             hint = "; its loss is model.loss" if part == "loss" else ""
             raise Mistake(f"{key}: model={choices['model']} has no use for it{hint}")
     chosen = {"loss": choices["loss"] != "bce", "regularizer": bool(cfg.regularizer), "augment": bool(cfg.augment)}

@@ -62,7 +62,7 @@ class System(pl.LightningModule):
             raise ValueError(f"ema_half_life: a number of images, or null for no average, not {ema_half_life}")
         self.automatic_optimization = False
         self.latent, self.generator, self.classes = latent, generator, classes
-        self.optimizer, self.schedule, self.anneal = dict(optimizer), schedule, dict(anneal or {})
+        self.optimizer, self.schedule, self.anneal = dict(optimizer), schedule, checked(anneal or {}, Anneal, "anneal")
         self.ema = EMA(generator, ema_half_life) if ema_half_life else None
         self.accumulate, self.images_seen, self.scalars = accumulate, 0, Scalars()
         self.register_buffer("label_counts", torch.ones(classes or 1))  # of the training data; labels are sampled like them
@@ -214,3 +214,15 @@ def checked_clip(norm: float | None, name: str) -> float | None:
     if norm is not None and norm <= 0:
         raise ValueError(f"{name}: a norm above 0, or null to clip nothing, not {norm}")
     return norm
+
+
+def checked(parts: Mapping[str, Any], kind: type, name: str, taken: Iterable[str] = ()) -> dict[str, Any]:
+    """The parts, which are of one kind, and whose names are free."""
+    for key, part in parts.items():
+        if not isinstance(part, kind):
+            raise ValueError(f"{name}.{key}: {type(part).__name__} is not a {kind.__module__}.{kind.__name__}")
+        if key in taken:
+            raise ValueError(f"{name}.{key}: the model or its loss has a term of this name")
+        if not key or "." in key or hasattr(nn.ModuleDict(), key):
+            raise ValueError(f"{name}.{key}: cannot be a name; choose another")
+    return dict(parts)

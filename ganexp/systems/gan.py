@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from math import prod
 from typing import Any, ClassVar, Protocol, cast
@@ -17,7 +17,7 @@ from ganexp.controls import Anneal
 from ganexp.latents import Latent
 from ganexp.regularizers import Term
 from ganexp.round import Round
-from ganexp.systems.base import MakeOptimizer, MakeSchedule, System, checked_clip
+from ganexp.systems.base import MakeOptimizer, MakeSchedule, System, checked, checked_clip
 from ganexp.systems.contexts import evaluating, frozen, uncounted
 
 LOSSES = ("loss/discriminator", "loss/generator")
@@ -199,15 +199,3 @@ class GAN(System):
                     term(round)
                 except (ValueError, RuntimeError, TypeError, AttributeError) as error:
                     raise ValueError(f"regularizers.{name}: {error}") from error
-
-
-def checked(parts: Mapping[str, Any], kind: type, name: str, taken: Iterable[str] = ()) -> dict[str, Any]:
-    """The parts, which are of one kind, and whose names are free."""
-    for key, part in parts.items():
-        if not isinstance(part, kind):
-            raise ValueError(f"{name}.{key}: {type(part).__name__} is not a {kind.__module__}.{kind.__name__}")
-        if key in taken:
-            raise ValueError(f"{name}.{key}: the model or its loss has a term of this name")
-        if not key or "." in key or hasattr(nn.ModuleDict(), key):
-            raise ValueError(f"{name}.{key}: cannot be a name; choose another")
-    return dict(parts)

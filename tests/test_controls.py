@@ -1,0 +1,263 @@
+"""Numbers that change while training: their curves, what they reach, what they refuse, and that resuming changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import NARROW, TINY, Answer
+from test_game import Shift
+from test_resume import SHORT, kill_after, rows, same, state
+from test_step import fit, make_gan
+from torch import nn
+
+from ganexp import losses, regularizers
+from ganexp.augment import Flip
+from ganexp.controls import Anneal, apply, with_number
+
+# -- curves ----------------------------------------------------------------------------------------------------------
+
+CURVES = {  # from 2 to 8 over 100 images: after 0, 25, 50, 100, 1000
+    "linear": (2, 3.5, 5, 8, 8),
+    "cosine": (2, 2 + 6 * (1 - 0.5**0.5) / 2, 5, 8, 8),
+    "exponential": (2, 2 * 2**0.5, 4, 8, 8),
+}
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_curves(curve: Any) -> None:
+    anneal = Anneal("model.ema_half_life", 2.0, 8.0, 100, curve)
+    assert [anneal(images) for images in (0, 25, 50, 100, 1000)] == pytest.approx(CURVES[curve])
+    down = Anneal("model.ema_half_life", 8.0, 2.0, 100, curve)
+    assert [down(0), down(100), down(101)] == pytest.approx([8, 2, 2]) and 8 > down(25) > down(50) > down(75) > 2
+
+
+def test_the_curve_is_a_cosine_unless_asked_otherwise() -> None:
+    assert Anneal("loss.weight", 0.0, 1.0, 4)(1) == pytest.approx((1 - 0.5**0.5) / 2)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("optimizer.generator.lr", 1.0, 2.0, 10), r"^key: optimizer\.generator\.lr follows the schedule"),
+        (("loss.weight", 1.0, 2.0, 0), r"^images: more than 0, not 0"),
+        (("loss.weight", 0.0, 2.0, 10, "exponential"), r"^curve: an exponential one needs start and end above 0"),
+        (("loss.weight", 1.0, -2.0, 10, "exponential"), r"^curve: an exponential one needs start and end above 0"),
+    ],
+)
+def test_numbers_that_make_no_sense(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Anneal(*arguments)
+
+
+# -- what a key reaches ----------------------------------------------------------------------------------------------
+
+
+def test_numbers_in_everything_that_holds_some() -> None:
+    layer = nn.BatchNorm1d(2)
+    roots: dict[str, Any] = {"model": layer, "d": {"list": [1.0, {"x": 2.0}], "pair": (0.9, 0.99)}}
+    tensor = layer.num_batches_tracked
+    numbers = {"a": "model.eps", "b": "d.list.1.x", "c": "d.pair.1", "d": "d.list.0", "e": "model.num_batches_tracked"}
+    found = apply({name: Anneal(key, 5.0, 7.0, 2, "linear") for name, key in numbers.items()}, roots, 1)
+    assert found == {f"anneal/{name}": 6.0 for name in numbers}
+    assert layer.eps == 6 and roots["d"] == {"list": [6.0, {"x": 6.0}], "pair": (0.9, 6.0)}
+    assert layer.num_batches_tracked is tensor and tensor == 6  # in place: it stays a buffer
+
+
+@pytest.mark.parametrize(
+    "key, message",
+    [
+        ("modl.x", "modl.x begins with none of model, loss"),
+        ("model", "model begins with none of model, loss"),
+        ("model.nothing", "model.nothing has no nothing"),
+        ("loss.pair.2", "loss.pair.2 has no element 2"),
+        ("loss.pair.x", "loss.pair.x has no element x"),
+        ("loss.pair", r"loss.pair is \(1, 2\), not a number"),
+        ("loss.flag", "loss.flag is True, not a number"),
+        ("loss.name", "loss.name is 'abc', not a number"),
+        ("loss.none", "loss.none is None, not a number"),
+        ("loss.pair.0.x", "loss.pair.0.x has no x"),
+    ],
+)
+def test_keys_that_name_no_number(key: str, message: str) -> None:
+    roots = {"model": nn.Linear(1, 1), "loss": {"pair": (1, 2), "flag": True, "name": "abc", "none": None}}
+    with pytest.raises(ValueError, match=rf"^anneal\.mine\.key: {message}"):
+        apply({"mine": Anneal(key, 1.0, 2.0, 10)}, roots, 0)
+
+
+def test_a_number_is_replaced_where_it_stands() -> None:
+    pair = [1.0, 2.0]
+    assert with_number({"a": pair}, ["a", "0"], 3.0) == {"a": [3.0, 2.0]} and pair == [1.0, 2.0]
+
+
+class Numbers(pl.Callback):
+    """What has been in force in each step."""
+
+    def __init__(self, read: Callable[[Any], float]):
+        self.read, self.seen = read, []
+
+    def on_train_batch_end(self, trainer: Any, system: Any, *rest: Any) -> None:
+        self.seen.append(float(self.read(system)))
+
+
+def adam(parameters: Any) -> Any:
+    return torch.optim.Adam(parameters, 1e-3, betas=(0.5, 0.9))
+
+
+KEYS: dict[str, Callable[[Any], float]] = {
+    "regularizer.r1.weight": lambda s: s.terms["r1"].weight,
+    "optimizer.generator.betas.1": lambda s: s.optimizers_by_name["generator"].param_groups[0]["betas"][1],
+    "optimizer.discriminator.eps": lambda s: s.optimizers_by_name["discriminator"].param_groups[0]["eps"],
+    "model.ema_half_life": lambda s: s.ema.half_life,
+    "augment.flip.probability": lambda s: s.augment["flip"].probability,
+    "augment.shift.by": lambda s: s.augment["shift"].by,  # a buffer
+    "loss.weight": lambda s: s.loss.weight,
+    "loss.targets.real": lambda s: s.loss.targets["real"],
+    "model.clip_d": lambda s: s.clip_d,
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_kind_of_number(key: str) -> None:
+    """Before each step, by the images seen until then: 16 a step."""
+    system = make_gan(
+        loss=losses.BCE(), regularizers={"r1": regularizers.R1(7.0)}, augment={"shift": Shift(7.0)}, clip_d=7.0,
+        optimizer={"generator": adam, "discriminator": adam}, ema_half_life=7.0,
+        anneal={"mine": Anneal(key, 0.25, 0.75, 32, "linear")},
+    )  # fmt: skip
+    if "flip" in key:
+        system.augment["flip"] = Flip(1.0)
+        system.augment["flip"].forward = lambda x: x  # for images: here only its number matters
+    numbers = Numbers(KEYS[key])
+    fit(system, 4, numbers)
+    assert numbers.seen == pytest.approx([0.25, 0.5, 0.75, 0.75])
+    assert system.scalars.numbers["anneal/mine"] == 0.75
+
+
+def test_an_annealed_weight_is_the_one_that_is_applied() -> None:
+    values = []
+    for weight, anneal in ((2.0, {}), (9.0, {"r1": Anneal("regularizer.r1.weight", 2.0, 1.0, 1e9)})):
+        system = make_gan(regularizers={"r1": regularizers.R1(weight)}, anneal=anneal)
+        fit(system, 1)
+        values.append(system.scalars.latest["loss/discriminator/r1"])
+    torch.testing.assert_close(*values)
+
+
+def test_an_average_may_begin_as_the_generator_itself() -> None:
+    """A half-life from 0 on, as published (R3GAN)."""
+    system = make_gan(ema_half_life=100.0, anneal={"ema": Anneal("model.ema_half_life", 0.0, 100.0, 1e9)})
+    fit(system, 1)
+    for p, q in zip(system.ema.average.parameters(), system.generator.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_no_average_no_half_life() -> None:
+    with pytest.raises(ValueError, match=r"^anneal\.ema\.key: model\.ema_half_life is None, not a number"):
+        make_gan(anneal={"ema": Anneal("model.ema_half_life", 1.0, 2.0, 10)}).make_optimizers()
+
+
+def test_looking_whether_a_key_is_right_leaves_the_first_value() -> None:
+    system = make_gan(regularizers={"r1": regularizers.R1()}, anneal={"r1": Anneal("regularizer.r1.weight", 3.0, 1.0, 10)})
+    system.make_optimizers()
+    assert system.terms["r1"].weight == 3
+
+
+# -- from the command line -------------------------------------------------------------------------------------------
+
+ANNEAL = "+anneal.{name}={{_target_:ganexp.controls.Anneal,key:{key},start:{start},end:{end},images:{images}{more}}}"
+
+
+def anneal_option(name: str, key: str, start: float = 1.0, end: float = 0.1, images: float = 100, more: str = "") -> str:
+    return ANNEAL.format(name=name, key=key, start=start, end=end, images=images, more=more)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([anneal_option("a", "regularizer.r1.weight")], "anneal.a.key: regularizer.r1.weight has no r1"),
+        ([anneal_option("a", "regularizer.r1.wieght"), "regularizer=[r1]"], "anneal.a.key: regularizer.r1.wieght has no wieght"),
+        ([anneal_option("a", "nothing.x")], "anneal.a.key: nothing.x begins with none of model, loss"),
+        ([anneal_option("a", "optimizer.generator.lr")], "anneal.a.key: optimizer.generator.lr follows the schedule: schedule=cosine"),
+        ([anneal_option("a", "optimizer.generator.betas.2")], "anneal.a.key: optimizer.generator.betas.2 has no element 2"),
+        ([anneal_option("a", "optimizer.encoder.eps")], "anneal.a.key: optimizer.encoder.eps has no encoder"),
+        ([anneal_option("a", "loss.weight", images=0)], "anneal.a.images: more than 0, not 0"),
+        ([anneal_option("a", "loss.weight", more=",curve:steep")], "anneal.a.curve: 'steep' is not of type"),
+        (["+anneal.a={_target_:ganexp.losses.BCE}"], "anneal.a: BCE is not a ganexp.controls.Anneal"),
+        (["anneal=[r3]"], "anneal=r3: there is no such option (there are: "),
+    ],
+)  # fmt: skip
+def test_mistakes(options: list[str], message: str, cli: Callable[..., Answer]) -> None:
+    answer = cli(*TINY, *NARROW["cdcgan"], *options)
+    assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err
+    assert not list(answer.folder.iterdir())
+
+
+def test_a_resumed_run_has_the_same_numbers(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    choices = [
+        "model=cdcgan", "regularizer=[r1]", "augment=[flip]", "model.d_steps=2", "callbacks.checkpoint.keep=9",
+        anneal_option("r1", "regularizer.r1.weight", 1.0, 0.1, 512 * 8),
+        anneal_option("beta", "optimizer.generator.betas.1", 0.9, 0.99, 512 * 10, ",curve:exponential"),
+        anneal_option("ema", "model.ema_half_life", 100, 9000, 512 * 12, ",curve:linear"),
+        anneal_option("flip", "augment.flip.probability", 0, 1, 512 * 12),
+        anneal_option("loss", "loss.weight", 1, 2, 512 * 12),
+    ]  # fmt: skip
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert cli(*choices, *SHORT, "trainer.max_steps=10", f"hydra.run.dir={whole}").code == 0
+    shutil.copytree(whole, parts)
+    kill_after(4, parts)
+    answer = cli("task=resume", f"run={parts}")
+    assert answer.code == 0 and "resumed at step 4" in answer.out, answer.err
+    assert same(state(whole), state(parts)) and rows(whole) == rows(parts)
+    logged = {int(row["step"]): row for row in rows(parts) if row["anneal/ema"]}
+    assert [float(logged[step]["anneal/ema"]) for step in (1, 7, 10)] == pytest.approx([100, 100 + 8900 / 2, 100 + 8900 * 9 / 12])
+    assert float(logged[1]["anneal/r1"]) == 1 and float(logged[10]["anneal/r1"]) == pytest.approx(0.1)
+    assert float(logged[1]["anneal/beta"]) == 0.9 and float(logged[6]["anneal/beta"]) == pytest.approx((0.9 * 0.99) ** 0.5)
+
+
+def test_curves_of_two_weights_lie_under_one_key(cli: Callable[..., Answer]) -> None:
+    columns = []
+    for weight in (0.1, 10):
+        run = f"run{weight}"
+        choices = ["regularizer=[r1]", f"regularizer.r1.weight={weight}", f"hydra.run.dir={run}"]
+        assert cli(*TINY, *NARROW["cdcgan"], *choices).code == 0
+        with open(Path(run) / "metrics.csv", newline="") as file:
+            columns.append(next(csv.reader(file)))
+    assert columns[0] == columns[1] and "loss/discriminator/r1" in columns[0]
+
+
+# -- learning rates --------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_is_logged_under_its_optimizers_name() -> None:
+    """Three learners, of two networks and a part of one: not by the order of anything."""
+
+    class Three(type(make_gan())):  # type: ignore[misc]
+        def learners(self) -> dict[str, list[nn.Module]]:
+            d, g = self.discriminator, self.generator
+            return {"discriminator": [d], "generator": [g.out], "mapping": [g.hidden]}
+
+    torch.manual_seed(0)
+    plain = make_gan()
+    rates = {"mapping": 0.001, "generator": 0.1, "discriminator": 0.2}
+    make = {name: lambda p, rate=rate: torch.optim.SGD(p, rate) for name, rate in rates.items()}
+    system = Three(
+        plain.latent, plain.generator, plain.discriminator, losses.BCE(), {}, {}, make,
+        lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0, 0),
+    )  # fmt: skip
+    optimizers = system.make_optimizers()
+    assert {name: o.param_groups[0]["lr"] for name, o in optimizers.items()} == rates
+    assert list(optimizers) == ["discriminator", "generator", "mapping"]
+
+
+def test_the_rates_of_both_players_are_told_apart(cli: Callable[..., Answer]) -> None:
+    answer = cli(*TINY, *NARROW["cdcgan"], "optimizer.generator.lr=1e-3", "optimizer.discriminator.lr=3e-3")
+    (logged, *_) = [row for row in rows(answer.run) if row["lr/generator"]]
+    assert float(logged["lr/generator"]) == pytest.approx(1e-3) and float(logged["lr/discriminator"]) == pytest.approx(3e-3)
+    answer = cli("model=vae", *TINY, "model.width=0.04", "optimizer.generator.lr=1e-3", "hydra.run.dir=vae")
+    assert answer.code == 0 and [name for name in rows(Path("vae"))[0] if name.startswith("lr/")] == ["lr/generator"]
