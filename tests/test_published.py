@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ganexp import checks, config
 from ganexp.build import build
+from ganexp.networks.output import Output
 
 
 @cache
@@ -99,7 +100,8 @@ NETWORKS: dict[str, list[Row]] = {
     "mnist_acgan.discriminator": [
         *ACGAN_D,
         ("dense", (12,), (2048 * 1 + 1) + (2048 * 11 + 11)),  # the two heads side by side
-        ("out", (12,), 0),
+        ("out", (1,), 0),
+        ("classes", (11,), 0),
     ],
     "mnist_cgan.generator": ACGAN_G,
     "mnist_cgan.discriminator": [
@@ -203,7 +205,9 @@ def run_through(network: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, t
     out = network(torch.empty(2, *shape, device="meta"), torch.empty(2, dtype=torch.long, device="meta"))
     for hook in hooks:
         hook.remove()
-    return [*called, ("out", tuple(out.shape))]
+    for i, x in enumerate(x for x in (out if isinstance(out, Output) else [out])[:2] if x is not None):
+        called.append(("classes" if i else "out", tuple(x.shape)))
+    return called
 
 
 def network_of(key: str) -> nn.Module:
@@ -299,31 +303,35 @@ def test_acgan_multiplies_the_label_into_z(acgan: Any) -> None:
 @torch.no_grad()
 def test_acgan_scores_the_image_and_names_ten_digits_and_generated(acgan: Any) -> None:
     x = torch.randn(4, 1, 28, 28)
-    logits = acgan.discriminator(x, torch.zeros(4, dtype=torch.long))
-    assert logits.shape == (4, 1 + 10 + 1)
-    assert torch.equal(logits, acgan.discriminator(x, torch.arange(4)))  # it is not told what it shall say
+    out = acgan.discriminator(x, torch.zeros(4, dtype=torch.long))
+    assert out.logits.shape == (4, 1) and out.classes.shape == (4, 10 + 1)
+    again = acgan.discriminator(x, torch.arange(4))  # it is not told what it is to say
+    assert torch.equal(out.logits, again.logits) and torch.equal(out.classes, again.classes)
 
 
 def test_acgan_objective(acgan: Any) -> None:
-    y, real, fake = torch.tensor([0, 3, 9]), torch.randn(3, 12), torch.randn(3, 12)
-    validity = [F.binary_cross_entropy_with_logits(x[:, :1], torch.full((3, 1), t)) for x, t in ((real, 1.0), (fake, 0.0))]
-    digits = [F.cross_entropy(x[:, 1:], t) for x, t in ((real, y), (fake, torch.full((3,), 10)))]
-    terms = acgan.discriminator_terms({"real": real, "fake": fake}, y)
-    torch.testing.assert_close(sum(terms.values()), (sum(validity) + sum(digits)) / 2)
-    wanted = F.binary_cross_entropy_with_logits(fake[:, :1], torch.ones(3, 1)) + F.cross_entropy(fake[:, 1:], y)
-    torch.testing.assert_close(sum(acgan.generator_terms(fake, None, y).values()), wanted)
+    """What the game gives its optimizers, of images that D judges here in evaluation mode."""
+    y, z, images = torch.tensor([0, 3, 9]), torch.randn(3, 100), torch.randn(2, 3, 1, 28, 28)
+    real, fake = (acgan.discriminator(x, y) for x in images)
+    validity = [F.binary_cross_entropy_with_logits(x.logits, torch.full((3, 1), t)) for x, t in ((real, 1.0), (fake, 0.0))]
+    digits = [F.cross_entropy(x.classes, t) for x, t in ((real, y), (fake, torch.full((3,), 10)))]
+    (d,) = acgan.discriminator_losses(["real", "fake"], acgan.due_terms("discriminator", 0), *images, z, y)
+    torch.testing.assert_close(d, (sum(validity) + sum(digits)) / 2)
+    (g,) = acgan.generator_losses(acgan.due_terms("generator", 0), images[0], z, y, images[1])
+    fooled = F.binary_cross_entropy_with_logits(fake.logits, torch.ones(3, 1))
+    torch.testing.assert_close(g, fooled + F.cross_entropy(fake.classes, y))
 
 
 # -- training --------------------------------------------------------------------------------------------------------
 
 
 def adam(g: float, d: float, betas: tuple[float, float]) -> dict[str, Any]:
-    kind = {f"model.optimizer_{player}._target_": "torch.optim.Adam" for player in "gd"}
+    kind = {f"model.optimizer.{player}._target_": "torch.optim.Adam" for player in ("generator", "discriminator")}
     return kind | {
-        "model.optimizer_g.lr": g,
-        "model.optimizer_d.lr": d,
-        "model.optimizer_g.betas": list(betas),
-        "model.optimizer_d.betas": list(betas),
+        "model.optimizer.generator.lr": g,
+        "model.optimizer.discriminator.lr": d,
+        "model.optimizer.generator.betas": list(betas),
+        "model.optimizer.discriminator.betas": list(betas),
         "model.schedule._target_": "torch.optim.lr_scheduler.ConstantLR",
         "model.schedule.factor": 1.0,
     }
@@ -343,13 +351,20 @@ def normal(dim: int) -> dict[str, Any]:
 
 
 # Nothing that a tutorial does not have.
-PLAIN: dict[str, Any] = {"model.ema_half_life": None, "model.width": 1.0, "regularizer": {}, "augment": {}}
-ONE_TO_ONE: dict[str, Any] = {"model.d_steps": 1, "model.g_steps": 1, "model.regularizers": {}, "model.augment": {}}
+PLAIN: dict[str, Any] = {"model.ema_half_life": None, "model.width": 1.0, "regularizer": {}, "augment": {}, "model.anneal": {}}
+ONE_TO_ONE: dict[str, Any] = {
+    "model.d_steps": 1,
+    "model.g_steps": 1,
+    "model.regularizers": {},
+    "model.augment": {},
+    "model.constraints": {},
+}
 TORCH_BETAS, DCGAN_BETAS = (0.9, 0.999), (0.5, 0.999)
 SINE_EPOCH, MNIST_EPOCH = 1024 // 32, 60_000 // 32
 CATS_EPOCH = 5153 // 64  # the incomplete last batch is left out
 
 ACGAN: dict[str, Any] = {
+    "model._target_": "ganexp.systems.gan.GAN",
     **PLAIN,
     **ONE_TO_ONE,
     **normal(100),
@@ -397,8 +412,18 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "callbacks.samples.num": 4 * 4,
         "hardware.accelerator": "auto",
     },
-    "mnist_acgan": {**ACGAN, "model._target_": "ganexp.systems.acgan.ACGAN"},
-    "mnist_cgan": {**ACGAN, "model._target_": "ganexp.systems.gan.GAN"},
+    "mnist_acgan": {
+        **ACGAN,
+        "model.terms.class_d._target_": "ganexp.regularizers.AuxiliaryClassifier",
+        "model.terms.class_g._target_": "ganexp.regularizers.AuxiliaryClassifier",
+        "model.terms.class_d.player": "discriminator",
+        "model.terms.class_g.player": "generator",
+        "model.terms.class_d.weight": 1.0,
+        "model.terms.class_g.weight": 1.0,
+        "model.terms.class_d.classes": 10,
+        "model.terms.class_g.classes": 10,
+    },
+    "mnist_cgan": {**ACGAN, "model.terms": {}},
     "anime_dcgan": {
         **PLAIN,
         **ONE_TO_ONE,
@@ -464,7 +489,7 @@ def test_the_vae_and_the_gan_of_celeba_stand_side_by_side() -> None:
     gan, vae = recipe("celeba_dcgan"), recipe("celeba_vae")
     assert vae["data"] == gan["data"] and vae["trainer"] == gan["trainer"] and vae["seed"] == gan["seed"]
     assert vae["model"]["generator"] == gan["model"]["generator"] and vae["model"]["latent"] == gan["model"]["latent"]
-    assert vae["model"]["optimizer"] == gan["model"]["optimizer_g"]
+    assert vae["model"]["optimizer"]["generator"] == gan["model"]["optimizer"]["generator"]
 
 
 # -- the improved recipes --------------------------------------------------------------------------------------------
