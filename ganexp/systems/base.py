@@ -44,11 +44,17 @@ def frozen(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Inside, `network` is in eval mode and nothing is differentiated; every module's own mode is restored."""
+    with in_eval_mode(network), torch.no_grad():
+        yield
+
+
+@contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Inside, `network` is in eval mode; every module's own mode is restored."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -116,6 +122,11 @@ class System(pl.LightningModule):
         z = self.latent.sample(n, self.device)
         with evaluating(self.sampler):
             return self.sampler(z, y.to(self.device)).float()
+
+    def generate(self, z: Tensor, y: Tensor, truncation: float = 1.0) -> Tensor:
+        """x [N, *shape], float32, of latents z [N, dim] times `truncation` and labels y [N]; differentiable."""
+        with in_eval_mode(self.sampler):
+            return self.sampler(z * truncation, y).float()
 
     def draw_labels(self, n: int) -> Tensor:
         """Labels [n], uniform over the classes; zeros for an unconditional model."""

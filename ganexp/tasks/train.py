@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ class Train:
         trainer, config = self.trainer, self.config
         facts = {
             "name": config["name"],
+            "started": read_json(self.run_dir / "run.json").get("started") or datetime.now(timezone.utc).isoformat(),
             "seed": config["seed"],
             "parameters": {name: count(network) for name, network in self.system.networks().items()},
             "data": {"samples": len(self.data.x), "shape": list(self.data.shape), "notes": self.data.notes},
