@@ -15,7 +15,7 @@ from torch import Tensor
 from ganexp.build import one_line
 from ganexp.mistakes import Mistake
 from ganexp.runs import find_checkpoint
-from ganexp.systems.base import CHUNK, Latent, System, in_eval_mode, seeded
+from ganexp.systems.base import CHUNK, Latent, System, seeded
 from ganexp.tasks.checkpoint import restore
 
 
@@ -85,12 +85,8 @@ class Model:
         if label is not None:
             y = torch.full((n,), label, device=self.device)
         parts = [slice(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
-        with torch.no_grad(), nullcontext() if seed is None else seeded(seed, self.device):
-            return torch.cat([self.sample_part(p.stop - p.start, None if y is None else y[p], truncation) for p in parts])
-
-    def sample_part(self, n: int, y: Tensor | None, truncation: float) -> Tensor:
-        y = self.system.draw_labels(n) if y is None else y  # in the order of System.sample: the same random numbers
-        return self.system.generate(self.latent.sample(n, self.device), y, truncation)
+        with nullcontext() if seed is None else seeded(seed, self.device):
+            return torch.cat([self.system.sample(p.stop - p.start, None if y is None else y[p], truncation) for p in parts])
 
     def generate(self, z: Tensor, y: Tensor | int | None = None, truncation: float = 1.0) -> Tensor:
         """x [N, *shape] of latents z [N, latent.dim], differentiable in z. `y`: the classes [N], or one for all, which a
@@ -101,11 +97,9 @@ class Model:
 
     def encode(self, x: Tensor, y: Tensor | int | None = None) -> Tensor:
         """The mean [N, latent.dim] of z given x [N, *shape]; `y` as in generate. Raises AttributeError without an encoder."""
-        encoder = getattr(self.system, "encoder", None)
-        if encoder is None:
+        if not hasattr(self.system, "encoder"):
             raise AttributeError(f"encode: {type(self.system).__name__} has no encoder; a VAE has one (model=vae)")
-        with in_eval_mode(encoder):
-            mean: Tensor = self.system.encode(x.to(self.device), self.labels(len(x), y))[0]  # type: ignore[operator]
+        mean: Tensor = self.system.encode(x.to(self.device), self.labels(len(x), y))[0]  # type: ignore[operator]
         return mean
 
     def labels(self, n: int, y: Tensor | int | None) -> Tensor:

@@ -115,13 +115,11 @@ class System(pl.LightningModule):
         """The generator that draws samples: the average where there is one."""
         return self.ema.average if self.ema is not None else self.generator
 
-    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None, truncation: float = 1.0) -> Tensor:
         """n samples [n, *shape], float32. `y` [n] asks for classes; without it a conditional model draws them evenly."""
-        if y is None:
-            y = self.draw_labels(n)
-        z = self.latent.sample(n, self.device)
-        with evaluating(self.sampler):
-            return self.sampler(z, y.to(self.device)).float()
+        y = self.draw_labels(n) if y is None else y.to(self.device)
+        return self.generate(self.latent.sample(n, self.device), y, truncation)
 
     def generate(self, z: Tensor, y: Tensor, truncation: float = 1.0) -> Tensor:
         """x [N, *shape], float32, of latents z [N, dim] times `truncation` and labels y [N]; differentiable."""
