@@ -16,7 +16,8 @@ NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.
 
 
 class Mistake(Exception):
-    """Said as it is, without a traceback, with exit code 2."""
+    """What the user got wrong, in one line: the command line shows it without a traceback and ends with exit code 2; ganexp.load
+    raises it."""
 
 
 class Diverged(Exception):

@@ -166,6 +166,14 @@ def test_a_run_is_its_best_checkpoint_or_its_last(made: Path, cli: Cli, tmp_path
     assert answer.code == 0 and "checkpoint run/checkpoints/last.ckpt, step 3" in answer.out
 
 
+def test_a_sweep_over_runs(made: Path, cli: Cli) -> None:
+    answer = cli("-m", "task=sample", f"run={made}/points,{made}/images", "task.num=4")
+    assert answer.code == 0 and "all 2 jobs finished" in answer.out, answer.err
+    assert [file.name for file in sorted(answer.folder.glob("outputs/sweep/*/*/*.*")) if file.suffix in (".npy", ".png")] == [
+        "samples.npy", "scatter.png", "grid.png",
+    ]  # fmt: skip
+
+
 def a_run(made: Path, folder: Path, started: str | None, mtime: float = 0) -> None:
     shutil.copytree(made / "points", folder)
     record = json.loads((folder / "run.json").read_text())
