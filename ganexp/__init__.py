@@ -1,3 +1,25 @@
-"""ganexp: composable GAN experiments. Run `python -m ganexp --help`."""
+"""ganexp: composable GAN experiments. `python -m ganexp --help` trains them, `ganexp.load("latest").sample(16)` uses them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ganexp.mistakes import Mistake as Mistake
+    from ganexp.model import Model as Model
+    from ganexp.model import load as load
 
 __version__ = "0.1.0"
+__all__ = ["Mistake", "Model", "load"]
+LAZY = {"load": "ganexp.model", "Model": "ganexp.model", "Mistake": "ganexp.mistakes"}  # so that `import ganexp` needs no torch
+
+
+def __getattr__(name: str) -> Any:
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
+    raise AttributeError(f"module 'ganexp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *LAZY]

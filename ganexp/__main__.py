@@ -62,8 +62,8 @@ def answer(args: Namespace) -> int:
             checked = [checks.compose_checked(job, name) for job in todo]
             if not args.multirun:
                 return jobs.run(checked[0])
-            if checked[0].run is not None:
-                raise Mistake("-m: starts new runs; task=resume goes on with one")
+            if jobs.in_run_folder(checked[0]):
+                raise Mistake("-m: starts new runs; task=resume continues one")
             size = math.prod(len(axis) for axis in config.sweep_axes(args.overrides))
     if about_config:
         return jobs.hydra_main()

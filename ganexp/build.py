@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import pathlib
 import re
 import types
@@ -37,6 +38,40 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
     except (InstantiationException, TypeError) as error:
         inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
         raise located(error.__cause__ or error, f"{path}.{inner}" if inner else path) from error
+
+
+def build_task(node: Mapping[str, Any], config: dict[str, Any], run_dir: pathlib.Path, **more: Any) -> Any:
+    """The task of a node, which holds the task's own arguments: `Task(config=config, run_dir=run_dir, **more, **arguments)`.
+
+    Raises Mistake for an unknown, missing or reserved argument, for whatever the constructor raises (HYDRA_FULL_ERROR=1 shows the
+    traceback instead), and for an object without run().
+    """
+    given = {"config": config, "run_dir": run_dir, **more}
+    target = node["_target_"]
+    for key in sorted(given.keys() & node.keys()):
+        raise Mistake(f"task.{key}: is set by ganexp itself")
+    make = build({**node, "_partial_": True}, "task")
+    parameters = signature(get_object(target))
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in given.keys() - parameters.keys():
+            raise Mistake(f"task._target_: the constructor of {target} must take {key}; a task takes {', '.join(given)}")
+    for name, p in parameters.items():
+        required = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        if required and name not in {*node, *given}:
+            raise Mistake(f"task.{name}: {target} needs this argument")
+    try:
+        task = make(**given)
+    except Mistake:
+        raise
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        if isinstance(error, ValueError | TypeError | OSError):
+            raise located(error, "task") from error
+        raise Mistake(f"task: {type(error).__name__}: {one_line(error)}") from error
+    if not callable(getattr(task, "run", None)):
+        raise Mistake(f"task._target_: {target} has no method run()")
+    return task
 
 
 def located(error: BaseException, path: str) -> Mistake:

@@ -16,20 +16,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from ganexp.config import PICK_ANY, TYPED, composed, drop_leftovers, fields, parse, resolved
+from ganexp.config import OF_THE_CALL, PICK_ANY, TASK_KEYS, TYPED, Config, composed, drop_leftovers, fields, parse, resolved
 from ganexp.mistakes import Mistake, groups, nearest, options
 
 GAME = (
-    "loss",
-    "regularizer",
-    "augment",
-    "constraint",
-    "anneal",
-    "schedule",
-    "optimizer",
-    "optimizer.generator",
-    "optimizer.discriminator",
-)
+    "loss", "regularizer", "augment", "constraint", "anneal", "schedule",
+    "optimizer", "optimizer.generator", "optimizer.discriminator",
+)  # fmt: skip
+RUN_FOLDER = "run=outputs/NAME/TIME, or run=latest"
+RUN = "run=outputs/NAME/TIME, run=latest, or run=FILE.ckpt"
 PICK_ONE = ("model", "data", "loss", "schedule", "extractor", "hardware")
 
 
@@ -39,8 +34,10 @@ def compose_checked(overrides: Sequence[str], config_name: str = "config") -> Di
     cfg = composed(overrides, config_name)
     for note in drop_leftovers(cfg, overrides):
         print(f"ganexp: {note}", file=sys.stderr)
-    check_nodes(resolved(cfg))
-    check_reads(parsed, cfg)
+    config = resolved(cfg)
+    check_task(config)
+    check_nodes(config)
+    check_needs(parsed, cfg)
     return cfg
 
 
@@ -87,7 +84,8 @@ def check_keys(parsed: Sequence[Override], config_name: str) -> None:
     cfg = composed(fixed, config_name)
     drop_leftovers(cfg, fixed)
     for override in parsed:
-        if is_group(override) or override.is_add() or override.is_force_add():
+        of_task = override.key_or_group.startswith("task.")  # its option lists all of its keys
+        if is_group(override) or ((override.is_add() or override.is_force_add()) and not of_task):
             continue
         node: Any = cfg
         parts = override.key_or_group.split(".")
@@ -96,9 +94,19 @@ def check_keys(parsed: Sequence[Override], config_name: str) -> None:
                 break
             if not OmegaConf.is_dict(node) or part not in list(node):
                 path, inside = ".".join(parts[: i + 1]), ".".join(parts[:i])
-                siblings = [f"{inside}.{key}" if inside else str(key) for key in (node if OmegaConf.is_dict(node) else [])]
-                raise Mistake(f"{path}: there is no such key{nearest(path, [s for s in siblings if '_target_' not in s])}")
+                known = siblings(cfg, node, inside)
+                none = "; this task has no options of its own" if inside == "task" and not known else ""
+                raise Mistake(f"{path}: there is no such key{none or nearest(path, known)}")
             node = None if i + 1 == len(parts) or OmegaConf.is_missing(node, part) else node[part]
+
+
+def siblings(cfg: DictConfig, node: Any, path: str) -> list[str]:
+    """The full keys of a node; at the top level, without Hydra's, followed by those of the task."""
+    if not OmegaConf.is_dict(node):
+        return []
+    skipped = TASK_KEYS if path == "task" else ("_target_", "hydra")
+    found = [f"{path}.{key}".lstrip(".") for key in node if key not in skipped]
+    return found if path or not OmegaConf.is_dict(cfg.task) else [*found, *siblings(cfg, cfg.task, "task")]
 
 
 def is_group(override: Override) -> bool:
@@ -106,11 +114,14 @@ def is_group(override: Override) -> bool:
 
 
 def check_nodes(config: dict[str, Any]) -> None:
-    """Raises Mistake for a mapping that is neither a typed field nor has a `_target_`, and for impossible numbers."""
+    """Raises Mistake for a mapping that is neither a typed field nor has a `_target_`, and for impossible numbers.
+
+    `config`: of a command line, or of a run, which has no keys OF_THE_CALL.
+    """
     for path, kind in TYPED.items():
         node = config[path] if path else config
-        for key in sorted(kind.__dataclass_fields__.keys() - node.keys()):
-            raise Mistake(f"{f'{path}.{key}'.lstrip('.')}: cannot be taken away")
+        for key in sorted(kind.__dataclass_fields__.keys() - node.keys() - set(OF_THE_CALL)):
+            raise Mistake(f"{f'{path}.{key}'.lstrip('.')}: is required")
         for key in node.keys() - kind.__dataclass_fields__.keys() - {"experiment"}:
             full = f"{path}.{key}".lstrip(".")
             raise Mistake(f"{full}: there is no such key{nearest(full, fields(path))}")
@@ -131,8 +142,6 @@ def check_nodes(config: dict[str, Any]) -> None:
         raise Mistake(f"name: at most 200 bytes, not {len(config['name'].encode())}")
     if not 0 <= config["seed"] < 2**32:
         raise Mistake(f"seed: from 0 to {2**32 - 1}, not {config['seed']}")
-    if config["num"] < 1 or config["num_images"] < 2:
-        raise Mistake("num, num_images: at least 1 sample to draw and 2 to measure")
     if "LOCAL_WORLD_SIZE" not in os.environ and HydraConfig.get().runtime.choices.get("hardware") == "multinode":
         raise Mistake(
             "hardware=multinode: is started by torchrun, once on every node: torchrun --nnodes=2 --nproc-per-node=8 "
@@ -177,35 +186,51 @@ def check_game(parsed: Sequence[Override], cfg: DictConfig) -> None:
             print(f"ganexp: model={choices['model']} has no use for the experiment's {part}", file=sys.stderr)
 
 
-def check_reads(parsed: Sequence[Override], cfg: DictConfig) -> None:
-    """Raises Mistake for a key that the chosen task would ignore, and for a task that lacks its checkpoint."""
-    task, reads = HydraConfig.get().runtime.choices["task"], cfg.task.reads or []
+def check_task(config: dict[str, Any]) -> None:
+    """Raises Mistake for a task node that is not one, see TASK_KEYS."""
+    for key in sorted(set(OF_THE_CALL) - config.keys()):
+        raise Mistake(f"{key}: is required")
+    node = config["task"]
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        raise Mistake(f"task: must be a mapping with a _target_; choose an option of the group: {', '.join(options('task'))}")
+    known = sorted({*Config.__dataclass_fields__, "experiment"} - {"task"})
+    for key in ("needs", "optional"):
+        names = node.get(key, [])
+        if not isinstance(names, list):
+            raise Mistake(f"task.{key}: must be a list of top-level keys, not {names!r}")
+        for name in names:
+            if name not in known:
+                raise Mistake(f"task.{key}: {name!r} is not a top-level key{nearest(str(name), known)}")
+    in_run_folder = node.get("in_run_folder", False)
+    if not isinstance(in_run_folder, bool) or (in_run_folder and "run" not in node.get("needs", [])):
+        raise Mistake(f"task.in_run_folder: must be false, or true together with needs: [run, …], not {in_run_folder!r}")
+
+
+def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> None:
+    """Raises Mistake for a key that the chosen task does not use, and for one that it needs and that is null."""
+    task, needs = HydraConfig.get().runtime.choices["task"], cfg.task.get("needs") or []
+    used = list(dict.fromkeys(["name", *needs, *(cfg.task.get("optional") or [])]))
+    own = [f"task.{key}" for key in cfg.task if key not in TASK_KEYS]
     for override in parsed:
         key = re.split(r"[./]", override.key_or_group)[0]
-        if override.key_or_group.startswith("task."):
+        if key == "task" and override.key_or_group.partition(".")[2].split(".")[0] in TASK_KEYS:
             raise Mistake(f"{override.key_or_group}: belongs to the option; choose another task")
-        if key not in ("task", "hydra", *reads):
-            raise Mistake(f"{override.key_or_group}: task={task} does not read it, only {', '.join(reads)}")
-    if "model" in reads:
+        if key not in ("task", "hydra", *used):
+            raise Mistake(f"{override.key_or_group}: not used by task={task} (it uses: {', '.join([*own, *used])})")
+    if "model" in used:
         check_game(parsed, cfg)
-    if "run" in reads and cfg.run is None:
-        raise Mistake(f"run: task={task} needs the folder of one: run=outputs/NAME/TIME")
-    if "checkpoint" in reads:
-        check_checkpoint(parsed, cfg, task, reads)
+    for key in needs:
+        if key in cfg and cfg[key] is None:
+            examples = RUN if key == "run" and not cfg.task.get("in_run_folder") else RUN_FOLDER if key == "run" else f"{key}=…"
+            raise Mistake(f"{key}: required by task={task}: {examples}")
+    if not cfg.task.get("in_run_folder"):  # which takes single keys too
+        check_optional(parsed, task, cfg.task.get("optional") or [])
 
 
-def check_checkpoint(parsed: Sequence[Override], cfg: DictConfig, task: str, reads: Sequence[str]) -> None:
-    """Raises Mistake for a task that has no checkpoint, nor two folders in its place, and for data that neither takes."""
-    folders = [key for key in ("real", "fake") if cfg[key] is not None]
-    if "real" in reads and len(folders) == 1:
-        raise Mistake(f"{folders[0]}: two folders are compared: real=FOLDER fake=FOLDER")
-    if folders and cfg.checkpoint is not None:
-        raise Mistake(f"{folders[0]}: compares two folders of images, with no checkpoint; leave one out")
-    if folders and any(o.key_or_group.split(".")[0] == "data" for o in parsed):
-        raise Mistake(f"data: {' and '.join(folders)} are the data here")
-    if cfg.checkpoint is None and not folders:
-        folders_too = ", or two folders of images: real=… fake=…" if "real" in reads else ""
-        raise Mistake(f"checkpoint: task={task} needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt{folders_too}")
-    whole = any(o.key_or_group == "data" for o in parsed)
-    if not whole and any(o.key_or_group.startswith("data.") for o in parsed):
-        raise Mistake(f"data: task={task} takes the checkpoint's data; to change it, name it whole: data=mnist data.root=…")
+def check_optional(parsed: Sequence[Override], task: str, optional: Sequence[str]) -> None:
+    """Raises Mistake for a key of a group that the command line does not choose: the task would not see it."""
+    chosen = {o.key_or_group for o in parsed}
+    for key in chosen:
+        group = key.split(".")[0]
+        if "." in key and group in optional and group not in chosen:
+            raise Mistake(f"{group}: task={task} uses the run's own; to change it, choose it too: {group}=… {key}=…")

@@ -35,14 +35,6 @@ CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  
 
 
 @dataclass
-class Task:
-    """What to do, and the top-level keys it reads: the others may not be set on its command line."""
-
-    _target_: str = MISSING
-    reads: list[str] = MISSING
-
-
-@dataclass
 class Training:
     """How long, how often and how much, in steps: one step = one batch = one update of D."""
 
@@ -67,7 +59,7 @@ class Config:
 
     name: str = MISSING
     seed: int = MISSING
-    task: Task = field(default_factory=Task)
+    task: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
     data: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
@@ -84,32 +76,19 @@ class Config:
     hardware: dict[str, Any] = MISSING
     trainer: Training = field(default_factory=Training)
     run: str | None = None
-    checkpoint: str | None = None
-    num: int = MISSING
-    label: int | None = None
-    grid: bool = MISSING
-    num_images: int = MISSING
-    real: str | None = None
-    fake: str | None = None
-    runs: list[str] = field(default_factory=list)
+    start_from: str | None = None
     trust: list[str] = field(default_factory=list)
-    source: str | None = None  # this and what follows: task=prepare
-    target: str | None = None
-    size: Any = None
-    detect: str | None = None
-    margin: float | None = None
-    align: bool | None = None
-    min_size: int | None = None
-    colour_only: bool | None = None
-    min_sharpness: float | None = None
-    duplicates: int | None = None
-    fit: str | None = None
-    background: str | None = None
-    workers: int | None = None
 
 
 PICK_ANY = ("regularizer", "augment", "constraint", "anneal", "metrics", "callbacks", "logger")
-TYPED: dict[str, Any] = {"": Config, "trainer": Training, "optimizer": Optimizers, "task": Task}
+TYPED: dict[str, Any] = {"": Config, "trainer": Training, "optimizer": Optimizers}
+OF_THE_CALL = ("task", "run", "trust")  # keys of the command line that are not part of a run's own config
+# Keys of a task node that are not arguments of the task:
+# needs: the top-level keys and config groups the task gets; only these may be set on its command line, and none may be null.
+# optional: further ones. A group is null unless the command line chooses it.
+# in_run_folder: true for a task that works in the folder of run=…, instead of one of its own. Its constructor also gets
+#   `chosen`, the full keys that the command line sets.
+TASK_KEYS = ("_target_", "needs", "optional", "in_run_folder")
 ConfigStore.instance().store(name="schema", node=Config)
 
 
@@ -130,6 +109,9 @@ def scaled(size: int | Sequence[int], factor: float) -> Any:
 OmegaConf.register_new_resolver("scaled", scaled, replace=True)
 OmegaConf.register_new_resolver("packed", lambda shape, n: [n * shape[0], *shape[1:]], replace=True)
 OmegaConf.register_new_resolver("combinations", lambda names: 2 ** len(names) if names else 0, replace=True)
+OmegaConf.register_new_resolver(
+    "run_name", lambda task, model, data: f"{model}_{data}" if task in ("train", "resume") else task, replace=True
+)
 OmegaConf.register_new_resolver("plus", lambda a, b: (a or 0) + b, replace=True)
 
 
@@ -252,6 +234,11 @@ def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
 def as_typed(overrides: Any) -> list[str]:
     """Hydra's record of a command line's overrides, interpolations left as they are."""
     return [str(override) for override in cast(list[Any], OmegaConf.to_container(overrides, resolve=False))]
+
+
+def keys_of(overrides: Sequence[str]) -> list[str]:
+    """The full keys that a command line sets: `model.generator` for `+model/generator=mlp`."""
+    return [override.partition("=")[0].strip("+~").replace("/", ".") for override in overrides]
 
 
 def with_home(words: Sequence[str]) -> list[str]:

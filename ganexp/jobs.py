@@ -20,16 +20,41 @@ from ganexp import checks, config
 from ganexp.config import CONF_DIR
 from ganexp.files import read_json, write_json
 from ganexp.mistakes import Diverged, Mistake, told
+from ganexp.runs import find_run
 
 
 def build_task(cfg: DictConfig, folder: Path) -> Any:
     """The task, built and checked but not run. Raises Mistake; writes nothing."""
-    from ganexp.build import build  # torch: only now
+    from ganexp.build import build_task as build  # torch: only now
 
+    whole = config.resolved(cfg)
+    chosen = config.keys_of(config.as_typed(HydraConfig.get().overrides.task))
+    arguments = {key: value for key, value in whole["task"].items() if key == "_target_" or key not in config.TASK_KEYS}
+    more = {"chosen": chosen} if in_run_folder(cfg) else {}
     try:
-        return build({"_target_": cfg.task._target_, "_partial_": True}, "task")(config.resolved(cfg), folder)
+        return build(arguments, config_of_task(whole, chosen), folder, **more)
     except Mistake as mistake:
         raise Mistake(checks.as_written(cfg, str(mistake))) from mistake
+
+
+def config_of_task(whole: dict[str, Any], chosen: list[str]) -> dict[str, Any]:
+    """What a task gets of the config: see TASK_KEYS. An experiment chooses from all groups."""
+    task, top = whole["task"], {key.split(".")[0] for key in chosen}
+    mine = {key: whole[key] for key in task.get("needs", []) if key in whole}
+    for key in task.get("optional", []):
+        if key in whole:
+            mine[key] = whole[key] if top & {key, "experiment"} or not isinstance(whole[key], dict) else None
+    return mine
+
+
+def in_run_folder(cfg: DictConfig) -> bool:
+    """Whether the task works in the folder of run=…"""
+    return bool(cfg.task.get("in_run_folder"))
+
+
+def exit_code(result: Any) -> int:
+    """What a task's run() returns, if that is a number."""
+    return result if type(result) is int else 0
 
 
 def run(cfg: DictConfig) -> int:
@@ -40,7 +65,7 @@ def run(cfg: DictConfig) -> int:
         if under_torchrun() and os.environ["RANK"] != "0":  # only the first process makes the folder
             task.run()
             return 0
-        if cfg.run is not None:
+        if in_run_folder(cfg):
             break
         try:
             folder.mkdir(parents=True, exist_ok=chosen(cfg, "run"))
@@ -59,7 +84,7 @@ def run(cfg: DictConfig) -> int:
     if isinstance(result, Exception):
         print(f"ganexp: {report(result, folder)}", file=sys.stderr)
         return 1
-    return result or 0
+    return exit_code(result)
 
 
 def under_torchrun() -> bool:
@@ -69,16 +94,16 @@ def under_torchrun() -> bool:
 def settle_folder(cfg: DictConfig) -> Path:
     """The run folder, absolute; written into Hydra's part of the config for interpolations to see.
 
-    One that is not there yet, but for task=resume the run's own. Raises Mistake where that is not there.
+    A new one, except for a task that works in the run's own. Raises Mistake where that does not exist.
     """
-    if cfg.run is not None:
+    if in_run_folder(cfg):
         if chosen(cfg, "run"):
             raise Mistake("hydra.run.dir: a run resumes in its own folder, run=…")
-        if not Path(cfg.run).is_dir():
-            raise Mistake(f"run: there is no folder {cfg.run}")
-        if not os.access(cfg.run, os.W_OK):
-            raise Mistake(f"run: the folder {cfg.run} cannot be written to")
-    folder = free_folder(cfg, "run") if cfg.run is None else Path(cfg.run).resolve()
+        folder = find_run(cfg.run).resolve()
+        if not os.access(folder, os.W_OK):
+            raise Mistake(f"run: the folder {folder} cannot be written to")
+    else:
+        folder = free_folder(cfg, "run")
     if under_torchrun():
         from ganexp.tasks.processes import agree
 
@@ -156,7 +181,7 @@ def sweep_job(cfg: DictConfig) -> None:
     code = 0
     try:
         config.drop_leftovers(cfg, config.as_typed(HydraConfig.get().overrides.task))
-        code = build_task(cfg, folder).run() or 0
+        code = exit_code(build_task(cfg, folder).run())
         outcome = {"status": "interrupted"} if code else outcome
     except Exception as error:
         outcome = {"status": "failed", "error": report(error, folder)}

@@ -16,7 +16,8 @@ NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.
 
 
 class Mistake(Exception):
-    """Said as it is, without a traceback, with exit code 2."""
+    """What the user got wrong, in one line: the command line shows it without a traceback and ends with exit code 2; ganexp.load
+    raises it."""
 
 
 class Diverged(Exception):
@@ -56,10 +57,13 @@ def options(group: str) -> list[str]:
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
 
 
+RENAMED = {"checkpoint": "run"}  # words that are not near the right one
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint: the right spelling, if one is near, and what there is."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, 1, 0.6)
+    close = [k for k in known if k == RENAMED.get(word) or k == f"task.{word}"] or difflib.get_close_matches(word, known, 1, 0.6)
     hint = f"; did you mean {close[0]}?" if close else ""
     return hint + (f" (there are: {', '.join(known)})" if known and len(known) <= 40 else "")
 

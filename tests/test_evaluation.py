@@ -196,7 +196,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_two_folders(cli: Cli, folders: tuple[Path, Path]) -> None:
     real, fake = folders
-    answer = cli("task=evaluate", f"real={real}", f"fake={fake}", "metrics=[fid,swd,prdc]", "extractor=random")
+    answer = cli("task=evaluate", f"task.real={real}", f"task.fake={fake}", "metrics=[fid,swd,prdc]", "extractor=random")
     assert answer.code == 0, answer.err
     result = json.loads((answer.run / "evaluation.json").read_text())
     protocol = result["protocols"]["fid/random"]
@@ -207,7 +207,8 @@ def test_two_folders(cli: Cli, folders: tuple[Path, Path]) -> None:
 
 
 def test_a_folder_against_itself(cli: Cli, folders: tuple[Path, Path]) -> None:
-    answer = cli("task=evaluate", f"real={folders[0]}", f"fake={folders[0]}", "metrics=[fid,swd,prdc]", "extractor=random")
+    same = [f"task.real={folders[0]}", f"task.fake={folders[0]}"]
+    answer = cli("task=evaluate", *same, "metrics=[fid,swd,prdc]", "extractor=random")
     values = {n: v["value"] for n, v in json.loads((answer.run / "evaluation.json").read_text())["values"].items()}
     assert values["swd/pixels"] == 0 and values["fid/random"] == pytest.approx(0, abs=1e-4) and values["coverage/random"] == 1
 
@@ -233,13 +234,13 @@ def test_folders_that_cannot_be_compared(
 ) -> None:
     real, fake = folders
     spoil(fake)
-    answer = cli("task=evaluate", f"real={real}", f"fake={fake}", "metrics=[fid]", "extractor=random")
+    answer = cli("task=evaluate", f"task.real={real}", f"task.fake={fake}", "metrics=[fid]", "extractor=random")
     assert answer.code == 2 and message.format(b=fake) in answer.err, answer.err
     assert answer.err.count("\n") == 1 and not (answer.folder / "outputs").exists()
 
 
 def test_fewer_images_than_needed(cli: Cli, folders: tuple[Path, Path]) -> None:
-    answer = cli("task=evaluate", f"real={folders[0]}", f"fake={folders[1]}", "metrics=[kid]", "extractor=random")
+    answer = cli("task=evaluate", f"task.real={folders[0]}", f"task.fake={folders[1]}", "metrics=[kid]", "extractor=random")
     assert answer.code == 2 and answer.err == "ganexp: metrics: kid/random: 16 real samples; at least 1,000 are needed\n"
 
 
@@ -294,7 +295,7 @@ def test_a_run_says_best_last_and_mean(runs: list[Path]) -> None:
 
 
 def test_compare(cli: Cli, runs: list[Path]) -> None:
-    answer = cli("task=compare", f"runs=[{runs[0]},{runs[1]}]", "hydra.run.dir=both")
+    answer = cli("task=compare", f"task.runs=[{runs[0]},{runs[1]}]", "hydra.run.dir=both")
     assert answer.code == 0, answer.err
     both = answer.folder / "both"
     assert {"comparison.md", "comparison.json", "curves.png", "grids.png"} <= {file.name for file in both.iterdir()}
@@ -311,7 +312,7 @@ def test_compare(cli: Cli, runs: list[Path]) -> None:
 
 
 def test_compare_warns_of_other_protocols(cli: Cli, runs: list[Path]) -> None:
-    answer = cli("task=compare", f"runs=[{runs[0]},{runs[2]}]", "hydra.run.dir=both")
+    answer = cli("task=compare", f"task.runs=[{runs[0]},{runs[2]}]", "hydra.run.dir=both")
     assert answer.code == 0
     said = "fid/random: measured under different protocols (real, generated): do not compare these values"
     assert said in answer.out and said in (answer.folder / "both" / "comparison.md").read_text()
@@ -319,10 +320,14 @@ def test_compare_warns_of_other_protocols(cli: Cli, runs: list[Path]) -> None:
 
 @pytest.mark.parametrize(
     "chosen, message",
-    [("[]", "runs: at least two"), ("[{0}]", "runs: at least two"), ("[{0},nowhere]", "runs: nowhere is no run folder")],
+    [
+        ("[]", "task.runs: at least two"),
+        ("[{0}]", "runs: at least two"),
+        ("[{0},nowhere]", "task.runs: nowhere is not a run's folder"),
+    ],
 )
 def test_runs_that_cannot_be_compared(chosen: str, message: str, cli: Cli, runs: list[Path]) -> None:
-    answer = cli("task=compare", f"runs={chosen.format(*runs)}")
+    answer = cli("task=compare", f"task.runs={chosen.format(*runs)}")
     assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1
 
 
@@ -345,7 +350,7 @@ def test_a_checkpoint_that_draws_nan(cli: Cli) -> None:
     for weight in content["state_dict"].values():
         weight.fill_(float("nan"))
     torch.save(content, file)
-    answer = cli("task=evaluate", f"checkpoint={file}", "metrics=[swd,fid]", "extractor=random", "num_images=64")
+    answer = cli("task=evaluate", f"run={file}", "metrics=[swd,fid]", "extractor=random", "task.num_images=64")
     said = answer.err.splitlines()
     assert answer.code == 1 and len(said) == 1 and "swd/pixels: 64 of 64 generated samples have NaN" in said[0]
     assert not (answer.run / "evaluation.json").exists()

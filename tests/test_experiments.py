@@ -53,4 +53,4 @@ def test_an_experiment_runs(name: str, cli: Callable[..., Answer], data_root: Pa
         (run / "checkpoints" / file).unlink()
     answer = cli("task=resume", f"run={run}")
     assert answer.code == 0 and "resumed at step 2" in answer.out, answer.err
-    assert cli("task=sample", f"checkpoint={run}/checkpoints/last.ckpt", "num=4").code == 0
+    assert cli("task=sample", f"run={run}/checkpoints/last.ckpt", "task.num=4").code == 0

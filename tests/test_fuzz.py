@@ -238,18 +238,18 @@ RECIPES: dict[str, list[list[str]]] = {
         ["experiment=sine_mlp_plus"],
     ],
     "sample": [
-        ["task=sample", "checkpoint={made}/points/checkpoints/last.ckpt"],
-        ["task=sample", "checkpoint={made}/images/checkpoints/last.ckpt"],
+        ["task=sample", "run={made}/points/checkpoints/last.ckpt"],
+        ["task=sample", "run={made}/images/checkpoints/last.ckpt"],
     ],
     "evaluate": [
-        ["task=evaluate", "checkpoint={made}/points/checkpoints/last.ckpt", "num_images=32"],
-        ["task=evaluate", "checkpoint={made}/images/checkpoints/last.ckpt", "num_images=32", "metrics=[fid,swd,diversity]"],
-        ["task=evaluate", "checkpoint={made}/images/checkpoints/last.ckpt", "num_images=32", "data=digits"],
-        ["task=evaluate", "real={made}/pictures", "fake={made}/pictures", "metrics=[prdc,fid]"],
+        ["task=evaluate", "run={made}/points/checkpoints/last.ckpt", "task.num_images=32"],
+        ["task=evaluate", "run={made}/images/checkpoints/last.ckpt", "task.num_images=32", "metrics=[fid,swd,diversity]"],
+        ["task=evaluate", "run={made}/images/checkpoints/last.ckpt", "task.num_images=32", "data=digits"],
+        ["task=evaluate", "task.real={made}/pictures", "task.fake={made}/pictures", "metrics=[prdc,fid]"],
     ],
-    "prepare": [["task=prepare", "source={made}/pictures", "target=set", "size=16", "workers=1"]],
+    "prepare": [["task=prepare", "task.source={made}/pictures", "task.target=set", "task.size=16", "task.workers=1"]],
     "inspect": [["task=inspect", "data=folder", "data.root={made}/pictures"], ["task=inspect", "data=digits"]],
-    "compare": [["task=compare", "runs=[{made}/points,{made}/images]"]],
+    "compare": [["task=compare", "task.runs=[{made}/points,{made}/images]"]],
     "resume": [["task=resume", "run=run", "trainer.max_steps=5"], ["task=resume", "run=run"]],
 }
 GROUPS = [
@@ -323,12 +323,14 @@ GRAMMAR = [
     "_target_=x", "+_target_=x", "package=x", "é=1", "日本=1", "\udcff=1", "data.shape=[1,8,8", "name='a'b", "name=a'b",
     "name=a\\,b", "name=a,b", "name=\\", "model={}", "model=[mlp]", "data=[]", "loss={}", "trainer={}", "trainer=null",
     "trainer=[]", "trainer=3", "optimizer={}", "optimizer.generator={}", "optimizer.generator=null", "schedule={}",
-    "metrics={}", "task={}", "task.reads=[]", "task.reads=null", "task._target_=x", "task._target_=ganexp.losses.BCE", "~task",
+    "metrics={}", "task={}", "task.needs=[]", "task.needs=null", "task.optional=[x]",
+    "task.in_run_folder=true", "task._target_=x", "task._target_=ganexp.losses.BCE", "~task",
     "~model", "~trainer", "~trainer.log_mean", "~data", "~name", "~metrics", "~callbacks", "~logger", "~hardware", "~optimizer",
     "~loss", "~schedule", "~metrics.swd", "~callbacks.samples", "~logger.csv", "~optimizer.generator",
     "~optimizer.discriminator", "metrics=[swd,swd]", "metrics=[[swd]]", "metrics=[null]", "regularizer=[r1,r1]", "callbacks=[]",
     "callbacks=[progress]", "logger=[]", "+metrics=fid", "+metrics=[fid]", "+regularizer/r1=x", "+model/encoder=mlp", "run=x",
-    "checkpoint=x", "num=3", "label=1", "grid=false", "num_images=8", "trust=[x]", "trust=x", "trust=null", "trust=[null]",
+    "run=latest", "checkpoint=x", "num=3", "task.num=3", "task.label=1", "task.grid=false", "task.num_images=8",
+    "task.real=x", "trust=[x]", "trust=x", "trust=null", "trust=[null]",
     "trust=[3]", "trust=[[]]",
 ]  # fmt: skip
 HARDWARE = [
@@ -715,9 +717,7 @@ def test_checkpoint_of_other_content(change: Any, top: bool, made: Path, tmp_pat
 @fuzz(15)
 @given(damage=damages())
 def test_sample_from_a_damaged_one(damage: Damage, attempt: Attempt, made: Path) -> None:
-    attempt(
-        "task=sample", "hardware=cpu", "checkpoint=x.ckpt", fill=lambda folder: put(folder / "x.ckpt", damage(checkpoint(made)))
-    )
+    attempt("task=sample", "hardware=cpu", "run=x.ckpt", fill=lambda folder: put(folder / "x.ckpt", damage(checkpoint(made))))
 
 
 @fuzz(180)

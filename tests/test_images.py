@@ -543,7 +543,7 @@ def test_inspect_other_data(data: str, picture: str, cli: Cli, tmp_path: Path) -
 
 def test_inspect_reads_no_more_than_it_says(cli: Cli) -> None:
     answer = cli("task=inspect", "model=mlp")
-    assert answer.code == 2 and "task=inspect does not read it" in answer.err
+    assert answer.code == 2 and "model: not used by task=inspect" in answer.err
 
 
 # -- what a reviewer found ----------------------------------------------------------------------------------------------

@@ -36,7 +36,9 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "config": {"mistakes"},
     "checks": {"config", "mistakes"},
     "build": {"mistakes"},
-    "jobs": {"config", "checks", "build", "tasks", "files", "mistakes", ""},
+    "runs": {"files", "mistakes"},
+    "model": {"build", "runs", "systems", "tasks", "mistakes"},
+    "jobs": {"config", "checks", "build", "tasks", "runs", "files", "mistakes", ""},
     "__main__": {"config", "checks", "jobs", "mistakes", ""},
     "tasks": {
         "tasks",
@@ -48,12 +50,14 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
         "pictures",
         "files",
         "build",
+        "model",
+        "runs",
         "config",
         "checks",
         "mistakes",
         "",
     },
-    "__init__": set(),
+    "__init__": {"model", "mistakes"},
 }
 
 

@@ -80,12 +80,13 @@ MISTAKES = [
     ("extractor=inceptoin", "extractor=inceptoin: there is no such option; did you mean inception?"),
     ("model=mlp data=ring data.sigma=0", "data.sigma: above 0, not 0"),
     ("model=mlp data=grid data.classes=3", "data.centres: one of shape [2] for each of 3 classes"),
-    ("task=evaluate", "needs one: checkpoint=outputs/NAME/TIME/checkpoints/best.ckpt, or two folders of images"),
-    ("task=evaluate real=a", "real: two folders are compared: real=FOLDER fake=FOLDER"),
-    ("task=evaluate real=a fake=b", "real: there is no folder a"),
-    ("task=evaluate real=a fake=b checkpoint=c", "real: compares two folders of images, with no checkpoint"),
-    ("task=evaluate real=a fake=b data=digits", "data: real and fake are the data here"),
-    ("task=compare", "runs: at least two"),
+    ("task=evaluate", "run: required by task=evaluate: run=outputs/NAME/TIME, run=latest, or run=FILE.ckpt; or two folders"),
+    ("task=evaluate task.real=a", "task.real: two folders are compared: task.real=FOLDER task.fake=FOLDER"),
+    ("task=evaluate task.real=a task.fake=b", "task.real: there is no folder a"),
+    ("task=evaluate task.real=a task.fake=b run=c", "task.real: compares two folders of images, without run=…"),
+    ("task=evaluate task.real=a task.fake=b data=digits", "data: the real images are those of task.real"),
+    ("task=evaluate run=text.ckpt task.num_images=1", "task.num_images: at least 2, not 1"),
+    ("task=compare", "task.runs: at least two, task.runs=["),
     ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: no metric kid/x is measured, only swd/pixels"),
     ("model.g_steps=0", "model.g_steps: at least 1, not 0"),
     ("model.width=0", "model.width: a factor above 0"),
@@ -106,7 +107,7 @@ MISTAKES = [
     ("trainer.num_samples=0", "trainer.num_samples: at least 1, not 0"),
     ("model.width=abc", "model.width: a factor above 0, not abc"),
     ("metrics=[sharpness,swd] callbacks.checkpoint.monitor=sharpness/laplacian", "monitor: sharpness/laplacian is best near 1"),
-    ("-m task=resume run=a,b", "-m: starts new runs; task=resume goes on with one"),
+    ("-m task=resume run=a,b", "-m: starts new runs; task=resume continues one"),
     ("task=resume run=pictures hydra.run.dir=x", "hydra.run.dir: a run resumes in its own folder"),
     ("experiment=sine_mpl", "experiment=sine_mpl: there is no such option; did you mean sine_mlp?"),
     ("model=gan", "model.discriminator: ganexp.systems.gan.GAN needs this argument"),
@@ -123,25 +124,37 @@ MISTAKES = [
     ("model=dcgan data=folder data.root=empty", "/empty holds no image"),
     ("model=dcgan data=folder data.root=broken data.batch_size=2", "/broken/a.png"),
     ("data=mnist data.root=damaged", "damaged/MNIST/raw holds a damaged file"),
-    ("task=sample", "checkpoint: task=sample needs one"),
-    ("task=sample checkpoint=nowhere.ckpt", "checkpoint: there is no file nowhere.ckpt"),
-    ("task=sample checkpoint=text.ckpt", "checkpoint: text.ckpt is no checkpoint, or cut off"),
-    ("task=sample checkpoint=cut.ckpt", "checkpoint: cut.ckpt is no checkpoint, or cut off"),
-    ("task=sample checkpoint=other.ckpt", "checkpoint: other.ckpt is not one of ganexp's"),
-    ("task=sample checkpoint=code.ckpt", "code.ckpt holds more than tensors and plain values"),
-    ("task=sample checkpoint=target.ckpt", "the file asks to run os.system"),
-    ("task=sample checkpoint=bomb.ckpt", "bomb.ckpt is no checkpoint, or damaged: archive/data.pkl in it is not as torch writes it"),
-    ("task=sample checkpoint=climbs.ckpt", "climbs.ckpt is no checkpoint, or damaged: ../../hacked in it is not as torch"),
-    ("task=sample checkpoint=flipped.ckpt", "flipped.ckpt is damaged: flipped/data/0 in it does not fit its checksum"),
-    ("task=sample checkpoint=indirect.ckpt", "the file asks to run ganexp.data.module.torch.os.system"),
-    ("task=sample checkpoint=environment.ckpt", "the file holds an interpolation, ${oc.env:HOME}"),
+    # a run or a checkpoint
+    ("task=sample", "run: required by task=sample: run=outputs/NAME/TIME, run=latest, or run=FILE.ckpt"),
+    ("-m task=sample seed=1,2", "run: required by task=sample: run=outputs/NAME/TIME, run=latest, or run=FILE.ckpt"),
+    ("task=sample checkpoint=text.ckpt", "checkpoint: there is no such key; did you mean run?"),
+    ("+checkpoint=text.ckpt", "checkpoint: there is no such key; did you mean run?"),
+    ("task=sample run=latest", "run: there is no run with a checkpoint below outputs/"),
+    ("task=resume run=latest", "run: there is no run below outputs/"),
+    ("task=resume", "run: required by task=resume: run=outputs/NAME/TIME, or run=latest\n"),
+    ("task=resume run=text.ckpt", "run: text.ckpt is a file; a run continues in its folder: run=outputs/NAME/TIME"),
+    ("task=sample run=pictures", "run: pictures has no checkpoint, neither checkpoints/best.ckpt nor checkpoints/last.ckpt"),
+    ("task=sample run=nowhere", "run: there is no file or folder nowhere"),
+    ("task=sample run=older.ckpt", "run: older.ckpt has an older format (without a number) than this version of ganexp reads (2): use the"),
+    ("task=sample run=first.ckpt", "run: first.ckpt has an older format (1) than this version of ganexp reads (2)"),
+    ("task=sample run=newer.ckpt", "run: newer.ckpt has a newer format (3) than this version of ganexp reads (2): update ganexp"),
+    ("task=sample run=text.ckpt", "run: text.ckpt is not a checkpoint, or is truncated"),
+    ("task=sample run=cut.ckpt", "run: cut.ckpt is not a checkpoint, or is truncated"),
+    ("task=sample run=other.ckpt", "run: other.ckpt is not one of ganexp's"),
+    ("task=sample run=code.ckpt", "code.ckpt contains more than tensors and plain values"),
+    ("task=sample run=target.ckpt", "the file asks to run os.system"),
+    ("task=sample run=bomb.ckpt", "bomb.ckpt is not a checkpoint, or is damaged: archive/data.pkl in it is not as torch writes it"),
+    ("task=sample run=climbs.ckpt", "climbs.ckpt is not a checkpoint, or is damaged: ../../hacked in it is not as torch"),
+    ("task=sample run=flipped.ckpt", "flipped.ckpt is damaged: flipped/data/0 in it does not match its checksum"),
+    ("task=sample run=indirect.ckpt", "the file asks to run ganexp.data.module.torch.os.system"),
+    ("task=sample run=environment.ckpt", "the file holds an interpolation, ${oc.env:HOME}"),
     ("hydra.run.dir=text.ckpt/run", "hydra.run.dir: the run folder"),
     ("hydra.run.dir=pictures", "is there and not empty"),
     ("-m seed=1,2 hydra.sweep.dir=pictures", "is there and not empty"),
     ("-m seed=1,2 hydra.sweep.dir=text.ckpt/sweep", "hydra.sweep.dir:"),
-    ("task=sample checkpoint=words.ckpt", "model: no mapping with a _target_"),
-    ("task=sample checkpoint=part.ckpt", "is no System"),
-    ("task=sample checkpoint=step.ckpt", "its step or its config is something else"),
+    ("task=sample run=words.ckpt", "model: must be a mapping with a _target_"),
+    ("task=sample run=part.ckpt", "is not a System"),
+    ("task=sample run=step.ckpt", "its step is not a number or its config is not a mapping"),
     # values that only the libraries below would have refused, in the middle of a run
     ("model.classes=5", "model.classes: 5, but the data has 10"),
     ("model.classes=20", "model.classes: 20, but the data has 10"),
@@ -164,14 +177,14 @@ MISTAKES = [
     ("schedule._partial_=x", "schedule: Instantiation: _partial_ flag must be a bool"),
     ("model=mlp data=sine ~model/latent", "model.generator.latent_dim: Interpolation key 'model.latent.dim' not found"),
     ("model=mlp data=sine model.latent._target_=builtins.dict", "model"),
-    ("task.reads=[]", "task.reads: belongs to the option"),
+    ("task=sample task.needs=[]", "task.needs: belongs to the option"),
     ("trainer.log_mean=9223372036854775808", "trainer.log_mean: below 2**31, not 9223372036854775808"),
     ("~data.shape.0", "the config cannot be composed: list indices must be integers"),
     ("model.optimizer_d={a:1}", "model.optimizer_d: 'dict' object is not callable"),
     ("model.schedule={a:1}", "model.schedule: 'dict' object is not callable"),
     ("logger.csv._target_=builtins.dict", "logger: dict is no Lightning logger"),
     ("+hardware.limit_train_batches=0", "hardware.limit_train_batches: for a short run set trainer.max_steps"),
-    ("~name", "name: cannot be taken away"),
+    ("~name", "name: is required"),
     ("name=" + 300 * "x", "name: at most 200 bytes, not 300"),
     ("--nothing", "unrecognized arguments: --nothing"),
     ("name=", "name: a folder below outputs/"),
@@ -179,11 +192,18 @@ MISTAKES = [
     ("experiment=foo", "experiment=foo: there is no such option"),
     ("experiment=null", "experiment: cannot be null"),
     # a key that the task would ignore
-    ("num=5", "num: task=train does not read it"),
-    ("task=sample checkpoint=text.ckpt model=mlp", "model: task=sample does not read it"),
-    ("task=sample checkpoint=text.ckpt num=0", "num, num_images: at least 1"),
-    ("task=evaluate checkpoint=text.ckpt metrics=[]", "metrics: none chosen"),
-    ("task=evaluate checkpoint=text.ckpt data.batch_size=2", "data: task=evaluate takes the checkpoint's data"),
+    ("num=5", "num: there is no such key (there are: augment, callbacks,"),
+    ("task.num=5", "task.num: there is no such key; this task has no options of its own"),
+    ("+task.checkpoint=x", "task.checkpoint: there is no such key"),
+    ("run=x", "run: not used by task=train (it uses: name, seed, model,"),
+    ("task=sample num=5", "num: there is no such key; did you mean task.num?"),
+    ("task=sample task.nmu=5", "task.nmu: there is no such key; did you mean task.num? (there are: task.grid, task.label, task.num)"),
+    ("task=sample run=text.ckpt model=mlp", "model: not used by task=sample (it uses: task.num, task.label, task.grid, name, run,"),
+    ("task=sample run=text.ckpt task.num=0", "task.num: at least 1 sample, not 0"),
+    ("task=sample run=text.ckpt task.num=many", "task.num: 'many' is not of type int"),
+    ("task=prepare task.source=pictures", "task.target: must be given: task.target=…"),
+    ("task=evaluate run=text.ckpt metrics=[]", "metrics: none chosen"),
+    ("task=evaluate run=text.ckpt data.batch_size=2", "data: task=evaluate uses the run's own; to change it, choose it too: data=… data.batch_size=…"),
     # a mistake in a file, or around it
     ("--config-dir=nowhere", "--config-dir: there is no folder nowhere"),
     ("--config-dir=mine experiment=option", "experiment/option.yaml: loss=hinges: there is no such option; did you mean hinge?"),
@@ -225,7 +245,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "indirect": {"_target_": "ganexp.data.module.torch.os.system", "command": "touch hacked"},
         "environment": {"_target_": "ganexp.latents.Normal", "dim": "${oc.env:HOME}"},
     }.items():
-        torch.save({"config": {"model": node}, "state_dict": {}, "global_step": 1}, folder / f"{name}.ckpt")
+        torch.save({"config": {"model": node}, "state_dict": {}, "global_step": 1, "format": 2}, folder / f"{name}.ckpt")
     with zipfile.ZipFile(folder / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**8))
     with zipfile.ZipFile(folder / "climbs.ckpt", "w") as archive:
@@ -234,10 +254,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = bytearray((folder / "flipped.ckpt").read_bytes())
     content[content.index(bytes(2000)) + 1000] ^= 1
     (folder / "flipped.ckpt").write_bytes(content)
+    whole = {"config": {}, "state_dict": {}, "global_step": 1}
+    for name, number in {"older": {}, "first": {"format": 1}, "newer": {"format": 3}}.items():
+        torch.save(whole | number, folder / f"{name}.ckpt")
     normal = {"_target_": "ganexp.latents.Normal", "dim": 2}
-    torch.save({"config": {"model": "abc"}, "state_dict": {}, "global_step": 1}, folder / "words.ckpt")
-    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": 1}, folder / "part.ckpt")
-    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": "1"}, folder / "step.ckpt")
+    torch.save({"config": {"model": "abc"}, "state_dict": {}, "global_step": 1, "format": 2}, folder / "words.ckpt")
+    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": 1, "format": 2}, folder / "part.ckpt")
+    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": "1", "format": 2}, folder / "step.ckpt")
 
     experiments = folder / "mine" / "experiment"
     experiments.mkdir(parents=True)

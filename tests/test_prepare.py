@@ -40,7 +40,8 @@ def photographs(tmp_path: Path) -> Path:
     return folder
 
 
-ALL = ["task=prepare", "source=raw", "target=set", "size=64", "duplicates=6", "colour_only=true", "min_sharpness=20", "workers=1"]
+SETTINGS = ["source=raw", "target=set", "size=64", "duplicates=6", "colour_only=true", "min_sharpness=20", "workers=1"]
+ALL = ["task=prepare", *[f"task.{setting}" for setting in SETTINGS]]
 WHY = {
     "blurred.png": "blurred",
     "grey.jpg": "grey",
@@ -68,7 +69,7 @@ def test_what_is_kept_and_why_not(cli: Cli, photographs: Path) -> None:
 
 
 def test_in_several_processes(cli: Cli, photographs: Path) -> None:
-    answer = cli(*[word for word in ALL if word != "workers=1"], "workers=2", "size=[32,64]")
+    answer = cli(*[word for word in ALL if word != "task.workers=1"], "task.workers=2", "task.size=[32,64]")
     assert answer.code == 0, answer.err
     assert report(answer)["kept"] == 3 and Image.open(answer.folder / "set" / "a.png").size == (64, 32)
 
@@ -105,36 +106,36 @@ def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeyp
     "words, message",
     [
         (["source=nowhere", "target=set"], "source: there is no folder nowhere"),
-        (["source=raw"], "target: must be given: target=FOLDER"),
-        (["source=raw", "target=raw"], "target: raw lies in source, and would be prepared too"),
+        (["source=raw"], "target: must be given: task.target=…"),
+        (["source=raw", "target=raw"], "target: raw is inside source, and would be prepared too"),
         (["source=raw", "target=set", "detect=dog"], "detect: one of cat_face, human_face, anime_face, none, not dog"),
         (["source=raw", "target=set", "size=0"], "size: px, or [height, width], not 0"),
-        (["source=raw", "target=set", "size=abc"], "size: px, or [height, width], not 'abc'"),
-        (["source=raw", "target=set", "size=12.5"], "size: px, or [height, width], not 12.5"),
-        (["source=raw", "target=set", "margin=null"], "margin: at least 0, not None"),
-        (["source=raw", "target=raw/a.jpg/set"], "target: nothing can be written into"),
+        (["source=raw", "target=set", "size=abc"], "size: 'abc' is not of type int | Sequence[int]"),
+        (["source=raw", "target=set", "size=12.5"], "size: 12.5 is not of type int | Sequence[int]"),
+        (["source=raw", "target=set", "margin=null"], "margin: None is not of type float"),
+        (["source=raw", "target=raw/a.jpg/set"], "target: "),
         (["source=raw", "target=set", "margin=-1"], "margin: at least 0, not -1"),
-        (["source=raw", "target=set", "fit=stretch"], "fit: crop, pad or squash, not stretch"),
+        (["source=raw", "target=set", "fit=stretch"], "fit: 'stretch' is not of type Literal['crop', 'pad', 'squash']"),
         (["source=raw", "target=set", "duplicates=65"], "duplicates: from 0 to 64 bits"),
         (["source=raw", "target=set", "background=blakc"], "background: a colour's name or #rrggbb"),
         (["source=raw", "target=set", "workers=0"], "workers: at least 1, not 0"),
     ],
 )
 def test_mistakes(words: list[str], message: str, cli: Cli, photographs: Path) -> None:
-    answer = cli("task=prepare", *words)
-    assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1, answer.err
+    answer = cli("task=prepare", *[f"task.{word}" for word in words])
+    assert answer.code == 2 and f"ganexp: task.{message}" in answer.err and answer.err.count("\n") == 1, answer.err
     assert not (photographs.parent / "set").exists()
 
 
 def test_other_settings_need_another_folder(cli: Cli, photographs: Path) -> None:
-    assert cli("task=prepare", "source=raw", "target=set", "size=16", "workers=1").code == 0
-    answer = cli("task=prepare", "source=raw", "target=set", "size=32", "workers=1")
-    assert answer.code == 2 and "set was prepared otherwise (min_size=16, size=[16, 16])" in answer.err
+    assert cli("task=prepare", "task.source=raw", "task.target=set", "task.size=16", "task.workers=1").code == 0
+    answer = cli("task=prepare", "task.source=raw", "task.target=set", "task.size=32", "task.workers=1")
+    assert answer.code == 2 and "set was prepared with other settings (min_size=16, size=[16, 16])" in answer.err
 
 
 def test_a_missing_library_is_named(cli: Cli, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "imagehash", None)
-    answer = cli("task=prepare", "source=raw", "target=set", "duplicates=3")
+    answer = cli("task=prepare", "task.source=raw", "task.target=set", "task.duplicates=3")
     assert answer.code == 2 and "duplicates: " in answer.err and 'pip install "ganexp[prepare]"' in answer.err
 
 
@@ -143,7 +144,7 @@ def test_annotated_eyes_need_no_detector(cli: Cli, tmp_path: Path) -> None:
     flower = Image.fromarray(load_sample_image("flower.jpg"))
     flower.save(tmp_path / "raw" / "a.jpg")
     (tmp_path / "raw" / "a.jpg.cat").write_text("9 250 150 350 150 300 220 " + "0 " * 12)
-    answer = cli("task=prepare", "source=raw", "target=set", "size=50", "workers=1")
+    answer = cli("task=prepare", "task.source=raw", "task.target=set", "task.size=50", "task.workers=1")
     assert answer.code == 0, answer.err
     wanted = flower.crop((150, 21, 450, 321)).resize((50, 50), Image.Resampling.BICUBIC)
     found = np.asarray(Image.open(tmp_path / "set" / "a.png")).astype(int)
@@ -224,7 +225,7 @@ def test_nothing_is_written_beside_the_target(cli: Cli, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
         for name in ("a/a.png", f"{tmp_path}/evil.png", "../evil.png"):
             archive.writestr(name, file.getvalue())
-    answer = cli("task=prepare", "source=raw.zip", "target=set", "size=16", "workers=1")
+    answer = cli("task=prepare", "task.source=raw.zip", "task.target=set", "task.size=16", "task.workers=1")
     assert answer.code == 0, answer.err
     assert not list(tmp_path.glob("evil*")) and not list(tmp_path.parent.glob("evil*"))
     assert [p.name for p in (tmp_path / "set").rglob("*.png")] == ["a.png"]
@@ -234,7 +235,7 @@ def test_one_odd_picture_stops_nothing(cli: Cli, photographs: Path) -> None:
     Image.new("RGB", (1, 2000)).save(photographs / "line.png")
     (photographs / "gone.png").symlink_to("nowhere")
     (photographs / "b.png.cat").write_text("9 inf 1 2 3 4 5 " + "0 " * 12)
-    answer = cli("task=prepare", "source=raw", "target=set", "size=16", "detect=human_face", "workers=1")
+    answer = cli("task=prepare", "task.source=raw", "task.target=set", "task.size=16", "task.detect=human_face", "task.workers=1")
     assert answer.code == 0, answer.err
     why = report(answer)["why"]
     assert why["line.png"] == "no face" and why["gone.png"].startswith("unreadable")

@@ -7,10 +7,12 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from conftest import NARROW, TINY, Answer
+from PIL import Image
 
-from ganexp import checks, config, mistakes
+from ganexp import checks, config, mistakes, pictures
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -28,7 +30,10 @@ def commands() -> list[list[str]]:
 def write_files(folder: Path) -> None:
     """The files of the worked example, as they would be pasted: each block names its own in a comment."""
     for block in [*blocks("python"), *blocks("yaml")]:
-        path = folder / re.findall(r"^# (\S+\.(?:py|yaml))$", block, re.M)[0]
+        names = re.findall(r"^# (\S+\.(?:py|yaml))$", block, re.M)
+        if not names:  # lines for the prompt
+            continue
+        path = folder / names[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block)
 
@@ -44,6 +49,40 @@ def test_the_worked_example(cli: Callable[..., Answer], tmp_path: Path) -> None:
     answer = cli(*sample)
     assert answer.code == 0, answer.err
     assert list((tmp_path / "outputs" / "sample").glob("*/scatter.png"))
+
+
+def test_the_task_of_ones_own(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    write_files(tmp_path)
+    assert cli(*TINY, *NARROW["cdcgan"]).code == 0
+    (walk,) = [c for c in commands() if "task=walk" in c]
+    answer = cli(*walk)
+    assert answer.code == 0, answer.err
+    (picture,) = (tmp_path / "outputs" / "walk").glob("*/walk.png")
+    assert Image.open(picture).width > 10 * Image.open(picture).height
+    for word, message in {
+        "task.stpes=3": "task.stpes: there is no such key; did you mean task.steps? (there are: task.label, task.steps)",
+        "task.steps=x": "task.steps: 'x' is not of type int",
+        "task.steps=1": "task.steps: at least 2, not 1",
+        "run=nowhere": "run: there is no file or folder nowhere",
+        "model=mlp": "model: not used by task=walk (it uses: task.steps, task.label, name, run, trust, seed)",
+    }.items():
+        answer = cli("--config-dir", "mine", "task=walk", "run=latest", word)
+        assert answer.code == 2 and answer.err == f"ganexp: {message}\n"
+    assert len(list((tmp_path / "outputs" / "walk").iterdir())) == 1
+
+
+def test_the_lines_of_python(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """Those of the prompt, after a run, give what their comments say and what the command above them gives."""
+    assert cli(*TINY, *NARROW["cdcgan"]).code == 0
+    (sample,) = [c for c in commands() if "task=sample" in c and "task.num=16" in c]
+    assert cli(*sample, "task.grid=false").code == 0
+    (lines,) = [block for block in blocks("python") if not block.startswith("#")]
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    assert found["images"].shape == (16, 1, 8, 8) and found["z"].grad.abs().sum() > 0
+    for i, image in enumerate(found["images"]):
+        (file,) = (tmp_path / "outputs" / "sample").glob(f"*/{i:05d}.png")
+        assert pictures.single(image).tobytes() == Image.open(file).tobytes()
 
 
 def test_the_recipe_of_ones_own(cli: Callable[..., Answer], tmp_path: Path) -> None:

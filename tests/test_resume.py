@@ -111,11 +111,11 @@ def test_a_damaged_checkpoint_is_left_aside(cli: Callable[..., Answer], tmp_path
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["task=resume"], "run: task=resume needs the folder of one: run=outputs/NAME/TIME"),
+        (["task=resume"], "run: required by task=resume: run=outputs/NAME/TIME, or run=latest"),
         (["task=resume", "run=nowhere"], "run: there is no folder nowhere"),
-        (["task=resume", "run=."], "holds no config.yaml; name the folder of a run"),
-        (["task=resume", "run=.", "num=3"], "num: task=resume does not read it"),
-        (["run=outputs"], "run: task=train does not read it"),
+        (["task=resume", "run=."], "has no config.yaml; name the folder of a run"),
+        (["task=resume", "run=.", "task.num=3"], "task.num: there is no such key"),
+        (["run=outputs"], "run: not used by task=train"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, cli: Callable[..., Answer]) -> None:
@@ -235,7 +235,7 @@ def test_killed_before_its_first_checkpoint(short_run: Path, cli: Callable[..., 
     assert [e.step for e in events.Scalars("loss/generator")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name, said", [("samples", "is no folder"), ("metrics.csv", "is a folder, where a file belongs")])
+@pytest.mark.parametrize("name, said", [("samples", "is not a folder"), ("metrics.csv", "is a folder, where a file belongs")])
 def test_a_folder_for_a_file(name: str, said: str, short_run: Path, cli: Callable[..., Answer]) -> None:
     path = short_run / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()

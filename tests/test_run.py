@@ -125,7 +125,7 @@ def test_what_it_says(answer: Answer) -> None:
     before, after = answer.out.split("run folder", 1)
     for word in ("cdcgan", "parameters", "1,797 images", "steps", "device", "BCE + R1"):
         assert word in before
-    for word in ("best", "swd/pixels", "tensorboard --logdir outputs/"):
+    for word in ("best", "swd/pixels", "tensorboard --logdir outputs/", "python -m ganexp task=sample run=outputs/"):
         assert word in after
     for word in ("D(x)=", "D(G(z))=", "images/s=", "10/10"):
         assert word in answer.err

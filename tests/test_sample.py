@@ -31,22 +31,22 @@ def trained(cli: Cli, tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_a_grid(cli: Cli, trained: Callable[..., Path]) -> None:
-    answer = cli("task=sample", f"checkpoint={trained('cdcgan', 'digits')}", "num=20")
+    answer = cli("task=sample", f"run={trained('cdcgan', 'digits')}", "task.num=20")
     assert answer.code == 0, answer.err
-    assert "20 samples of step 3" in answer.out
+    assert "20 samples: " in answer.out and "alone.ckpt, step 3" in answer.out
     picture = Image.open(answer.run / "grid.png")
     assert picture.width > picture.height  # ten classes a row, two rows
 
 
 def test_single_pictures(cli: Cli, trained: Callable[..., Path]) -> None:
-    answer = cli("task=sample", f"checkpoint={trained('dcgan', 'digits')}", "num=3", "grid=false")
+    answer = cli("task=sample", f"run={trained('dcgan', 'digits')}", "task.num=3", "task.grid=false")
     files = sorted(answer.run.glob("*.png"))
     assert [f.name for f in files] == ["00000.png", "00001.png", "00002.png"]
     assert Image.open(files[0]).size == (8, 8) and Image.open(files[0]).mode == "L"
 
 
 def test_points(cli: Cli, trained: Callable[..., Path]) -> None:
-    answer = cli("task=sample", f"checkpoint={trained('mlp', 'sine')}", "num=50")
+    answer = cli("task=sample", f"run={trained('mlp', 'sine')}", "task.num=50")
     assert answer.code == 0, answer.err
     assert np.load(answer.run / "samples.npy").shape == (50, 2)
     assert (answer.run / "scatter.png").is_file()
@@ -56,7 +56,7 @@ def test_the_seed_decides(cli: Cli, trained: Callable[..., Path]) -> None:
     checkpoint = trained("mlp", "sine")
     drawn = []
     for i, seed in enumerate((1, 1, 2)):
-        answer = cli("task=sample", f"checkpoint={checkpoint}", f"seed={seed}", f"hydra.run.dir=drawn/{i}")
+        answer = cli("task=sample", f"run={checkpoint}", f"seed={seed}", f"hydra.run.dir=drawn/{i}")
         assert answer.code == 0, answer.err
         drawn.append(np.load(answer.folder / "drawn" / str(i) / "samples.npy"))
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
@@ -66,22 +66,22 @@ def test_a_class(cli: Cli, trained: Callable[..., Path]) -> None:
     checkpoint = trained("cdcgan", "digits", "optimizer.generator.lr=0.05")
     pictures = []
     for label in (3, 4):
-        answer = cli("task=sample", f"checkpoint={checkpoint}", "num=4", f"label={label}", f"hydra.run.dir=drawn/{label}")
+        answer = cli("task=sample", f"run={checkpoint}", "task.num=4", f"task.label={label}", f"hydra.run.dir=drawn/{label}")
         assert answer.code == 0, answer.err
         pictures.append((answer.folder / "drawn" / str(label) / "grid.png").read_bytes())
     assert pictures[0] != pictures[1]
 
 
 def test_a_class_that_cannot_be(cli: Cli, trained: Callable[..., Path]) -> None:
-    answer = cli("task=sample", f"checkpoint={trained('cdcgan', 'digits')}", "label=10")
-    assert answer.code == 2 and "label: 10, but the classes of this model are 0 to 9" in answer.err
-    answer = cli("task=sample", f"checkpoint={trained('dcgan', 'digits')}", "label=1")
+    answer = cli("task=sample", f"run={trained('cdcgan', 'digits')}", "task.label=10")
+    assert answer.code == 2 and "task.label: 10, but the classes of this model are 0 to 9" in answer.err
+    answer = cli("task=sample", f"run={trained('dcgan', 'digits')}", "task.label=1")
     assert answer.code == 2 and "unconditional" in answer.err
 
 
 def test_evaluate(cli: Cli, trained: Callable[..., Path]) -> None:
     answer = cli(
-        "task=evaluate", f"checkpoint={trained('cdcgan', 'digits')}", "metrics=[fid,swd]", "num_images=300", "extractor=random"
+        "task=evaluate", f"run={trained('cdcgan', 'digits')}", "metrics=[fid,swd]", "task.num_images=300", "extractor=random"
     )
     assert answer.code == 0, answer.err
     result = json.loads((answer.run / "evaluation.json").read_text())
@@ -97,7 +97,7 @@ def test_evaluate_is_the_value_of_the_training(cli: Cli, trained: Callable[..., 
     answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"])
     checkpoint = answer.run / "checkpoints" / "last.ckpt"
     last = answer.record["metrics"]["swd/pixels"]["last"]
-    again = cli("task=evaluate", f"checkpoint={checkpoint}", "num_images=32", "hydra.run.dir=evaluated")
+    again = cli("task=evaluate", f"run={checkpoint}", "task.num_images=32", "hydra.run.dir=evaluated")
     assert again.code == 0, again.err
     value = json.loads((again.folder / "evaluated" / "evaluation.json").read_text())["values"]["swd/pixels"]["value"]
     assert value == pytest.approx(last, rel=1e-6)
@@ -105,11 +105,11 @@ def test_evaluate_is_the_value_of_the_training(cli: Cli, trained: Callable[..., 
 
 def test_evaluate_on_other_data(cli: Cli, trained: Callable[..., Path], data_root: Path) -> None:
     checkpoint = trained("dcgan", "mnist", f"data.root={data_root}")
-    answer = cli("task=evaluate", f"checkpoint={checkpoint}", "data=fashion_mnist", f"data.root={data_root}", "num_images=64")
+    answer = cli("task=evaluate", f"run={checkpoint}", "data=fashion_mnist", f"data.root={data_root}", "task.num_images=64")
     assert answer.code == 0, answer.err
     assert json.loads((answer.run / "evaluation.json").read_text())["data"] == "FashionMNIST"
-    answer = cli("task=evaluate", f"checkpoint={checkpoint}", "data=digits")
-    assert answer.code == 2 and "data.shape: [1, 8, 8], but the model draws [1, 28, 28]" in answer.err
+    answer = cli("task=evaluate", f"run={checkpoint}", "data=digits")
+    assert answer.code == 2 and "data.shape: [1, 8, 8], but the model generates [1, 28, 28]" in answer.err
 
 
 def test_a_checkpoint_of_other_shapes(cli: Cli, trained: Callable[..., Path]) -> None:
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_other_shapes(cli: Cli, trained: Callable[..., Path]) ->
     content = torch.load(checkpoint, weights_only=True)
     content["config"]["model"]["generator"]["hidden"] = [9]
     torch.save(content, checkpoint)
-    answer = cli("task=sample", f"checkpoint={checkpoint}")
+    answer = cli("task=sample", f"run={checkpoint}")
     assert answer.code == 2 and "does not fit its own config" in answer.err
 
 
@@ -128,6 +128,6 @@ def test_a_class_of_ones_own_must_be_trusted(cli: Cli, tmp_path: Path) -> None:
     answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"], "model.latent._target_=my_latents.Wide")
     assert answer.code == 0, answer.err
     checkpoint = answer.run / "checkpoints" / "last.ckpt"
-    refused = cli("task=sample", f"checkpoint={checkpoint}")
+    refused = cli("task=sample", f"run={checkpoint}")
     assert refused.code == 2 and "add trust=[my_latents]" in refused.err
-    assert cli("task=sample", f"checkpoint={checkpoint}", "trust=[my_latents]").code == 0
+    assert cli("task=sample", f"run={checkpoint}", "trust=[my_latents]").code == 0

@@ -46,7 +46,7 @@ def test_a_signal_stops_after_the_step(number: signal.Signals, cli: Callable[...
     record = json.loads((parts / "run.json").read_text())
     step = record["steps"]
     assert record["status"] == "interrupted" and 0 < step < 3000
-    assert f"at step {step:,}; to go on: task=resume run=parts" in out and "Traceback" not in out
+    assert f"at step {step:,}; to continue: python -m ganexp task=resume run=parts" in out and "Traceback" not in out
     end = f"trainer.max_steps={step + 5}"
     assert cli("task=resume", f"run={parts}", end).code == 0
     assert cli(*RUN, end, f"hydra.run.dir={whole}").code == 0

@@ -19,11 +19,12 @@ from pytorch_lightning.loggers import CSVLogger
 from ganexp.files import replace
 
 log = logging.getLogger(__name__)
+FORMAT = 2  # of what a checkpoint holds; to be counted up whenever an older ganexp, or this one, could not read the other's
 
 
 class State(pl.Callback):
-    """Puts into every checkpoint the config, as plain containers, the data's fingerprint, and every rank's random states and last
-    scalars.
+    """Puts into every checkpoint the number of its format, the config, as plain containers, the data's fingerprint, and every
+    rank's random states and last scalars.
 
     A resumed run takes these up; with another number of processes than before it starts from its seed.
     """
@@ -33,6 +34,7 @@ class State(pl.Callback):
         self.states: list[dict[str, Any]] = []
 
     def on_save_checkpoint(self, trainer: pl.Trainer, system: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["format"] = FORMAT
         checkpoint["config"] = self.config
         checkpoint["data"] = trainer.datamodule.fingerprint  # type: ignore[attr-defined]
         mine = random_state() | {"scalars": system.scalars.state()}

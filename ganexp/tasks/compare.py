@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from PIL import Image
 
 from ganexp import pictures
 from ganexp.files import read_json, replace, write_json
-from ganexp.mistakes import Mistake
 from ganexp.tasks.screen import shown, table
 
 log = logging.getLogger(__name__)
@@ -27,21 +27,21 @@ class Compare:
     images seen, one strip of their last pictures.
 
     Values measured under different protocols are not put into one column without a warning. The table goes to the screen, to
-    comparison.md and to comparison.json. Raises Mistake for a folder that holds no run, and for fewer than two.
+    comparison.md and to comparison.json. Raises ValueError for a folder that holds no run, and for fewer than two.
     """
 
-    def __init__(self, config: dict[str, Any], run_dir: Path):
+    def __init__(self, config: dict[str, Any], run_dir: Path, runs: Sequence[str]):
         self.run_dir = run_dir
-        self.runs = [Path(run) for run in config["runs"]]
+        self.runs = [Path(run) for run in runs]
         if len(self.runs) < 2:
-            raise Mistake("runs: at least two, runs=[outputs/NAME/TIME,outputs/NAME/TIME]")
+            raise ValueError("runs: at least two, task.runs=[outputs/NAME/TIME,outputs/NAME/TIME]")
         for run in self.runs:
             if not (run / "run.json").is_file():
-                raise Mistake(f"runs: {run} is no run folder, it holds no run.json")
+                raise ValueError(f"runs: {run} is not a run's folder, it has no run.json")
         self.records = [read_json(run / "run.json") for run in self.runs]
         for run, record in zip(self.runs, self.records, strict=True):
             if not {"steps", "images_seen", "parameters", "metrics"} <= record.keys():
-                raise Mistake(f"runs: {run / 'run.json'} is damaged, or of a run that never began")
+                raise ValueError(f"runs: {run / 'run.json'} is damaged, or of a run that never started")
         names = [str(record.get("name")) for record in self.records]
         self.labels = [
             name if names.count(name) == 1 else f"{name} {run.resolve().name}"
@@ -49,7 +49,7 @@ class Compare:
         ]  # fmt: skip
         self.metrics = list(dict.fromkeys(name for record in self.records for name in record["metrics"]))
         if not self.metrics:
-            raise Mistake("runs: none of them has measured anything")
+            raise ValueError("runs: none of them has measured anything")
 
     def run(self) -> None:
         """Print, and write into the run folder."""

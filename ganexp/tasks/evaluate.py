@@ -1,4 +1,4 @@
-"""task=evaluate: measure a checkpoint, or one folder of images against another."""
+"""task=evaluate: measure a trained model, or one folder of images against another."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from ganexp.build import build, located
-from ganexp.config import as_typed
 from ganexp.data.folder import Exact
 from ganexp.data.module import DataModule
 from ganexp.evaluation import Evaluation, images_of, samples_of
 from ganexp.files import write_json
 from ganexp.metrics.fid import FID
 from ganexp.mistakes import Mistake
+from ganexp.runs import find_checkpoint
 from ganexp.systems.base import System
 from ganexp.tasks.checkpoint import restore, restore_data
 from ganexp.tasks.hardware import device
@@ -26,14 +24,23 @@ log = logging.getLogger(__name__)
 
 
 class Evaluate:
-    """The chosen metrics of `num_images` samples of a `checkpoint` against as many real ones, the checkpoint's own data or
-    `data=…` if given; or of the images in the folder `fake` against those in `real`, all of one size.
+    """The chosen metrics of `num_images` samples of a trained model, config["run"], against as many real ones: of config["data"]
+    if given, otherwise of the model's own data. Or of the images in the folder `fake` against those in `real`, all of one size.
 
-    The values go to the screen and to evaluation.json, each with its protocol and the short hash of that. Raises Mistake for
-    what cannot be compared, before anything is written; ValueError for samples that a metric cannot be of.
+    The values go to the screen and to evaluation.json, each with its protocol and the short hash of that. Raises Mistake or
+    ValueError for what cannot be compared, before anything is written; run() raises ValueError for samples that a metric cannot
+    measure.
     """
 
-    def __init__(self, config: dict[str, Any], run_dir: Path):
+    def __init__(
+        self, config: dict[str, Any], run_dir: Path, num_images: int = 10_000, real: str | None = None, fake: str | None = None
+    ):
+        run = config.get("run")
+        check_sides(run, real, fake)
+        if real is not None and config.get("data") is not None:
+            raise Mistake("data: the real images are those of task.real; leave one out")
+        if num_images < 2:
+            raise ValueError(f"num_images: at least 2, not {num_images}")
         self.config, self.run_dir = config, run_dir
         quiet()
         if not config["metrics"]:
@@ -42,30 +49,32 @@ class Evaluate:
         self.system: System | None = None
         self.fake: DataModule | None = None
         self.of: dict[str, Any] = {}
-        num = config["num_images"]
-        if config["checkpoint"] is not None:
-            real = self.of_checkpoint(Path(config["checkpoint"]))
+        if real is None or fake is None:
+            assert run is not None
+            data = self.of_checkpoint(find_checkpoint(run))
         else:
-            real, self.fake = (load(Exact(config[side]), side) for side in ("real", "fake"))
-            if real.shape != self.fake.shape:
-                raise Mistake(f"fake: its images are {size(self.fake)}, those of real are {size(real)}; bring both to one size")
-            self.of = {side: str(Path(config[side]).resolve()) for side in ("real", "fake")}
-            num = min(num, len(self.fake.x))
+            data, self.fake = load(Exact(real), "task.real"), load(Exact(fake), "task.fake")
+            if data.shape != self.fake.shape:
+                raise ValueError(
+                    f"fake: its images are {size(self.fake)}, those of real are {size(data)}; resize one of the folders"
+                )
+            self.of = {"real": str(Path(real).resolve()), "fake": str(Path(fake).resolve())}
+            num_images = min(num_images, len(self.fake.x))
         metrics = [build(metric, f"metrics.{name}") for name, metric in config["metrics"].items()]
-        self.evaluation = Evaluation(metrics, real, num, bool(self.system and self.system.classes))
+        self.evaluation = Evaluation(metrics, data, num_images, bool(self.system and self.system.classes))
         prepare_metrics(self.evaluation.prepare)
 
     def of_checkpoint(self, file: Path) -> DataModule:
         """Restore the system, and its data or the given."""
         self.system, trained, step = restore(file, self.config["trust"])
         self.of = {"checkpoint": str(file.resolve()), "step": step}
-        if any(override.startswith("data=") for override in as_typed(HydraConfig.get().overrides.task)):
+        if self.config.get("data") is not None:
             data = build(self.config["data"], "data")
         else:
             data = restore_data(trained, self.config["trust"])
         drawn = list(self.system.sample(2).shape[1:])
         if list(data.shape) != drawn:
-            raise Mistake(f"data.shape: {list(data.shape)}, but the model draws {drawn}")
+            raise Mistake(f"data.shape: {list(data.shape)}, but the model generates {drawn}")
         self.system.to(self.device)
         return load(data, "data")
 
@@ -89,11 +98,27 @@ class Evaluate:
             "protocols": protocols,
         }
         write_json(result, self.run_dir / "evaluation.json")
-        samples = f"samples of step {self.of['step']:,}" if self.system is not None else f"images of {self.config['fake']}"
-        print(f"  {evaluation.num:,} {samples} against {real:,} real ones of {self.config['real'] or result['data']}")
+        if self.system is not None:
+            print(f"  checkpoint {shown(Path(self.of['checkpoint']))}, step {self.of['step']:,}")
+            print(f"  {evaluation.num:,} samples against {real:,} real ones of {result['data']}")
+        else:
+            print(f"  {evaluation.num:,} images of {self.of['fake']} against {real:,} real ones of {self.of['real']}")
         rows = [[name, f"{value:.6g}", protocols[name]["print"]] for name, value in values.items()]
         print(table(["metric", "value", "protocol"], rows))
         print(f"  written to {shown(self.run_dir / 'evaluation.json')}")
+
+
+def check_sides(run: str | None, real: str | None, fake: str | None) -> None:
+    """Raises an error unless there is either a run or two folders."""
+    if real is None and fake is None and run is None:
+        raise Mistake(
+            "run: required by task=evaluate: run=outputs/NAME/TIME, run=latest, or run=FILE.ckpt; "
+            "or two folders of images: task.real=FOLDER task.fake=FOLDER"
+        )
+    if (real is None) != (fake is None):
+        raise ValueError(f"{'fake' if real is None else 'real'}: two folders are compared: task.real=FOLDER task.fake=FOLDER")
+    if real is not None and run is not None:
+        raise ValueError("real: compares two folders of images, without run=…; leave one out")
 
 
 def load(data: DataModule, key: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ganexp import pictures
-from ganexp.data.decoding import UNREADABLE, checked_colour, fitted, picture
+from ganexp.data.decoding import UNREADABLE, Fit, checked_colour, fitted, picture
 from ganexp.data.parallel import in_parallel
 from ganexp.data.preparing import Prepared, Settings, detector, perceptual_hash, prepare
 from ganexp.data.sources import Source, Tree, is_picture, pictures_in
@@ -35,37 +35,47 @@ class Prepare:
     `duplicates`: the greatest number of the 64 bits of two perceptual hashes that may differ for the second picture to be left
     out; null keeps all. Interrupted, it goes on where it was, and what has changed in `source` since is prepared anew. The
     report, `report.json` in the run folder, says of every picture what became of it; a sheet shows those that were kept, and one
-    for each reason those that were not. Raises Mistake for settings that make no sense, a missing library, and a target that
-    holds something else.
+    for each reason those that were not. The other arguments: see Settings, and conf/task/prepare.yaml for what null means. Raises
+    ValueError for settings that make no sense, a missing library, and a target that contains something else.
     """
 
-    def __init__(self, config: dict[str, Any], run_dir: Path):
-        for key in ("source", "target"):
-            if config[key] is None:
-                raise Mistake(f"{key}: must be given: {key}=FOLDER")
-        self.root, self.target, self.run_dir = Path(config["source"]), Path(config["target"]), run_dir
-        size = config["size"] if isinstance(config["size"], list) else [config["size"]] * 2
-        if len(size) != 2 or not all(type(px) is int and px > 0 for px in size):
-            raise Mistake(f"size: px, or [height, width], not {config['size']!r}")
-        for key in ("align", "colour_only", "background"):
-            if config[key] is None:
-                raise Mistake(f"{key}: cannot be null")
-        least = min(size) if config["min_size"] is None else config["min_size"]
-        names = ("detect", "margin", "align", "colour_only", "min_sharpness", "fit", "background")
+    def __init__(
+        self,
+        config: dict[str, Any],
+        run_dir: Path,
+        source: str,
+        target: str,
+        size: int | Sequence[int] = 128,
+        detect: str = "none",
+        margin: float = 0.2,
+        align: bool = True,
+        min_size: int | None = None,
+        colour_only: bool = False,
+        min_sharpness: float = 0,
+        duplicates: int | None = None,
+        fit: Fit = "crop",
+        background: str = "black",
+        workers: int | None = None,
+    ):
+        self.root, self.target, self.run_dir = Path(source), Path(target), run_dir
+        sides = [size] * 2 if isinstance(size, int) else list(size)
+        if len(sides) != 2 or not all(type(px) is int and px > 0 for px in sides):
+            raise ValueError(f"size: px, or [height, width], not {size!r}")
+        min_size = min(sides) if min_size is None else min_size
+        self.settings = Settings(
+            detect, margin, align, min_size, colour_only, min_sharpness, (sides[0], sides[1]), fit, background
+        )
+        checked_colour(background)
         try:
-            self.settings = Settings(**{name: config[name] for name in names}, size=tuple(size), min_size=least)
-            checked_colour(config["background"])
             self.source = pictures_in(self.root)
         except FileNotFoundError as error:
-            raise Mistake(f"source: {error}") from error
-        except ValueError as error:
-            raise Mistake(str(error)) from error
-        self.duplicates = config["duplicates"]
-        self.workers = config["workers"] if config["workers"] is not None else os.cpu_count() or 1
+            raise ValueError(f"source: {error}") from error
+        self.duplicates = duplicates
+        self.workers = workers if workers is not None else os.cpu_count() or 1
         if self.duplicates is not None and not 0 <= self.duplicates <= 64:
-            raise Mistake(f"duplicates: from 0 to 64 bits, or null to keep all, not {self.duplicates}")
+            raise ValueError(f"duplicates: from 0 to 64 bits, or null to keep all, not {self.duplicates}")
         if self.workers < 1:
-            raise Mistake(f"workers: at least 1, not {self.workers}")
+            raise ValueError(f"workers: at least 1, not {self.workers}")
         try:
             if self.settings.detect != "none":
                 detector(self.settings.detect)
@@ -74,7 +84,7 @@ class Prepare:
         except ImportError as error:
             key, extra = ("detect", "anime" if self.settings.detect == "anime_face" else "prepare")
             key = "duplicates" if "imagehash" in str(error) else key
-            raise Mistake(f'{key}: {error}; pip install "ganexp[{"prepare" if key == "duplicates" else extra}]"') from error
+            raise ValueError(f'{key}: {error}; pip install "ganexp[{"prepare" if key == "duplicates" else extra}]"') from error
         self.names = [name for name in self.source.names if is_picture(name)]
         there = set(self.source.names)
         self.annotations = {name: f"{name}.cat" if f"{name}.cat" in there else None for name in self.names}
@@ -87,24 +97,24 @@ class Prepare:
         journal = self.target / JOURNAL
         place = next(path for path in (self.target, *self.target.absolute().parents) if path.exists())
         if not place.is_dir() or not os.access(place, os.W_OK):
-            raise Mistake(f"target: nothing can be written into {place}")
+            raise ValueError(f"target: {place} cannot be written to")
         if self.root.resolve() in (self.target.resolve(), *self.target.resolve().parents):
-            raise Mistake(f"target: {self.target} lies in source, and would be prepared too; choose another folder")
+            raise ValueError(f"target: {self.target} is inside source, and would be prepared too; choose another folder")
         if not journal.is_file():
             if self.target.exists() and any(self.target.iterdir()):
-                raise Mistake(f"target: {self.target} holds something else; choose a new folder")
+                raise ValueError(f"target: {self.target} contains something else; choose a new folder")
             return {}
         lines = journal.read_bytes().split(b"\n")[:-1]  # what comes after the last end of line was cut off
         try:
             header, *rows = [json.loads(line) for line in lines]
             done = {row["name"]: row for row in rows if {"stamp", "dropped", "hash", "output"} <= row.keys()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Mistake(f"target: {journal} is damaged; choose a new folder") from error
+            raise ValueError(f"target: {journal} is damaged; choose a new folder") from error
         now = json.loads(json.dumps(self.header))
         if header != now:
             other = [key for key in now if not isinstance(header, dict) or header.get(key) != now[key]]
             was = ", ".join(f"{key}={header.get(key)}" for key in other) if isinstance(header, dict) else "?"
-            raise Mistake(f"target: {self.target} was prepared otherwise ({was}); choose a new folder")
+            raise ValueError(f"target: {self.target} was prepared with other settings ({was}); choose a new folder")
         there = set(self.names)
         same = {
             name: row
@@ -123,7 +133,7 @@ class Prepare:
             with FileLock(self.target / ".lock", timeout=0):
                 self.report(self.prepare())
         except Timeout as error:
-            raise Mistake(f"target: another process is preparing {self.target}") from error
+            raise Mistake(f"task.target: another process is preparing {self.target}") from error
         except (KeyboardInterrupt, SystemExit):
             print(f"  {len(self.done):,} of {len(self.names):,} pictures are done; the same command goes on")
             raise

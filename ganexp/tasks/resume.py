@@ -1,20 +1,19 @@
-"""task=resume: go on with a run in its own folder, as if it had never stopped."""
+"""task=resume: continue a run in its own folder, as if it had never stopped."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.hydra_config import HydraConfig
 
 from ganexp.build import OURS, one_line
 from ganexp.checks import check_nodes
-from ganexp.config import TYPED, as_typed
+from ganexp.config import OF_THE_CALL, TYPED
 from ganexp.mistakes import Mistake
-from ganexp.tasks.checkpoint import read
+from ganexp.tasks.checkpoint import OtherFormat, read
 from ganexp.tasks.processes import external
 from ganexp.tasks.train import Train
 
@@ -28,35 +27,33 @@ CADENCES = {  # keys of trainer that callbacks refer to
 }
 MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # steps, cadences, where and what to: nothing of the game
 FOLLOWS = tuple(f"callbacks.{key}" for keys in CADENCES.values() for key in keys)
-OF_THE_CALL = (
-    "task", "run", "trust", "experiment", "checkpoint", "num", "label", "grid", "num_images", "real", "fake", "runs",
-)  # fmt: skip
+NOT_COMPARED = (*OF_THE_CALL, "experiment")
 
 
 class Resume:
-    """Train from the run's last checkpoint on, with the run's own config. On the same hardware the weights, logs and pictures
-    are those of a run that never stopped. One that was killed before its first checkpoint starts at its first step.
+    """Train from the last checkpoint of the run in `run_dir`, with the run's own config. On the same hardware the weights, logs
+    and pictures are those of a run that never stopped. One that was killed before its first checkpoint starts at its first step.
 
-    What lies below MAY_CHANGE may be changed on the command line or in config.yaml. A damaged checkpoint is left aside for the
-    one before it. Raises Mistake for a folder that holds no run of this version or no whole checkpoint, for another config or
-    other data than the checkpoint's, for a config.yaml that names classes neither ganexp's nor trusted, for a run at its last
-    step, and for more steps than its schedule is for.
+    `chosen`: full keys of `config` that replace the run's own. What is below MAY_CHANGE may change, so or in config.yaml. A
+    damaged checkpoint is skipped for the one before it. Raises Mistake for a folder without a run of this version or without a
+    whole checkpoint, for another config or other data than the checkpoint's, for a config.yaml that names classes neither
+    ganexp's nor in config["trust"], for a run at its last step, and for more steps than its schedule is for.
     """
 
-    def __init__(self, config: dict[str, Any], run_dir: Path):
+    def __init__(self, config: dict[str, Any], run_dir: Path, chosen: Sequence[str] = ()):
         check_places(run_dir)
-        kept = read_config(run_dir / "config.yaml")
         checkpoint, content, self.notes = newest(run_dir / "checkpoints")
+        kept = read_config(run_dir / "config.yaml")
         step = content["global_step"] if content else 0
         before = content["config"] if content else kept
         refuse(differences(before, kept), f"run: {run_dir / 'config.yaml'} is not what the run was started with")
-        change(kept, config)
+        change(kept, config, chosen)
         check_schedule(before, kept)
         self.notes += [f"{key} from {old} to {new}" for key, (old, new) in differences(before, kept).items()]
         if step >= kept["trainer"]["max_steps"]:
             raise Mistake(f"run: {run_dir} is at its last step, {step}; to go on, add trainer.max_steps={2 * step}")
         self.notes.insert(0, f"resumed at step {step:,}" if content else "no checkpoint yet: starts at the first step")
-        allowed = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in config["trust"])]
+        allowed = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in config.get("trust", []))]
         self.train = Train(kept, run_dir, checkpoint, allowed)
         if content and content["data"] != self.train.data.fingerprint:
             raise Mistake("data: these are not the samples that the run has learned from so far; a run keeps its data")
@@ -76,7 +73,7 @@ def check_places(run_dir: Path) -> None:
     """Raises Mistake for a file where the run has a folder, or a folder where it has a file."""
     for path in (run_dir / "samples", run_dir / "checkpoints"):
         if path.exists() and not path.is_dir():
-            raise Mistake(f"run: {path} is no folder")
+            raise Mistake(f"run: {path} is not a folder")
     for path in (run_dir / name for name in ("metrics.csv", "run.json", "hparams.yaml", "log.txt", "training.gif")):
         if path.is_dir():
             raise Mistake(f"run: {path} is a folder, where a file belongs")
@@ -85,27 +82,27 @@ def check_places(run_dir: Path) -> None:
 def read_config(file: Path) -> dict[str, Any]:
     """A run's config.yaml. Raises Mistake if it is not there or not one of this version's."""
     if not file.is_file():
-        raise Mistake(f"run: {file.parent} holds no config.yaml; name the folder of a run, outputs/NAME/TIME")
+        raise Mistake(f"run: {file.parent} has no config.yaml; name the folder of a run, outputs/NAME/TIME")
     try:
         kept = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Mistake(f"run: {file} is damaged: {one_line(error)}") from error
     for path, kind in TYPED.items():
         node = kept if not path else kept.get(path)
-        missing = kind.__dataclass_fields__.keys() - (node.keys() if isinstance(node, dict) else set())
+        missing = kind.__dataclass_fields__.keys() - (node.keys() if isinstance(node, dict) else set()) - set(OF_THE_CALL)
         if missing:
             key = f"{path}.{min(missing)}".lstrip(".")
             raise Mistake(f"run: {file} is damaged or of another version of ganexp: it has no {key}")
     try:
         check_nodes(kept)
     except (Mistake, TypeError, AttributeError) as error:
-        raise Mistake(f"run: {file} is damaged: {one_line(error)}") from error
+        raise Mistake(f"run: {file} is damaged or of another version of ganexp: {one_line(error)}") from error
     return kept
 
 
 def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """The last whole checkpoint, its content, and a note for each that is damaged; null and nothing where none was written yet.
-    Raises Mistake if there are only damaged ones."""
+    Raises Mistake if there are only damaged ones, or one of another version."""
     damaged: list[str] = []
     for file in [folder / "last.ckpt", *sorted(folder.glob("step-*.ckpt"), reverse=True)]:
         if not file.is_file():
@@ -115,6 +112,8 @@ def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
             if not {"random", "data"} <= content.keys():
                 raise ValueError("is of another version of ganexp")
             return file, content, damaged
+        except OtherFormat as error:
+            raise Mistake(f"run: {file} {error}") from error
         except ValueError as error:
             damaged.append(f"left aside: {file.name} {error}")
     if damaged:
@@ -125,13 +124,9 @@ def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 # -- what may change -------------------------------------------------------------------------------------------------
 
 
-def change(kept: dict[str, Any], config: dict[str, Any]) -> None:
-    """Put what the command line changes into the run's config. Raises Mistake, with the differences, for what cannot change."""
-    overrides = as_typed(HydraConfig.get().overrides.task)
-    keys = [override.partition("=")[0].strip("+~").replace("/", ".") for override in overrides]
-    if "experiment" in keys:
-        keys += [key for key in kept if key not in OF_THE_CALL]
-    named = [key for key in keys if key not in OF_THE_CALL]
+def change(kept: dict[str, Any], config: dict[str, Any], chosen: Sequence[str]) -> None:
+    """Put the `chosen` keys into the run's config. Raises Mistake, with the differences, for what cannot change."""
+    named = [key for key in [*chosen, *(kept if "experiment" in chosen else [])] if not below(key, (*NOT_COMPARED, "hydra"))]
     asked = {key: pair for key, pair in differences(kept, config).items() if below(key, named)}
     refuse(asked, "run: a run that resumes keeps its config")
     for key in named:
@@ -167,7 +162,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     return {
         key: (before.get(key), after.get(key))
         for key in [*before, *(after.keys() - before.keys())]
-        if repr(before.get(key)) != repr(after.get(key)) and not below(key, OF_THE_CALL)  # nan is not nan, but looks like it
+        if repr(before.get(key)) != repr(after.get(key)) and not below(key, NOT_COMPARED)  # nan is not nan, but looks like it
     }
 
 

@@ -1,4 +1,4 @@
-"""task=sample: draw from a checkpoint, which alone is enough."""
+"""task=sample: samples of a trained model, whose checkpoint alone is enough."""
 
 from __future__ import annotations
 
@@ -10,40 +10,38 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ganexp import pictures
-from ganexp.callbacks.samples import fixed_samples
 from ganexp.files import replace
-from ganexp.mistakes import Mistake
-from ganexp.tasks.checkpoint import restore, restore_data
+from ganexp.model import load
+from ganexp.tasks.checkpoint import restore_data
 from ganexp.tasks.hardware import device
 from ganexp.tasks.screen import shown
 from ganexp.tasks.train import quiet
 
 
 class Sample:
-    """`num` samples, the same for the same seed: grid.png, or 00000.png … with grid=false; points as samples.npy and scatter.png.
+    """`num` samples of config["run"], the same for the same config["seed"]: grid.png, or 00000.png … without `grid`; points as
+    samples.npy and scatter.png.
 
-    `label` asks a conditional model for one class; without it the classes come in turn.
+    `label` asks a conditional model for one class; by default the classes come in turn. Raises ValueError for a label that the
+    model does not have.
     """
 
-    def __init__(self, config: dict[str, Any], run_dir: Path):
-        self.config, self.run_dir = config, run_dir
+    def __init__(self, config: dict[str, Any], run_dir: Path, num: int = 64, label: int | None = None, grid: bool = True):
         quiet()
-        self.system, self.trained, self.step = restore(Path(config["checkpoint"]), config["trust"])
-        label, classes = config["label"], self.system.classes
-        if label is not None and classes is None:
-            raise Mistake("label: this checkpoint's model is unconditional, it cannot be asked for a class")
-        if label is not None and not 0 <= label < (classes or 0):
-            raise Mistake(f"label: {label}, but the classes of this model are 0 to {(classes or 0) - 1}")
-        self.system.to(device(config["hardware"]))
+        if num < 1:
+            raise ValueError(f"num: at least 1 sample, not {num}")
+        self.config, self.run_dir, self.num, self.label, self.grid = config, run_dir, num, label, grid
+        self.model = load(config["run"], device(config["hardware"]), config["trust"])
+        self.model.check_label(label)
 
     def run(self) -> None:
-        """Draw, and write into the run folder."""
-        n = self.config["num"]
-        samples = fixed_samples(self.system, n, self.config["seed"], self.config["label"]).cpu()
+        """Sample, and write into the run folder."""
+        model, n = self.model, self.num
+        samples = model.sample(n, self.label, self.config["seed"]).cpu()
         if not samples.isfinite().all():
-            raise ValueError(f"the weights of step {self.step} draw NaN or infinite samples: the training diverged")
-        if samples.ndim == 4 and self.config["grid"]:
-            classes = self.system.classes if self.config["label"] is None else None
+            raise ValueError(f"the weights of step {model.step} give NaN or infinite samples: the training diverged")
+        if samples.ndim == 4 and self.grid:
+            classes = model.classes if self.label is None else None
             written = self.run_dir / "grid.png"
             pictures.save(pictures.grid(samples, pictures.columns_for(n, classes)), written)
         elif samples.ndim == 4:
@@ -54,12 +52,13 @@ class Sample:
             written = self.run_dir / "samples.npy"
             replace(written, lambda file: np.save(file, samples.numpy()))
             if samples.shape[1] == 2:
-                picture = pictures.scatter(samples, self.real_points(), f"step {self.step:,}")
+                picture = pictures.scatter(samples, self.real_points(), f"step {model.step:,}")
                 pictures.save(picture, self.run_dir / "scatter.png")
-        print(f"  {n} samples of step {self.step:,}: {shown(written)}")
+        print(f"  checkpoint {shown(model.checkpoint)}, step {model.step:,}")
+        print(f"  {n} samples: {shown(written)}")
 
     def real_points(self) -> Tensor:
         """What the samples are drawn over: the run's own points, made anew from its config."""
-        data = restore_data(self.trained, self.config["trust"])
+        data = restore_data(self.model.config, self.config["trust"])
         data.prepare()
         return data.real(2000)

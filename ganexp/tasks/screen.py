@@ -43,7 +43,11 @@ def closing(run: Train) -> str:
     pictures = sorted((run.run_dir / "samples").glob("*.png"))
     rows = {"run folder": shown(run.run_dir)}
     if run.trainer.global_step < run.trainer.max_steps:
-        rows["stopped"] = f"at step {run.trainer.global_step:,}; to go on: task=resume run={shown(run.run_dir)}"
+        rows["stopped"] = (
+            f"at step {run.trainer.global_step:,}; to continue: python -m ganexp task=resume run={shown(run.run_dir)}"
+        )
+    if checkpoint:
+        rows["sampling"] = f"python -m ganexp task=sample run={shown(run.run_dir)}"
     if checkpoint and checkpoint.best:
         rows["best.ckpt"] = "of step {step:,}, by {metric}".format(**checkpoint.best)
     metrics = find(run.trainer.callbacks, Metrics)  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import random
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from ganexp.callbacks.watchdog import Watchdog
 from ganexp.data.module import DataModule
 from ganexp.files import read_json, replace, write_json
 from ganexp.mistakes import Diverged, Mistake
+from ganexp.runs import find_checkpoint
 from ganexp.systems.base import System
 from ganexp.tasks import processes
+from ganexp.tasks.checkpoint import transfer
 from ganexp.tasks.hardware import make_trainer
 from ganexp.tasks.memory import keep_freed_memory
 from ganexp.tasks.screen import announcement, closing, count, shown
@@ -50,6 +53,7 @@ class Train:
         self.config, self.run_dir, self.checkpoint, self.allowed = config, run_dir, checkpoint, allowed
         if isinstance(config["data"].get("root"), str):  # so that the checkpoint finds it from any folder
             config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
+        self.notes: list[str] = []  # what the log and run.json say of how it began
         quiet()
         if config["hardware"].get("accelerator") in ("auto", "cpu"):
             keep_freed_memory()
@@ -82,7 +86,10 @@ class Train:
         except Exception as error:  # a data set of the user's own may raise anything
             raise located(error, "data") from error
         if self.system.classes is not None:
-            self.system.label_counts.copy_(torch.bincount(self.data.y, minlength=self.system.classes))
+            self.system.label_counts.copy_(self.data.label_counts())
+        if config["start_from"] is not None and checkpoint is None:
+            config["start_from"] = str(find_checkpoint(config["start_from"], "start_from").absolute())
+            self.notes += transfer(self.system, Path(config["start_from"]))
         if metrics := find(self.trainer.callbacks, Metrics):  # type: ignore[attr-defined]
             processes.in_turn(lambda: prepare_metrics(lambda: metrics.prepare(self.data, self.system)))
         if checkpoint_of_run := find(self.trainer.callbacks, Checkpoint):  # type: ignore[attr-defined]
@@ -131,8 +138,8 @@ class Train:
             replace(self.run_dir / "config.yaml", lambda file: file.write(text.encode()))
             print(announcement(self), flush=True)
             log.info(announcement(self))
-            for note in self.data.notes:
-                log.warning("data: %s", note)
+            for note in [f"data: {note}" for note in self.data.notes] + self.notes:
+                log.warning("%s", note)
             if self.data.left_out:
                 text = "".join(f"{name}: {why}\n" for name, why in self.data.left_out.items())
                 replace(self.run_dir / "left_out.txt", lambda file: file.write(text.encode(errors="backslashreplace")))
@@ -150,8 +157,10 @@ class Train:
         trainer, config = self.trainer, self.config
         facts = {
             "name": config["name"],
+            "started": read_json(self.run_dir / "run.json").get("started") or datetime.now(timezone.utc).isoformat(),
             "seed": config["seed"],
             "parameters": {name: count(network) for name, network in self.system.networks().items()},
+            "notes": self.notes,
             "data": {"samples": len(self.data.x), "shape": list(self.data.shape), "notes": self.data.notes},
             **environment(trainer),
         }
