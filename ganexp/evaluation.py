@@ -158,6 +158,7 @@ class Evaluation:
                 "real": real if "real" in metric.sides else None,
                 "generated": self.num,
                 "ema": ema,
+                "labels": "as the training data" if self.labelled else None,
                 "truncation": None,
                 "extractor": metric.features.name,
                 "extractor_hash": metric.features.fingerprint,
