@@ -46,6 +46,10 @@ class FID(FeatureMetric):
             state = getattr(self, f"{side}_{name}")
             state += value
 
+    @property
+    def biased_below(self) -> int:
+        return max(self.dim, 2048)
+
     def start(self, dim: int) -> None:
         """Lay out the sums: the dimension is known from the first batch on."""
         self.dim = dim

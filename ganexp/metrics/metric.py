@@ -48,6 +48,11 @@ class FeatureMetric(Metric):
         return f"{self.names[0]}/{self.features.name}"
 
     @property
+    def biased_below(self) -> int:
+        """So many samples a side make the bias of its value small."""
+        return 0
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The numbers its value depends on beside the samples."""
         return {}

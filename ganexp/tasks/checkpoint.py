@@ -66,7 +66,8 @@ def transfer(system: System, file: Path) -> list[str]:
             raise Mistake(f"start_from: {file} has no weights that fit this model's {name}")
         network.load_state_dict(same, strict=False)
         new = [key for key in ours if key not in same]
-        notes.append(f"start_from: {name} has the weights of {file}" + (f", but for {len(new)} of {len(ours)} tensors: {new[0]} …" if new else ""))
+        rest = f", but for {len(new)} of {len(ours)} tensors, which are new: {new[0]} …" if new else ""
+        notes.append(f"start_from: {name} has the weights of {file}{rest}")
     return notes
 
 

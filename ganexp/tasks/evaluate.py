@@ -11,7 +11,6 @@ from ganexp.data.folder import Exact
 from ganexp.data.module import DataModule
 from ganexp.evaluation import Evaluation, images_of, samples_of
 from ganexp.files import write_json
-from ganexp.metrics.fid import FID
 from ganexp.mistakes import Mistake
 from ganexp.runs import find_checkpoint
 from ganexp.systems.base import System
@@ -88,7 +87,7 @@ class Evaluate:
         protocols = evaluation.protocols(self.system.ema is not None if self.system is not None else None)
         real = len(evaluation.order)
         for metric in evaluation.metrics:
-            if isinstance(metric, FID) and min(real, evaluation.num) < max(metric.dim, 2048):
+            if min(real, evaluation.num) < metric.biased_below:
                 log.warning("%s: with %s images it is biased upwards: compare it only with values of as many", metric.name,
                             f"{min(real, evaluation.num):,}")  # fmt: skip
         result = {

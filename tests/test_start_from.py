@@ -1,0 +1,76 @@
+"""Transfer learning: a run that starts with the weights of another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import NARROW, TINY, Answer
+
+MODEL = ["model=dcgan", *NARROW["dcgan"]]
+
+
+def weights(file: Path) -> dict[str, Any]:
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def trained(cli: Callable[..., Answer], *arguments: str) -> Path:
+    answer = cli("hydra.run.dir=first", *MODEL, *TINY, *arguments)
+    assert answer.code == 0, answer.err
+    return answer.folder / "first"
+
+
+def test_the_weights_are_those_of_the_other_run(cli: Callable[..., Answer]) -> None:
+    first = trained(cli)
+    answer = cli(
+        "hydra.run.dir=second", "start_from=first", *MODEL, *TINY,
+        "optimizer.generator.lr=0", "optimizer.discriminator.lr=0", "seed=5",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    before, after = weights(first / "checkpoints" / "best.ckpt"), weights(answer.folder / "second/checkpoints/last.ckpt")
+    parameters = [key for key in before if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    same = [key for key in parameters if before[key].equal(after[key])]
+    assert [key for key in parameters if key.startswith(("generator.", "discriminator."))] == [
+        key for key in same if key.startswith(("generator.", "discriminator."))
+    ]
+    assert torch.load(answer.folder / "second/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    assert "discriminator has the weights of" in (answer.folder / "second" / "log.txt").read_text()
+
+
+def test_frozen_layers_keep_what_they_were_given(cli: Callable[..., Answer]) -> None:
+    first = trained(cli)
+    answer = cli(
+        "hydra.run.dir=second", "start_from=first", "constraint=[freeze]", "constraint.freeze.layers=1", *MODEL, *TINY, "seed=5"
+    )
+    assert answer.code == 0, answer.err
+    before, after = weights(first / "checkpoints" / "best.ckpt"), weights(answer.folder / "second/checkpoints/last.ckpt")
+    assert before["discriminator.blocks.0.weight"].equal(after["discriminator.blocks.0.weight"])
+    assert not before["discriminator.blocks.2.weight"].equal(after["discriminator.blocks.2.weight"])
+
+
+def test_what_does_not_fit_is_new_and_said(cli: Callable[..., Answer]) -> None:
+    trained(cli)
+    answer = cli("hydra.run.dir=second", "start_from=first", "model=cdcgan", *NARROW["cdcgan"], *TINY)
+    assert answer.code == 0, answer.err
+    assert "tensors, which are new: head.label.weight" in (answer.folder / "second" / "log.txt").read_text()
+    assert any("which are new" in note for note in answer_record(answer.folder / "second")["notes"])
+
+
+def answer_record(folder: Path) -> dict[str, Any]:
+    import json
+
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_other_networks_are_refused(cli: Callable[..., Answer]) -> None:
+    trained(cli)
+    answer = cli("hydra.run.dir=second", "start_from=first", "model=mlp", *NARROW["mlp"], *TINY)
+    assert answer.code == 2 and "has no weights that fit this model's" in answer.err
+    assert not (answer.folder / "second").exists()
+
+
+def test_a_run_that_is_not_there(cli: Callable[..., Answer]) -> None:
+    answer = cli("start_from=nowhere", *MODEL, *TINY)
+    assert answer.code == 2 and answer.err.strip() == "ganexp: start_from: there is no file or folder nowhere"
