@@ -22,7 +22,7 @@ WRAPPER = [
     "+hardware.strategy.broadcast_buffers=false",
 ]
 GAMES = {
-    "mlp": ["model=mlp_mnist", "trainer.max_steps=400"],
+    "mlp": ["model=mlp", "model.fresh_fakes=true", "trainer.max_steps=400"],
     "dcgan": ["model=dcgan", "trainer.max_steps=400"],
 }
 QUIET = ["callbacks=[progress]", "logger=[]", "metrics=[]", "trainer.log_every=100", "hardware=ddp_cpu"]

@@ -228,10 +228,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 RECIPES: dict[str, list[list[str]]] = {
     "train": [
         ["model=mlp", "data=sine"],
-        ["model=mlp_sine", "data=sine", "loss=bce_noisy", "metrics=[swd,mmd]"],
+        ["model=mlp_sine", "data=sine", "loss.real=[0.8,1.0]", "metrics=[swd,mmd]"],
         ["model=cdcgan", "regularizer=[r1,wgan_gp]", "augment=[flip]"],
         ["model=dcgan", "data=folder", "data.root={made}/pictures", "data.shape=[3,16,16]", "metrics=[fid,sharpness,diversity]"],
         ["model=acgan", "optimizer=rmsprop", "schedule=cosine"],
+        ["model=dcgan", "constraint=[spectral_norm]", "regularizer=[r1]", "anneal=[r1]"],
         ["model=vae", "schedule=linear", "logger=[csv]"],
         ["model=gmmn", "data=sine", "metrics=[]", "callbacks=[checkpoint]", "logger=[]"],
         ["model=mlp", "data=mnist", "data.root={made}", "loss=hinge"],
@@ -253,8 +254,8 @@ RECIPES: dict[str, list[list[str]]] = {
     "resume": [["task=resume", "run=run", "trainer.max_steps=5"], ["task=resume", "run=run"]],
 }
 GROUPS = [
-    "model", "model/generator", "model/discriminator", "model/encoder", "model/latent", "data", "loss", "regularizer", "augment",
-    "optimizer", "schedule", "metrics", "extractor", "callbacks", "logger", "hardware", "task", "experiment", "hydra/launcher",
+    "model", "model/generator", "model/discriminator", "model/latent", "data", "loss", "regularizer", "augment",
+    "constraint", "anneal", "optimizer", "schedule", "metrics", "extractor", "callbacks", "logger", "hardware", "task", "experiment", "hydra/launcher",
 ]  # fmt: skip
 INTS = ["-1", "0", "1", "2", "3", "5", "7", "33", "-9", "+4", "1_0", "0x10", "007"]
 HUGE = [str(n) for n in (2**31, 2**32, 2**63, 10**30, -(2**31), -(10**30))]
@@ -328,7 +329,7 @@ GRAMMAR = [
     "~model", "~trainer", "~trainer.log_mean", "~data", "~name", "~metrics", "~callbacks", "~logger", "~hardware", "~optimizer",
     "~loss", "~schedule", "~metrics.swd", "~callbacks.samples", "~logger.csv", "~optimizer.generator",
     "~optimizer.discriminator", "metrics=[swd,swd]", "metrics=[[swd]]", "metrics=[null]", "regularizer=[r1,r1]", "callbacks=[]",
-    "callbacks=[progress]", "logger=[]", "+metrics=fid", "+metrics=[fid]", "+regularizer/r1=x", "+model/encoder=mlp", "run=x",
+    "callbacks=[progress]", "logger=[]", "+metrics=fid", "+metrics=[fid]", "+regularizer/r1=x", "+model/discriminator@model.encoder=mlp", "run=x",
     "run=latest", "checkpoint=x", "num=3", "task.num=3", "task.label=1", "task.grid=false", "task.num_images=8",
     "task.real=x", "trust=[x]", "trust=x", "trust=null", "trust=[null]",
     "trust=[3]", "trust=[[]]",

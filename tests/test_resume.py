@@ -59,7 +59,8 @@ def rows(run: Path) -> list[dict[str, str]]:
     [
         ["model=mlp", "data=sine"],
         ["model=cdcgan", "regularizer=[r1,wgan_gp]", "regularizer.r1.every=4", "augment=[flip]", "model.d_steps=5"],
-        ["model=acgan", "loss=bce_noisy", "model.separate=true", "model.g_steps=2", "data.replacement=true"],
+        ["model=acgan", "loss.real=[0.8,1]", "loss.generator=[0.8,1]", "model.separate=true", "model.g_steps=2", "data.replacement=true"],
+        ["model=dcgan", "regularizer=[lecam,path_length]", "regularizer.lecam.start=3", "augment=[ada]", "constraint=[spectral_norm]"],
         ["model=vae", "schedule=cosine", "optimizer=rmsprop"],
         ["model=gmmn", "hardware.precision=bf16-mixed"],
     ],

@@ -484,7 +484,7 @@ def data_for(model: str, root: Path) -> list[str]:
     return ["data=digits", "data.batch_size=512"]
 
 
-ONE_PLAYER = ("gmmn", "vae", "vae_sigma")
+ONE_PLAYER = ("gmmn", "vae")
 MATRIX = [
     *((model, "", steps) for model in MODELS for steps in ((1, 5) if model not in ONE_PLAYER else (1,))),
     *(
