@@ -4,10 +4,11 @@
         loss=bce,hinge,lsgan,wasserstein,relativistic 'regularizer=[],[r1,r2],[wgan_gp]' seed=1,2,3,4,5
     python benchmarks/modes.py outputs/sweep/TIME…
 
-Weak penalties: regularizer.r1.weight=0.03 regularizer.r1.every=4, the same for r2. The column of R1 alone is a sweep of its own, with
-`regularizer=[r1] regularizer.r1.weight=1 regularizer.r1.every=1`; the other labels are `loss=bce` with loss.weight=0.5, with
-loss.real=0.9, and with loss.real=[0.8,1.0] loss.fake=[0.0,0.2] loss.generator=[0.8,1.0]. The same with `experiment=grid`. A cell is the mean over the seeds, at the last step: modes reached, share of samples within three
-deviations of one, reverse KL.
+Weak penalties: regularizer.r1.weight=0.03 regularizer.r1.every=4, the same for r2. The column of R1 alone is a sweep of its own,
+with `regularizer=[r1] regularizer.r1.weight=1 regularizer.r1.every=1`; the other labels are `loss=bce` with loss.weight=0.5, with
+loss.real=0.9, and with loss.real=[0.8,1.0] loss.fake=[0.0,0.2] loss.generator=[0.8,1.0]. The same with `experiment=grid`.
+
+A cell is the mean over the seeds, at the last step: modes reached, share of samples within three deviations of one, reverse KL.
 """
 
 from __future__ import annotations

@@ -255,7 +255,8 @@ RECIPES: dict[str, list[list[str]]] = {
 }
 GROUPS = [
     "model", "model/generator", "model/discriminator", "model/latent", "data", "loss", "regularizer", "augment",
-    "constraint", "anneal", "optimizer", "schedule", "metrics", "extractor", "callbacks", "logger", "hardware", "task", "experiment", "hydra/launcher",
+    "constraint", "anneal",
+    "optimizer", "schedule", "metrics", "extractor", "callbacks", "logger", "hardware", "task", "experiment", "hydra/launcher",
 ]  # fmt: skip
 INTS = ["-1", "0", "1", "2", "3", "5", "7", "33", "-9", "+4", "1_0", "0x10", "007"]
 HUGE = [str(n) for n in (2**31, 2**32, 2**63, 10**30, -(2**31), -(10**30))]
@@ -329,7 +330,8 @@ GRAMMAR = [
     "~model", "~trainer", "~trainer.log_mean", "~data", "~name", "~metrics", "~callbacks", "~logger", "~hardware", "~optimizer",
     "~loss", "~schedule", "~metrics.swd", "~callbacks.samples", "~logger.csv", "~optimizer.generator",
     "~optimizer.discriminator", "metrics=[swd,swd]", "metrics=[[swd]]", "metrics=[null]", "regularizer=[r1,r1]", "callbacks=[]",
-    "callbacks=[progress]", "logger=[]", "+metrics=fid", "+metrics=[fid]", "+regularizer/r1=x", "+model/discriminator@model.encoder=mlp", "run=x",
+    "callbacks=[progress]", "logger=[]", "+metrics=fid", "+metrics=[fid]", "+regularizer/r1=x", "run=x",
+    "+model/discriminator@model.encoder=mlp",
     "run=latest", "checkpoint=x", "num=3", "task.num=3", "task.label=1", "task.grid=false", "task.num_images=8",
     "task.real=x", "trust=[x]", "trust=x", "trust=null", "trust=[null]",
     "trust=[3]", "trust=[[]]",

@@ -20,6 +20,11 @@ SHORT = [
     "model.width=0.05",
 ]  # fmt: skip
 
+NOISY = ["loss.real=[0.8,1]", "loss.generator=[0.8,1]"]  # labels drawn for every sample
+STATEFUL = [  # averages in terms, probabilities in an augmentation, vectors in a constraint
+    "regularizer=[lecam,path_length]", "regularizer.lecam.start=3", "augment=[ada]", "constraint=[spectral_norm]",
+]  # fmt: skip
+
 
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
@@ -59,8 +64,8 @@ def rows(run: Path) -> list[dict[str, str]]:
     [
         ["model=mlp", "data=sine"],
         ["model=cdcgan", "regularizer=[r1,wgan_gp]", "regularizer.r1.every=4", "augment=[flip]", "model.d_steps=5"],
-        ["model=acgan", "loss.real=[0.8,1]", "loss.generator=[0.8,1]", "model.separate=true", "model.g_steps=2", "data.replacement=true"],
-        ["model=dcgan", "regularizer=[lecam,path_length]", "regularizer.lecam.start=3", "augment=[ada]", "constraint=[spectral_norm]"],
+        ["model=acgan", *NOISY, "model.separate=true", "model.g_steps=2", "data.replacement=true"],
+        ["model=dcgan", *STATEFUL],
         ["model=vae", "schedule=cosine", "optimizer=rmsprop"],
         ["model=gmmn", "hardware.precision=bf16-mixed"],
     ],
