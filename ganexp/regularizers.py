@@ -126,6 +126,7 @@ class LeCam(Term):
     on fake images (Tseng et al. 2021, arXiv:2104.03310, section 3.2).
 
     `decay`: of the averages, in [0, 1). `start`: updates of D before the term sets in; until then the averages follow at once.
+    With model.accumulate each part of a batch counts as an update.
     """
 
     def __init__(self, weight: float = 0.3, every: int = 1, decay: float = 0.99, start: int = 1000):
@@ -229,7 +230,7 @@ class PathLength(Term):
         noise = torch.randn_like(x) / torch.tensor(x.shape[2:]).prod().sqrt().item()
         (jacobian,) = torch.autograd.grad((x * noise).sum(), w, create_graph=True)
         squares = jacobian.square().sum(-1)
-        lengths = (squares.mean(1) if squares.ndim > 1 else squares).sqrt()
+        lengths = (squares.mean(1) if squares.ndim > 1 else squares).clamp(min=1e-12).sqrt()  # a root of 0 has no gradient
         if self.training:
             self.mean.lerp_(lengths.detach().mean(), 1 - self.decay)
         round.scalars["path_length"] = lengths.mean()

@@ -283,6 +283,13 @@ def test_path_length_of_points_and_of_few() -> None:
     torch.testing.assert_close(value, lengths.square().mean())
 
 
+def test_path_length_of_a_generator_that_does_not_heed_z() -> None:
+    """As where all units of a narrow layer are dead: no length, and a gradient that is a number."""
+    g, z = LinearG(torch.zeros(24, 3), SHAPE), torch.randn(4, 3)
+    PathLength(decay=0.0)(play(Same(), z, z, g, z)).backward()
+    assert g.a.grad is not None and g.a.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("options", [{"decay": 1.0}, {"fraction": 0.0}, {"fraction": 1.5}, {"every": 0}])
 def test_path_length_refuses(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
