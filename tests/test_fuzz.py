@@ -253,7 +253,8 @@ RECIPES: dict[str, list[list[str]]] = {
     "resume": [["task=resume", "run=run", "trainer.max_steps=5"], ["task=resume", "run=run"]],
 }
 GROUPS = [
-    "model", "model/generator", "model/discriminator", "model/encoder", "model/latent", "data", "loss", "regularizer", "augment",
+    "model", "model/generator", "model/discriminator", "model/latent", "data", "loss", "regularizer", "augment",
+    "constraint", "anneal",
     "optimizer", "schedule", "metrics", "extractor", "callbacks", "logger", "hardware", "task", "experiment", "hydra/launcher",
 ]  # fmt: skip
 INTS = ["-1", "0", "1", "2", "3", "5", "7", "33", "-9", "+4", "1_0", "0x10", "007"]
