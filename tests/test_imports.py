@@ -28,7 +28,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
         "latents",
         "ema",
     },
-    "metrics": {"metrics", "files"},
+    "metrics": {"metrics", "files", "networks"},
     "evaluation": {"metrics", "data", "systems", "files"},
     "pictures": {"files"},
     "callbacks": {"callbacks", "systems", "metrics", "data", "evaluation", "pictures", "files", "mistakes", ""},
@@ -37,7 +37,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "checks": {"config", "mistakes"},
     "build": {"mistakes"},
     "runs": {"files", "mistakes"},
-    "model": {"build", "runs", "systems", "tasks", "mistakes"},
+    "model": {"latents", "build", "runs", "systems", "tasks", "mistakes"},
     "jobs": {"config", "checks", "build", "tasks", "runs", "files", "mistakes", ""},
     "__main__": {"config", "checks", "jobs", "mistakes", ""},
     "tasks": {

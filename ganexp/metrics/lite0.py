@@ -1,0 +1,48 @@
+"""A network that has learned ImageNet, as a feature extractor that needs no download."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ganexp.metrics.features import Data, Extractor, hash_of
+from ganexp.networks.efficientnet_lite import EfficientNetLite0, pretrained
+
+
+class Lite0(Extractor):
+    """EfficientNet-Lite0 with its ImageNet weights: the mean of its last map as `features` [N, 1280], ImageNet's `logits` [N, 1000].
+
+    `size`: px a side, to which every image is resized (bicubic, antialiased); a multiple of 32. Grey images are seen as three equal
+    channels; alpha is left out. Its Fréchet distance is `fid/lite0`, which is not the published FID (extractor=inception). Raises
+    ValueError for other sizes, for what is not an image, and where the weights are missing or others.
+    """
+
+    name = "lite0"
+
+    def __init__(self, size: int = 128):
+        super().__init__()
+        if size < 32 or size % 32:
+            raise ValueError(f"size: a multiple of 32 px, not {size}")
+        self.size, self.resize = size, f"bicubic to {size}×{size}, antialiased"
+        self.network: EfficientNetLite0 | None = None
+
+    def prepare(self, data: Data) -> None:
+        if len(data.shape) != 3:
+            raise ValueError(f"lite0 needs images [C, H, W], not points of shape {list(data.shape)}")
+        if self.network is None:
+            self.network = pretrained().requires_grad_(False)
+            self.found = hash_of(self.network, self.size)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.found
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        assert self.network is not None
+        x = x[:, :1].expand(-1, 3, -1, -1) if x.shape[1] < 3 else x[:, :3]
+        if x.shape[2:] != (self.size, self.size):
+            x = F.interpolate(x, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(-1, 1)
+        features = self.network.pooled(self.network(x.contiguous(memory_format=torch.channels_last))[-1])
+        return {"features": features, "logits": self.network.classify(features)}

