@@ -205,6 +205,17 @@ def test_cadences_and_loggers_may_change(short_run: Path, cli: Callable[..., Ans
     assert now["logger"].keys() == {"csv"} and kept["logger"].keys() == {"csv", "tensorboard"}
 
 
+def test_a_callback_of_its_own_cadence(short_run: Path, cli: Callable[..., Answer]) -> None:
+    """What is set for a callback alone is taken, and wins over the trainer's."""
+    for more in (["callbacks.samples.every=3"], ["trainer.samples_every=2", "callbacks.samples.every=3"]):
+        for file in ("last.ckpt", "step-00000004.ckpt"):
+            (short_run / "checkpoints" / file).unlink()
+        (short_run / "samples" / "step-00000003.png").unlink(missing_ok=True)
+        answer = cli("task=resume", f"run={short_run}", *more)
+        assert answer.code == 0 and ("callbacks.samples.every from 2 to 3" in answer.out), answer.err
+        assert (short_run / "samples" / "step-00000003.png").is_file()
+
+
 def test_a_config_that_was_edited(short_run: Path, cli: Callable[..., Answer]) -> None:
     file = short_run / "config.yaml"
     text = file.read_text()

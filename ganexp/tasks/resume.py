@@ -130,10 +130,13 @@ def change(kept: dict[str, Any], config: dict[str, Any], chosen: Sequence[str]) 
     asked = {key: pair for key, pair in differences(kept, config).items() if below(key, named)}
     refuse(asked, "run: a run that resumes keeps its config")
     for key in named:
-        if below(key, MAY_CHANGE):
+        if below(key, (*MAY_CHANGE, *FOLLOWS)):
             put(kept, config, key)
-            for follows in CADENCES.get(key.removeprefix("trainer."), []):
-                put(kept, config, f"callbacks.{follows}")
+    for cadence, follows in CADENCES.items():
+        for key in follows if below(f"trainer.{cadence}", named) else []:
+            callback, argument = key.split(".")
+            if callback in kept["callbacks"] and not below(f"callbacks.{key}", named):
+                kept["callbacks"][callback][argument] = kept["trainer"][cadence]
 
 
 def put(kept: dict[str, Any], config: dict[str, Any], key: str) -> None:
