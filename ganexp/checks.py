@@ -16,7 +16,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from ganexp.config import OF_THE_CALL, PICK_ANY, TASK_KEYS, TYPED, Config, composed, drop_leftovers, fields, parse, resolved
+from ganexp.config import (
+    OF_THE_CALL,
+    PICK_ANY,
+    TASK_KEYS,
+    TYPED,
+    Config,
+    composed,
+    drop_leftovers,
+    fields,
+    option_node,
+    parse,
+    resolved,
+)
 from ganexp.mistakes import Mistake, groups, nearest, options
 
 GAME = (
@@ -180,7 +192,8 @@ def check_game(parsed: Sequence[Override], cfg: DictConfig) -> None:
         if part in GAME and not refers(references, part):
             hint = "; its loss is model.loss" if part == "loss" else ""
             raise Mistake(f"{key}: model={choices['model']} has no use for it{hint}")
-    chosen = {"loss": choices["loss"] != "bce", "regularizer": bool(cfg.regularizer), "augment": bool(cfg.augment)}
+    chosen = {part: bool(cfg[part]) for part in ("regularizer", "augment", "constraint")}
+    chosen["loss"] = cfg.loss != option_node("loss", "bce")
     for part in chosen:
         if chosen[part] and f"${{{part}" not in references:
             print(f"ganexp: model={choices['model']} has no use for the experiment's {part}", file=sys.stderr)
