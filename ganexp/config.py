@@ -255,7 +255,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
     try:
-        cfg = compose(config_name, overrides=list(overrides), return_hydra_config=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*is not available", category=UserWarning)  # of hydra.searchpath
+            cfg = compose(config_name, overrides=list(overrides), return_hydra_config=True)
+    except UserWarning as error:
+        raise Mistake(f"hydra.searchpath: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException) as error:
         message = explain(error, fields)
         for recipe in (o.removeprefix("experiment=") for o in overrides if o.startswith("experiment=")):
