@@ -306,14 +306,14 @@ class Featured(nn.Module):
 
 def test_feature_matching_by_hand() -> None:
     real = torch.tensor([[1.0, 2], [3, 4]], requires_grad=True)
-    fake = torch.tensor([[0.0, 5], [2, 7]], requires_grad=True)
+    fake = torch.tensor([[2.0, 5], [0, 7]], requires_grad=True)
     value = FeatureMatching(weight=2.0)(play(Featured(), real, fake))
     # Means (2, 3) and (1, 6); of squares 5 and 2.
     assert value.item() == pytest.approx(2 * ((1 + 3) / 2 + 3) / 2)
     value.backward()
     assert real.grad is None  # D's features of real images are the goal
-    # By x of the second: 2 · 1/2 · (-1/2 of the mean of two, /2) and -2 x / 2; by y 2 · 1/2 · 1/2 /2
-    torch.testing.assert_close(fake.grad, torch.tensor([[-0.25, 0.25], [-0.25 - 2, 0.25]]))
+    # Two maps with half the weight 2; of the first by either feature half a sample's half, of the second by x half of 2 x.
+    torch.testing.assert_close(fake.grad, torch.tensor([[-0.25 - 2, 0.25], [-0.25, 0.25]]))
 
 
 def test_feature_matching_needs_features() -> None:
