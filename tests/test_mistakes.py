@@ -192,7 +192,7 @@ MISTAKES = [
     ("experiment=foo", "experiment=foo: there is no such option"),
     ("experiment=null", "experiment: cannot be null"),
     # a key that the task would ignore
-    ("num=5", "num: there is no such key (there are: augment, callbacks,"),
+    ("num=5", "num: there is no such key (there are: anneal, augment, callbacks,"),
     ("task.num=5", "task.num: there is no such key; this task has no options of its own"),
     ("+task.checkpoint=x", "task.checkpoint: there is no such key"),
     ("run=x", "run: not used by task=train (it uses: name, seed, model,"),

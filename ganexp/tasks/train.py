@@ -215,11 +215,15 @@ def step_of(checkpoint: Path) -> int:
 
 def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     """What one compares runs by: the choices and their numbers, each once, though the model refers to others."""
-    groups = ("seed", "model", "loss", "regularizer", "augment", "optimizer", "schedule", "data", "trainer", "hardware")
-    others = [config[group] for group in groups[2:]] + list(config["optimizer"].values())
+    groups = (
+        "seed", "start_from", "model", "loss", "regularizer", "augment", "constraint", "anneal", "optimizer", "schedule", "data",
+        "trainer", "hardware",
+    )  # fmt: skip
+    others = [config[group] for group in groups[3:]] + list(config["optimizer"].values())
     own = {key: value for key, value in config["model"].items() if not isinstance(value, dict) or value not in others}
     # A model may have a loss of its own, and no use for the game's other parts.
-    unused = {group for group in ("loss", "regularizer", "augment") if config[group] not in config["model"].values()}
+    parts = ("loss", "regularizer", "augment", "constraint", "anneal")
+    unused = {group for group in parts if config[group] not in config["model"].values()}
     return {group: config[group] for group in groups if group not in unused} | {"model": own}
 
 
