@@ -11,11 +11,12 @@ from ganexp.networks.efficientnet_lite import EfficientNetLite0, pretrained
 
 
 class Lite0(Extractor):
-    """EfficientNet-Lite0 with ImageNet's weights: the mean of its last map as `features` [N, 1280], ImageNet's `logits` [N, 1000].
+    """EfficientNet-Lite0 with ImageNet's weights: the mean of its last map as `features` [N, 1280], and `logits` [N, 1000].
 
     `size`: px a side, to which every image is resized (bicubic, antialiased); a multiple of 32. Grey images are seen as three
-    equal channels; alpha is left out. Its Fréchet distance is `fid/lite0`, which is not the published FID (extractor=inception). Raises
-    ValueError for other sizes, for what is not an image, and where the weights are missing or others.
+    equal channels; alpha is left out. Its Fréchet distance is `fid/lite0`, which is not the published FID
+    (extractor=inception). Raises ValueError for other sizes, for what is not an image, and where the weights are missing or
+    others.
     """
 
     name = "lite0"
