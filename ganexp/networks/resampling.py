@@ -44,8 +44,8 @@ def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
 class Filter(torch.autograd.Function):
     """Every channel convolved with the outer product of the taps, whose sum is `gain`; or the transposed convolution.
 
-    A linear map, so that its derivative, of any order, is its transpose. The second derivative of torch's own convolution computes
-    that of the taps too, channel after channel: on the CPU six times as slow as the rest.
+    A linear map, so that its derivative, of any order, is its transpose. The second derivative of torch's own convolution takes
+    that by the taps too, channel after channel: on the CPU six times as long as the rest.
     """
 
     @staticmethod

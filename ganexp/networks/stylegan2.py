@@ -105,7 +105,7 @@ def modulated(x: Tensor, weight: Tensor, style: Tensor, upsample: bool = False) 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:
     """[N, C', 1, 1]: what takes the maps of `modulated` to the variance of its input. No less exact in 16-bit training."""
     with torch.autocast(style.device.type, enabled=False):
-        variance = style.float().square() @ weight.float().square().sum((2, 3)).T
+        variance = style.to(weight.dtype).square() @ weight.square().sum((2, 3)).T
         return (variance + 1e-8).rsqrt()[:, :, None, None]
 
 
@@ -128,7 +128,7 @@ class Styled(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.style(w)
         x = modulated(x, self.weight, style, self.upsample)
-        noise = torch.randn(len(x), *self.noise.shape[1:], device=x.device) if self.training else self.noise
+        noise = self.noise.new_empty(len(x), *self.noise.shape[1:]).normal_() if self.training else self.noise
         x = torch.addcmul(self.bias[:, None, None] * ROOT2, x, demodulation(self.weight, style) * ROOT2)
         return act(x + noise * (self.strength * ROOT2))
 
