@@ -41,7 +41,7 @@ def test_an_experiment_only_sets_what_every_option_has(name: str, capfd: pytest.
 def test_an_experiment_runs(name: str, cli: Callable[..., Answer], data_root: Path) -> None:
     with config.config_tree():
         data = checks.compose_checked([f"experiment={name}"]).data
-    kinds = {"MNIST": "mnist", "CelebA": "celeba", "Cats": "cats", "Anime": "anime"}
+    kinds = {"MNIST": "mnist", "CelebA": "celeba", "Cats": "cats", "Anime": "anime", "CIFAR10": "cifar10", "Folder": "folder"}
     option = kinds.get(data._target_.split(".")[-1], "made here")
     answer = cli(f"experiment={name}", "model.width=0.04", *TINY, *data_overrides(option, data_root))
     assert answer.code == 0, answer.err
