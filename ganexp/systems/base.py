@@ -15,6 +15,7 @@ from ganexp.controls import Anneal, apply
 from ganexp.ema import EMA
 from ganexp.latents import Latent
 from ganexp.scalars import Scalars
+from ganexp.systems.arguments import checked
 from ganexp.systems.contexts import evaluating
 from ganexp.systems.ranks import Ranks, average, broadcast
 
@@ -208,21 +209,3 @@ class System(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
-
-
-def checked_clip(norm: float | None, name: str) -> float | None:
-    if norm is not None and norm <= 0:
-        raise ValueError(f"{name}: a norm above 0, or null to clip nothing, not {norm}")
-    return norm
-
-
-def checked(parts: Mapping[str, Any], kind: type, name: str, taken: Iterable[str] = ()) -> dict[str, Any]:
-    """The parts, which are of one kind, and whose names are free."""
-    for key, part in parts.items():
-        if not isinstance(part, kind):
-            raise ValueError(f"{name}.{key}: {type(part).__name__} is not a {kind.__module__}.{kind.__name__}")
-        if key in taken:
-            raise ValueError(f"{name}.{key}: the model or its loss has a term of this name")
-        if not key or "." in key or hasattr(nn.ModuleDict(), key):
-            raise ValueError(f"{name}.{key}: cannot be a name; choose another")
-    return dict(parts)

@@ -17,7 +17,8 @@ from ganexp.controls import Anneal
 from ganexp.latents import Latent
 from ganexp.regularizers import Term
 from ganexp.round import Round
-from ganexp.systems.base import MakeOptimizer, MakeSchedule, System, checked, checked_clip
+from ganexp.systems.arguments import checked, checked_clip
+from ganexp.systems.base import MakeOptimizer, MakeSchedule, System
 from ganexp.systems.contexts import evaluating, frozen, uncounted
 
 LOSSES = ("loss/discriminator", "loss/generator")

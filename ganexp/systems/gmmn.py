@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ganexp.controls import Anneal
 from ganexp.latents import Latent
-from ganexp.systems.base import MakeOptimizer, MakeSchedule, System, checked_clip
+from ganexp.systems.arguments import checked_clip
+from ganexp.systems.base import MakeOptimizer, MakeSchedule, System
 
 
 class GMMN(System):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ganexp.controls import Anneal
 from ganexp.latents import Latent, Normal
 from ganexp.networks.output import as_output
-from ganexp.systems.base import MakeOptimizer, MakeSchedule, System, checked_clip
+from ganexp.systems.arguments import checked_clip
+from ganexp.systems.base import MakeOptimizer, MakeSchedule, System
 from ganexp.systems.contexts import evaluating
 
 
