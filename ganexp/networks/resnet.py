@@ -1,0 +1,208 @@
+"""The residual GAN of spectral normalization (Miyato et al. 2018, arXiv:1802.05957, tables 4 to 6), for images from 8 px on; with
+classes that of the projection discriminator (Miyato & Koyama 2018, arXiv:1802.05637).
+
+    G, 32 px:   z -> 4×4 256 -> 8×8 256 -> 16×16 256 -> 32×32 256 -> image
+    G, 64 px:   z -> 4×4 1024 -> 8×8 512 -> 16×16 256 -> 32×32 128 -> 64×64 64 -> image
+    G, 128 px:  z -> 4×4 1024 -> 8×8 1024 -> 16×16 512 -> 32×32 256 -> 64×64 128 -> 128×128 64 -> image
+    D, 32 px:   image -> 16×16 128 -> 8×8 128 -> 8×8 128 -> 8×8 128 -> logit
+    D, 64 px:   image -> 32×32 64 -> 16×16 128 -> 8×8 256 -> 4×4 512 -> 2×2 1024 -> logit
+    D, 128 px:  image -> 64×64 64 -> 32×32 128 -> 16×16 256 -> 8×8 512 -> 4×4 1024 -> 4×4 1024 -> logit
+
+Each arrow is a residual block, but G's first and last and D's last. Up to 32 px all maps of G have 4 × width channels, and those
+of D 2 × width; above, channels double from the image on, up to 16 × width. With 48 px G begins at 6×6, with 28 px at 7×7. Batch
+norm in G and the projection in D heed the label. Self-attention in both makes it SAGAN (Zhang et al. 2019, arXiv:1805.08318).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm as normalize_spectrally
+
+from ganexp.networks.attention import attention_at
+from ganexp.networks.layers import Head, glorot
+from ganexp.networks.output import Output
+
+
+def halvings(shape: Sequence[int], width: int) -> int:
+    """How often an image halves until its smaller side has 4 to 7 px: 3 for 32 px and 48 px, 4 for 64 px, 2 for 28 px.
+
+    Raises ValueError for an image that does not halve so often, and for width < 1.
+    """
+    times = min(shape[1:]).bit_length() - 3 if len(shape) == 3 else 0
+    if times < 1 or shape[0] < 1 or any(side % 2**times for side in shape[1:]):
+        sides = "a smaller side of 4, 5, 6 or 7 px times a power of two, from 8 px on, and another that this power divides"
+        raise ValueError(f"this network takes images [channels, height, width] with {sides}, not shape {list(shape)}")
+    if width < 1:
+        raise ValueError(f"width: at least 1 channel, not {width}")
+    return times
+
+
+class BatchNorm(nn.Module):
+    """Batch norm, its scale and shift those of the class where there are `classes` (Dumoulin et al. 2017, arXiv:1610.07629)."""
+
+    def __init__(self, channels: int, classes: int | None):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=not classes)
+        self.label = nn.Embedding(classes, 2 * channels) if classes else None
+        if self.label is not None:
+            nn.init.normal_(self.label.weight[:, :channels], 1.0, 0.02)
+            nn.init.zeros_(self.label.weight[:, channels:])
+
+    def forward(self, h: Tensor, y: Tensor) -> Tensor:
+        h = self.norm(h)
+        if self.label is None:
+            return h
+        scale, shift = self.label(y).to(h.dtype)[:, :, None, None].chunk(2, 1)
+        return scale * h + shift
+
+
+class Up(nn.Module):
+    """h [N, inside, H, W] -> [N, outside, 2H, 2W]: norm, ReLU, twice the size, 3×3, norm, ReLU, 3×3, and a shortcut.
+
+    `norm`: makes a norm of so many channels, which also takes the condition.
+    """
+
+    def __init__(self, inside: int, outside: int, norm: Callable[[int], nn.Module], upsampling: str = "nearest"):
+        super().__init__()
+        self.norm1, self.norm2 = norm(inside), norm(outside)
+        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
+        self.shortcut = nn.Conv2d(inside, outside, 1)
+        self.up = nn.Upsample(scale_factor=2, mode=upsampling)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = self.conv1(self.up(F.relu(self.norm1(x, condition))))
+        h = self.conv2(F.relu(self.norm2(h, condition)))
+        return h + self.up(self.shortcut(x))  # the same as enlarging first, at a quarter of the cost
+
+
+class Down(nn.Module):
+    """x [N, inside, H, W] -> [N, outside, H/2, W/2]: ReLU, 3×3, ReLU, 3×3, the mean of 2×2, and a shortcut.
+
+    `hidden`: channels between the convolutions. `pool`: false keeps the size. `first`: an image comes in, no ReLU before it.
+    """
+
+    def __init__(self, inside: int, outside: int, hidden: int, pool: bool, first: bool):
+        super().__init__()
+        self.first = first
+        self.conv1 = nn.Conv2d(inside, hidden, 3, padding=1)
+        self.conv2 = nn.Conv2d(hidden, outside, 3, padding=1)
+        self.shortcut = nn.Conv2d(inside, outside, 1) if pool or inside != outside else nn.Identity()
+        self.pool = nn.AvgPool2d(2) if pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x if self.first else F.relu(x)  # not in place: the shortcut takes x as it came
+        h = self.conv2(F.relu(self.conv1(h), inplace=True))
+        return self.pool(h) + self.shortcut(self.pool(x))  # the same as pooling last, at a quarter of the cost
+
+
+def pyramid(shape: Sequence[int], channels: Sequence[int], pools: int, wide: bool, attention: int | None) -> nn.Sequential:
+    """D's blocks, from the image on: the first `pools` halve the map, as long as its sides are even."""
+    blocks, sides, height, width = [], [], *shape[1:]
+    for i, (inside, outside) in enumerate(zip([shape[0], *channels[:-1]], channels, strict=True)):
+        pool = i < pools and height % 2 == width % 2 == 0
+        blocks.append(Down(inside, outside, outside if wide or i == 0 else inside, pool, first=i == 0))
+        height, width = (height // 2, width // 2) if pool else (height, width)
+        sides.append(min(height, width))
+    attend = attention_at(attention, sides, channels)
+    return nn.Sequential(*(layer for pair in zip(blocks, attend, strict=True) for layer in pair))
+
+
+def init_weights(network: nn.Module) -> None:
+    """Weights from Xavier's uniform distribution, those of the blocks' 3×3 convolutions with a gain of √2; biases 0."""
+    network.apply(glorot)
+    for block in network.modules():
+        if isinstance(block, Up | Down):
+            for conv in (block.conv1, block.conv2):
+                nn.init.xavier_uniform_(conv.weight, 2**0.5)
+
+
+def normalize(network: nn.Module, kinds: tuple[type, ...], eps: float) -> None:
+    """The weights of the layers of these kinds divided by their greatest singular value, from one power iteration a pass."""
+    for layer in list(network.modules()):
+        if isinstance(layer, kinds):
+            normalize_spectrally(layer, eps=eps)
+
+
+class Generator(nn.Module):
+    """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
+
+    `width`: channels next to an image of more than 32 px. `classes`: the label chooses scale and shift of the blocks' batch
+    norms; null ignores y. `attention`: the map, by its smaller side, after which self-attention stands; null: none.
+    `spectral_norm`: of all convolutions and linear layers, as SAGAN has it.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        latent_dim: int,
+        width: int = 64,
+        classes: int | None = None,
+        upsampling: Literal["nearest", "bilinear"] = "nearest",
+        attention: int | None = None,
+        spectral_norm: bool = False,
+    ):
+        super().__init__()
+        blocks = halvings(shape, width)
+        small = min(shape[1:]) <= 32
+        channels = [width * (4 if small else min(2**i, 16)) for i in range(blocks, -1, -1)]
+        self.bottom = (channels[0], shape[1] >> blocks, shape[2] >> blocks)
+        self.project = nn.Linear(latent_dim, self.bottom[0] * self.bottom[1] * self.bottom[2])
+        norm = partial(BatchNorm, classes=classes)
+        self.blocks = nn.ModuleList(Up(channels[i], channels[i + 1], norm, upsampling) for i in range(blocks))
+        self.attend = attention_at(attention, [min(self.bottom[1:]) << i for i in range(1, blocks + 1)], channels[1:])
+        self.norm = nn.BatchNorm2d(channels[-1])
+        self.out = nn.Conv2d(channels[-1], shape[0], 3, padding=1)
+        init_weights(self)
+        if spectral_norm:
+            normalize(self, (nn.Conv2d, nn.Linear), eps=1e-12)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        h = self.project(z).view(-1, *self.bottom)
+        for block, attend in zip(self.blocks, self.attend, strict=True):
+            h = attend(block(h, y))
+        return self.out(F.relu(self.norm(h))).tanh()
+
+
+class Discriminator(nn.Module):
+    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
+
+    `width`: channels of the first map of an image of more than 32 px. `wide`: a block widens with its first convolution, as in
+    BigGAN; false: with its second, as published here. `attention`: the map, by its smaller side, after which self-attention
+    stands; null: none. `spectral_norm`: of all layers, the label's embedding included. `classes`, `auxiliary`, `minibatch_std`:
+    see Head; null ignores y.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int = 64,
+        wide: bool = False,
+        classes: int | None = None,
+        outputs: int = 1,
+        auxiliary: int = 0,
+        minibatch_std: int = 0,
+        attention: int | None = None,
+        spectral_norm: bool = True,
+    ):
+        super().__init__()
+        times = halvings(shape, width)
+        if min(shape[1:]) <= 32:
+            channels, pools = [2 * width] * 4, 2
+        else:
+            channels, pools = [width * min(2**i, 16) for i in range(max(5, times + 1))], max(5, times)
+        self.blocks = pyramid(shape, channels, pools, wide, attention)
+        self.head = Head(channels[-1], outputs, classes, auxiliary, minibatch_std)
+        init_weights(self)
+        if self.head.label is not None:
+            nn.init.xavier_uniform_(self.head.label.weight)
+        if spectral_norm:
+            normalize(self, (nn.Conv2d, nn.Linear, nn.Embedding), eps=1e-12)
+
+    def forward(self, x: Tensor, y: Tensor) -> Output:
+        return self.head(F.relu(self.blocks(x)).sum((2, 3)), y)
