@@ -72,7 +72,7 @@ def fits(model: str, composed: dict[str, Any]) -> bool:
         return True
     if len(shape) != 3:
         return False
-    if model in ("cdcgan", "cgan", "acgan"):
+    if model in ("cdcgan", "cgan", "acgan", "biggan"):
         return labelled
     return shape[1] % 16 == 0 if model.startswith("dcgan_") else True
 
