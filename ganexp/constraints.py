@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from ganexp.networks.layers import MinibatchStd
 from ganexp.networks.output import Output, as_output
@@ -27,7 +28,8 @@ class SpectralNorm(Constraint):
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
         for layer in weighted_layers(discriminator):
-            spectral_norm(layer, eps=1e-12)
+            if not is_parametrized(layer, "weight"):  # some networks bring it
+                spectral_norm(layer, eps=1e-12)
         return discriminator
 
 
