@@ -103,17 +103,17 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path) -> None:
         x, z = torch.cat([a["x"][k], b["x"][k]]), torch.cat([a["z"][drawn + k], b["z"][drawn + k]])
         x, y, ones = x.float(), torch.zeros(8, dtype=torch.long), torch.ones(8, 1)
         fake = g(z, y)
-        loss = bce(d(x, y), ones) + bce(d(fake.detach(), y), 0 * ones)
+        loss = bce(d(x, y).logits, ones) + bce(d(fake.detach(), y).logits, 0 * ones)
         if k % 2 == 0:
             leaf = x.clone().requires_grad_()
-            slope = torch.autograd.grad(d(leaf, y).sum(), leaf, create_graph=True)[0]
+            slope = torch.autograd.grad(d(leaf, y).logits.sum(), leaf, create_graph=True)[0]
             loss = loss + 2 * 0.5 * slope.flatten(1).square().sum(1).mean()
         sgd_d.zero_grad()
         loss.backward()
         sgd_d.step()
         if k % 2:
             sgd_g.zero_grad()
-            bce(d(fake, y), ones).backward()
+            bce(d(fake, y).logits, ones).backward()
             sgd_g.step()
     for name, weights in system.state_dict().items():
         torch.testing.assert_close(a["weights"][name], weights, atol=1e-6, rtol=1e-5)
