@@ -250,7 +250,7 @@ def test_a_rate_is_logged_under_its_optimizers_name() -> None:
         plain.latent, plain.generator, plain.discriminator, losses.BCE(), {}, {}, make,
         lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0, 0),
     )  # fmt: skip
-    optimizers = system.make_optimizers()
+    optimizers, _ = system.make_optimizers()
     assert {name: o.param_groups[0]["lr"] for name, o in optimizers.items()} == rates
     assert list(optimizers) == ["discriminator", "generator", "mapping"]
 

@@ -179,6 +179,15 @@ def test_schedules_count_steps() -> None:
     assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == pytest.approx([0.1, 0.05])
 
 
+def test_a_schedule_is_made_once() -> None:
+    """A second one would take its first factor from the rate that the first has lowered."""
+    system = make_gan(schedule=lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, total_iters=10))
+    system.make_optimizers()  # as the check before a run does
+    trainer = fit(system, 1)
+    assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == pytest.approx([0.2 * 0.19, 0.1 * 0.19])
+    assert system.scalars.numbers["lr/discriminator"] == pytest.approx(0.02)
+
+
 def test_images_seen() -> None:
     system = make_gan()
     fit(system, 5)

@@ -116,25 +116,24 @@ class System(pl.LightningModule):
         """By the name of each optimizer the networks that it updates."""
         return {name: [network] for name, network in self.networks().items()}
 
-    def make_optimizers(self) -> dict[str, Optimizer]:
-        """Of what is trainable. Raises ValueError where an optimizer or the schedule refuses its numbers."""
-        made = {}
+    def make_optimizers(self) -> tuple[dict[str, Optimizer], list[LRScheduler]]:
+        """Of what is trainable, each with its schedule. Raises ValueError where one of them refuses its numbers."""
+        optimizers, schedulers = {}, []
         for name, networks in self.learners().items():
             try:
-                made[name] = self.optimizer[name]([p for n in networks for p in n.parameters() if p.requires_grad])
+                optimizers[name] = self.optimizer[name]([p for n in networks for p in n.parameters() if p.requires_grad])
             except (ValueError, TypeError, RuntimeError) as error:
                 raise ValueError(f"optimizer.{name}: {error}") from error
             try:
-                self.schedule(made[name])
+                schedulers.append(self.schedule(optimizers[name]))
             except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
                 raise ValueError(f"schedule: {error}") from error
-        self.set_numbers(made)
-        return made
+        self.set_numbers(optimizers)
+        return optimizers, schedulers
 
     def configure_optimizers(self) -> Any:
-        self.optimizers_by_name = self.make_optimizers()
-        made = list(self.optimizers_by_name.values())
-        return made, [self.schedule(optimizer) for optimizer in made]
+        self.optimizers_by_name, schedulers = self.make_optimizers()
+        return list(self.optimizers_by_name.values()), schedulers
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.set_numbers(self.optimizers_by_name)
