@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ganexp import checks, config
 from ganexp.build import build
+from ganexp.callbacks.log import Log
 from ganexp.data.module import DataModule
 from ganexp.tasks.memory import keep_freed_memory, set_thresholds
 from ganexp.tasks.train import in_folder, quiet
@@ -66,7 +67,7 @@ class Ours:
         loggers = [build(node, "logger") for node in self.resolved["logger"].values()]
         trainer = build(self.resolved["hardware"], "hardware")(
             max_steps=self.steps + clock.warm_up, max_epochs=-1, logger=loggers,
-            callbacks=[build(self.resolved["callbacks"]["progress"], "callbacks.progress"), clock],
+            callbacks=[Log(), build(self.resolved["callbacks"]["progress"], "callbacks.progress"), clock],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             log_every_n_steps=self.resolved["trainer"]["log_every"], use_distributed_sampler=False,
         )  # fmt: skip
