@@ -139,7 +139,7 @@ def test_every_half_with_another(half: str, name: str) -> None:
 def test_every_encoder(name: str) -> None:
     shape = "data.shape=[1,8,8]" if name in ("mlp", "dcgan", "acgan") else "data.shape=[1,32,32]"
     composed = compose("model=vae", f"model/discriminator@model.encoder={name}", shape, "model.width=0.04", "model.latent.dim=3")
-    if name in ("patch", "projected"):
+    if name in ("patch", "projected", "unet"):
         with pytest.raises(mistakes.Mistake, match=rf"^model\.encoder\.outputs: .*{name}.* has no such argument"):
             build(composed["model"], "model")
         return
