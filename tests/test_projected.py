@@ -43,6 +43,13 @@ def test_any_size(shape: list[int], size: int | None, sides: list[int]) -> None:
     assert output.logits.shape[1] >= 4 and output.logits.isfinite().all()
 
 
+def test_every_head_has_a_block() -> None:
+    d = Discriminator([3, 32, 32], 2)
+    layers = [[(m.kernel_size[0], m.stride[0]) for m in h.modules() if isinstance(m, nn.Conv2d)] for h in d.heads]
+    assert layers == [[(4, 2), (4, 1)], [(3, 1), (4, 1)], [(3, 1), (4, 1)], [(3, 1), (2, 1)]]
+    assert all(sum(isinstance(m, nn.BatchNorm2d) for m in h.modules()) == 1 for h in d.heads)
+
+
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
 def test_levels(levels: int) -> None:
     d = Discriminator([3, 64, 64], 4, levels)

@@ -59,24 +59,27 @@ class Projector(nn.Module):
 
 
 class Head(nn.Module):
-    """A map [N, inside, H, W], y [N] -> logits [N, patches]. `widest`: the channels that the map of 8 px has."""
+    """A map [N, inside, H, W], y [N] -> logits [N, patches]. `widest`: the channels that the map of 8 px has.
+
+    A map that is no larger has one block as well, 3×3 with stride 1: judged as it comes, unscaled, it teaches G little.
+    """
 
     def __init__(self, inside: int, size: Sequence[int], width: int, widest: int, norm: bool, classes: int | None):
         super().__init__()
         sides = [tuple(size)]
         while min(sides[-1]) > 8:
             sides.append((sides[-1][0] // 2, sides[-1][1] // 2))
-        downs = len(sides) - 1
+        kernel, stride, blocks = (4, 2, len(sides) - 1) if len(sides) > 1 else (3, 1, 1)
         self.blocks = nn.Sequential()
-        for i in range(downs):
-            outside = max(width, widest >> (downs - 1 - i))
-            self.blocks.append(spectral_norm(nn.Conv2d(inside, outside, 4, 2, 1, bias=not norm)))
+        for i in range(blocks):
+            outside = max(width, widest >> (blocks - 1 - i))
+            self.blocks.append(spectral_norm(nn.Conv2d(inside, outside, kernel, stride, 1, bias=not norm)))
             if norm:
                 self.blocks.append(nn.BatchNorm2d(outside))
             self.blocks.append(nn.LeakyReLU(0.2, inplace=True))
             inside = outside
-        kernel = (min(4, sides[-1][0]), min(4, sides[-1][1]))  # maps of small images are smaller than 4 px
-        self.out = spectral_norm(nn.Conv2d(inside, EMBEDDING if classes else 1, kernel))
+        last = (min(4, sides[-1][0]), min(4, sides[-1][1]))  # maps of small images are smaller than 4 px
+        self.out = spectral_norm(nn.Conv2d(inside, EMBEDDING if classes else 1, last))
         self.label = nn.Embedding(classes, EMBEDDING) if classes else None
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
