@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganexp.augment import Crop, Flip
+from ganexp.networks.efficientnet_lite import pretrained
+from ganexp.networks.frozen import Frozen
 from ganexp.round import Round
 
 Player = Literal["discriminator", "generator"]
@@ -249,3 +251,38 @@ class FeatureMatching(Term):
             raise ValueError("this discriminator has no features (networks.output.Output)")
         losses = [(r.detach().float().mean(0) - f.float().mean(0)).abs().mean() for r, f in zip(real, fake, strict=True)]
         return self.weight * torch.stack(losses).mean()
+
+
+class Reconstruction(Term):
+    """weight · the sum of three distances: of what D decodes from its maps of a real image, to that image, to a random quadrant
+    of it and to its smaller copy (FastGAN, Liu et al. 2021, arXiv:2101.04775, section 3.2).
+
+    `distance`: `pixel`, the mean squared difference, or `lite0`: of the maps of EfficientNet-Lite0, each pixel's channels scaled
+    to length 1, the sum over channels and the mean over pixels, summed over the maps; published with a like distance of VGG's
+    maps. Raises ValueError for a D that decodes nothing, and for `lite0` with other than 1 or 3 channels.
+    """
+
+    def __init__(self, weight: float = 1.0, every: int = 1, distance: Literal["pixel", "lite0"] = "lite0"):
+        super().__init__(weight, every)
+        if distance not in ("pixel", "lite0"):
+            raise ValueError(f"distance: pixel or lite0, not {distance}")
+        self.see = Frozen(pretrained()) if distance == "lite0" else None
+
+    def forward(self, round: Round) -> Tensor:
+        if not hasattr(round.discriminator, "decode"):
+            raise ValueError("this discriminator decodes nothing; take model/discriminator=fastgan")
+        features = round.output("real").features
+        with torch.autocast(round.real.device.type, enabled=round.autocast):
+            pairs = round.discriminator.decode(features, int(torch.randint(4, ())))  # type: ignore[operator]
+        distances = [self.distance(found.float(), wanted.float()) for found, wanted in pairs]
+        round.scalars |= dict(zip([f"reconstruction/{part}" for part in ("whole", "quadrant", "small")], distances, strict=True))
+        return self.weight * torch.stack(distances).sum()
+
+    def distance(self, x: Tensor, wanted: Tensor) -> Tensor:
+        if self.see is None:
+            return F.mse_loss(x, wanted)
+        if x.shape[1] not in (1, 3):
+            raise ValueError(f"distance: lite0 is of images of 1 or 3 channels, not {x.shape[1]}; pixel is of any")
+        maps, wanted_maps = (self.see(side.expand(-1, 3, -1, -1)) for side in (x, wanted))
+        pairs = [(F.normalize(a, eps=1e-6), F.normalize(b, eps=1e-6)) for a, b in zip(maps, wanted_maps, strict=True)]
+        return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).sum()

@@ -74,6 +74,8 @@ def fits(model: str, composed: dict[str, Any]) -> bool:
         return False
     if model in ("cdcgan", "cgan", "acgan", "biggan"):
         return labelled
+    if model == "fastgan":
+        return shape[1] == shape[2] and shape[1] in (32, 64, 128, 256, 512, 1024)
     return shape[1] % 16 == 0 if model.startswith("dcgan_") else True
 
 
@@ -139,8 +141,8 @@ def test_every_half_with_another(half: str, name: str) -> None:
 def test_every_encoder(name: str) -> None:
     shape = "data.shape=[1,8,8]" if name in ("mlp", "dcgan", "acgan") else "data.shape=[1,32,32]"
     composed = compose("model=vae", f"model/discriminator@model.encoder={name}", shape, "model.width=0.04", "model.latent.dim=3")
-    if name == "patch":
-        with pytest.raises(mistakes.Mistake, match=r"^model\.encoder\.outputs: .*patch.* has no such argument"):
+    if name in ("patch", "projected", "unet", "fastgan"):
+        with pytest.raises(mistakes.Mistake, match=rf"^model\.encoder\.outputs: .*{name}.* has no such argument"):
             build(composed["model"], "model")
         return
     system = build(composed["model"], "model")

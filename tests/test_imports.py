@@ -14,7 +14,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "augment": {"augment", "networks"},
     "constraints": {"networks"},
     "round": {"networks"},
-    "regularizers": {"round", "augment"},
+    "regularizers": {"round", "augment", "networks"},
     "systems": {
         "systems",
         "networks",

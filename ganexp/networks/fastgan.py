@@ -1,0 +1,207 @@
+"""FastGAN, for few images and little time (Liu et al. 2021, arXiv:2101.04775, figures 3 and 4), 32 to 1024 px.
+
+    G:   z -> 4 1024 -> 8 512 -> 16 256 -> 32 128 -> 64 128 -> 128 64 -> 256 32 -> 512 16 -> 1024 8 -> image
+              '--- excites ------------------------> 64
+                       8 ---------------------------------------> 128      16 -------> 256      32 -> 512
+    D:   image -> 256 16 -> 128 32 -> 64 64 -> 32 128 -> 16 256 -> 8 512 -> 5×5 logits
+                  256 ----- excites --------> 32       128 -> 16      64 -> 8
+         image at half the size, at most 128 px -> 64 32 -> 32 64 -> 16 128 -> 8 256 -> 5×5 logits
+    D decodes, for regularizers.Reconstruction: 8 512 -> the image; a quarter of 16 256 -> that of it; the small one's 8 256
+
+Smaller images lack what stands before a map of their size in D, and behind it in G. Every convolution has spectral norm and no
+bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ganexp.networks.dcgan import init_weights
+from ganexp.networks.layers import append_label
+from ganexp.networks.output import Output
+from ganexp.networks.resnet import normalize
+
+GENERATOR = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}  # width of a map of so many px
+DISCRIMINATOR = {4: 16, 8: 8, 16: 4, 32: 2, 64: 1, 128: 0.5, 256: 0.25, 512: 0.125}
+DECODER = {16: 2, 32: 1, 64: 1, 128: 0.5}
+
+
+def side(shape: Sequence[int], width: int) -> int:
+    """Of a square image. Raises ValueError for another, and for width < 1."""
+    if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in (32, 64, 128, 256, 512, 1024):
+        raise ValueError(f"FastGAN takes square images [channels, side, side] of 32, 64, … or 1024 px, not shape {list(shape)}")
+    if width < 1:
+        raise ValueError(f"width: at least 1 channel, not {width}")
+    return shape[1]
+
+
+def channels(factor: float, width: int) -> int:
+    return max(1, int(factor * width))
+
+
+def conv(inside: int, outside: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
+    return nn.Conv2d(inside, outside, kernel, stride, padding, bias=False)
+
+
+def down(inside: int, outside: int) -> list[nn.Module]:
+    return [conv(inside, outside, 4, 2, 1), nn.BatchNorm2d(outside), nn.LeakyReLU(0.2, inplace=True)]
+
+
+def up(inside: int, outside: int) -> list[nn.Module]:
+    return [nn.Upsample(scale_factor=2), conv(inside, 2 * outside, 3, 1, 1), nn.BatchNorm2d(2 * outside), nn.GLU(1)]
+
+
+class Noise(nn.Module):
+    """N(0, 1) for every pixel, of a learned strength; while training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x + self.strength * torch.randn(len(x), 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+
+
+def noisy_up(inside: int, outside: int) -> list[nn.Module]:
+    """Two convolutions, with noise."""
+    first = [nn.Upsample(scale_factor=2), conv(inside, 2 * outside, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * outside), nn.GLU(1)]
+    return [*first, conv(outside, 2 * outside, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * outside), nn.GLU(1)]
+
+
+class Excite(nn.Module):
+    """One map scales the channels of another (skip-layer excitation, section 3.1)."""
+
+    def __init__(self, of: int, channels: int):
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(4), conv(of, channels, 4), nn.SiLU(), conv(channels, channels, 1), nn.Sigmoid()
+        )
+
+    def forward(self, by: Tensor, x: Tensor) -> Tensor:
+        return x * self.gate(by)
+
+
+class Generator(nn.Module):
+    """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
+
+    `width`: channels of the map of 128 px. `classes`: append a one-hot label to z; null ignores y. As published there is a second
+    image, at 128 px; here D makes the image smaller, as it does with real ones.
+    """
+
+    def __init__(self, shape: Sequence[int], latent_dim: int, width: int = 64, classes: int | None = None):
+        super().__init__()
+        self.classes = classes
+        last = side(shape, width)
+        c = {px: channels(factor, width) for px, factor in GENERATOR.items() if px <= last}
+        start = nn.ConvTranspose2d(latent_dim + (classes or 0), 2 * c[4], 4, bias=False)
+        self.start = nn.Sequential(start, nn.BatchNorm2d(2 * c[4]), nn.GLU(1))
+        self.blocks, self.excite = nn.ModuleList(), nn.ModuleDict()
+        for px in list(c)[1:]:
+            make = noisy_up if px in (8, 32, 128, 512) else up
+            self.blocks.append(nn.Sequential(*make(c[px // 2], c[px])))
+            if 64 <= px <= 512:
+                self.excite[str(px)] = Excite(c[px // 16], c[px])
+        self.out = conv(c[last], shape[0], 3, 1, 1)
+        self.apply(init_weights)
+        normalize(self, (nn.Conv2d, nn.ConvTranspose2d), eps=1e-12)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        h = self.start(append_label(z, y, self.classes)[:, :, None, None])
+        maps = [h]
+        for block in self.blocks:
+            h = block(h)
+            px = str(h.shape[2])
+            h = self.excite[px](maps[-4], h) if px in self.excite else h
+            maps.append(h)
+        return self.out(h).tanh()
+
+
+class Down(nn.Module):
+    """x [N, inside, H, W] -> [N, outside, H/2, W/2]: the mean of two paths."""
+
+    def __init__(self, inside: int, outside: int):
+        super().__init__()
+        norm, act = nn.BatchNorm2d(outside), nn.LeakyReLU(0.2, inplace=True)
+        self.path = nn.Sequential(*down(inside, outside), conv(outside, outside, 3, 1, 1), norm, act)
+        self.direct = nn.Sequential(nn.AvgPool2d(2), conv(inside, outside, 1), nn.BatchNorm2d(outside), nn.LeakyReLU(0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.path(x) + self.direct(x)) / 2
+
+
+class Decoder(nn.Sequential):
+    """A map [N, inside, 8, 8] -> an image [N, colours, side, side] in [-1, 1]."""
+
+    def __init__(self, inside: int, colours: int, side: int, width: int):
+        layers: list[nn.Module] = []
+        for px, factor in DECODER.items():
+            if px <= side:
+                layers += up(inside, channels(factor, width))
+                inside = channels(factor, width)
+        super().__init__(*layers, conv(inside, colours, 3, 1, 1), nn.Tanh())
+
+
+class Discriminator(nn.Module):
+    """image [N, *shape], y [N] -> Output: 25 logits of the image, then 25 of the small image.
+
+    Features, which `decode` takes: the maps of 8 px and of 16 px, the small image's map of 8 px, and the image itself. `width`:
+    channels of the map of 64 px. `classes`: add the projection of the mean of the map of 8 px on the label's embedding to the
+    image's logits; null ignores y. Raises ValueError for other sizes than 32, 64, 128, 256, 512 and 1024 px.
+    """
+
+    def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None):
+        super().__init__()
+        size = side(shape, width)
+        c = {px: channels(factor, width) for px, factor in DISCRIMINATOR.items()}
+        act = nn.LeakyReLU(0.2, inplace=True)
+        if size == 1024:
+            stem = [conv(shape[0], c[512], 4, 2, 1), act, *down(c[512], c[256])]
+        elif size == 512:
+            stem = [conv(shape[0], c[256], 4, 2, 1), act]
+        else:
+            stem = [conv(shape[0], c[size], 3, 1, 1), act]
+        self.stem = nn.Sequential(*stem)
+        sides = [px for px in (256, 128, 64, 32, 16, 8) if px <= size]
+        self.blocks = nn.ModuleList(Down(c[px], c[px // 2]) for px in sides[:-1])
+        self.excite = nn.ModuleList(Excite(c[8 * px], c[px]) for px in sides[3:])
+        self.judge = nn.Sequential(conv(c[8], c[4], 1), nn.BatchNorm2d(c[4]), nn.LeakyReLU(0.2, inplace=True), conv(c[4], 1, 4))
+
+        self.small = min(size // 2, 128)
+        small = [px for px in (64, 32, 16, 8) if px < self.small]  # at half the channels of the image's maps
+        self.small_stem = nn.Sequential(conv(shape[0], c[2 * small[0]], 4, 2, 1), act)
+        self.small_blocks = nn.Sequential(*(layer for px in small[:-1] for layer in down(c[2 * px], c[px])))
+        self.small_judge = conv(c[16], 1, 4)
+
+        self.decoders = nn.ModuleList(Decoder(inside, shape[0], self.small, width) for inside in (c[8], c[16], c[16]))
+        self.label = nn.Embedding(classes, c[8]) if classes else None
+        self.apply(init_weights)
+        normalize(self, (nn.Conv2d,), eps=1e-12)
+
+    def forward(self, x: Tensor, y: Tensor) -> Output:
+        maps = [self.stem(x)]
+        for i, block in enumerate(self.blocks):
+            h = block(maps[-1])
+            maps.append(self.excite[i - 2](maps[i - 2], h) if i >= 2 else h)
+        logits = self.judge(maps[-1]).flatten(1)
+        if self.label is not None:
+            logits = logits + (self.label(y) * maps[-1].mean((2, 3))).sum(1, keepdim=True)
+        small = self.small_blocks(self.small_stem(self.shrink(x)))
+        return Output(torch.cat([logits, self.small_judge(small).flatten(1)], 1), None, (maps[-1], maps[-2], small, x))
+
+    def shrink(self, x: Tensor) -> Tensor:
+        """To the size of what is decoded."""
+        return F.avg_pool2d(x, x.shape[2] // self.small)
+
+    def decode(self, features: Sequence[Tensor], quadrant: int) -> list[tuple[Tensor, Tensor]]:
+        """What D makes, from the features of its answer, of the image, of a quadrant of it (0 to 3) and of the small image, each
+        with what it should be (section 3.2)."""
+        whole, larger, small, x = features
+        part, wanted = (m.chunk(2, 2)[quadrant // 2].chunk(2, 3)[quadrant % 2] for m in (larger, x))
+        found = [decoder(h) for decoder, h in zip(self.decoders, (whole, part, small), strict=True)]
+        return list(zip(found, [self.shrink(target.detach()) for target in (x, wanted, x)], strict=True))
