@@ -146,7 +146,8 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
         for group in PICK_ANY:
             offered = options(group)
             for name, node in list(cfg[group].items()):
-                if not OmegaConf.is_dict(node) or "_target_" in node:
+                named_by_hand = any(text.lstrip("+~").startswith(f"{group}.{name}") for text in overrides)
+                if not OmegaConf.is_dict(node) or "_target_" in node or named_by_hand:
                     continue
                 if name not in offered and not any(name in option_node(group, option) for option in offered):
                     continue

@@ -157,7 +157,10 @@ class Before:
 
     def inode(self) -> int:
         file = self.run / "metrics.csv"
-        return file.stat().st_ino if file.is_file() else 0
+        try:
+            return file.stat().st_ino
+        except FileNotFoundError:  # a run that resumes moves it aside for a moment
+            return 0
 
     def checkpoints(self) -> set[str]:
         folder = self.run / "checkpoints"

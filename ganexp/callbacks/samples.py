@@ -33,6 +33,8 @@ class Samples(pl.Callback):
             raise ValueError(f"every: at least 1 step, not {every}")
         if num < 1:
             raise ValueError(f"num: at least 1 sample, not {num}")
+        if not Path(gif).name:
+            raise ValueError(f"gif: a file, not {gif!r}")
         self.folder, self.gif = Path(folder), Path(gif)
         self.every, self.num = every, num
 
