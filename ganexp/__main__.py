@@ -59,9 +59,10 @@ def answer(args: Namespace) -> int:
             checks.check_spelling(args.overrides, name)
         else:
             todo = config.sweep_jobs(args.overrides) if args.multirun else [args.overrides]
-            checked = [checks.compose_checked(job, name) for job in todo]
+            notes: list[str] = []
+            checked = [checks.compose_checked(job, name, notes) for job in todo]
             if not args.multirun:
-                return jobs.run(checked[0])
+                return jobs.run(checked[0], notes)
             if jobs.in_run_folder(checked[0]):
                 raise Mistake("-m: starts new runs; task=resume continues one")
             size = math.prod(len(axis) for axis in config.sweep_axes(args.overrides))

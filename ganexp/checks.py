@@ -40,12 +40,16 @@ RUN = "run=outputs/NAME/TIME, run=latest, or run=FILE.ckpt"
 PICK_ONE = ("model", "data", "loss", "schedule", "extractor", "hardware")
 
 
-def compose_checked(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
-    """The config of one job, Hydra's own part included. Raises Mistake for anything that composing can see."""
+def compose_checked(overrides: Sequence[str], config_name: str = "config", notes: list[str] | None = None) -> DictConfig:
+    """The config of one job, Hydra's own part included. Raises Mistake for anything that composing can see.
+
+    `notes`: gets a line for each leftover of an experiment that was dropped.
+    """
     parsed = check_spelling(overrides, config_name)
     cfg = composed(overrides, config_name)
-    for note in drop_leftovers(cfg, overrides):
-        print(f"ganexp: {note}", file=sys.stderr)
+    dropped = drop_leftovers(cfg, overrides)
+    if notes is not None:
+        notes += dropped
     config = resolved(cfg)
     check_task(config)
     check_nodes(config)

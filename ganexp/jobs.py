@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from ganexp.config import CONF_DIR
 from ganexp.files import read_json, write_json
 from ganexp.mistakes import Diverged, Mistake, told
 from ganexp.runs import find_run
+
+log = logging.getLogger(__name__)
 
 
 def build_task(cfg: DictConfig, folder: Path) -> Any:
@@ -57,8 +61,15 @@ def exit_code(result: Any) -> int:
     return result if type(result) is int else 0
 
 
-def run(cfg: DictConfig) -> int:
-    """One run: build, which may refuse; then make the folder; then go. The exit code."""
+def tell(notes: Sequence[str]) -> None:
+    """On the screen and in the log."""
+    for note in notes:
+        print(f"ganexp: {note}", file=sys.stderr)
+        log.info(note)
+
+
+def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
+    """One run: build, which may refuse; then make the folder; then go. The exit code. `notes`: said when it begins."""
     while True:
         folder = settle_folder(cfg)
         task = build_task(cfg, folder)
@@ -76,8 +87,13 @@ def run(cfg: DictConfig) -> int:
         except OSError as error:
             raise Mistake(f"hydra.run.dir: the run folder {folder} cannot be made: {error.strerror}") from error
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(cfg))
+
+    def told_first(_: DictConfig) -> Any:
+        tell(notes)  # the log is open only now
+        return task.run()
+
     try:
-        result = run_job(lambda _: task.run(), cfg, "hydra.run.dir", None, context)._return_value
+        result = run_job(told_first, cfg, "hydra.run.dir", None, context)._return_value
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the one the other
         print(f"ganexp: interrupted; what was saved so far is in {folder}", file=sys.stderr)
         return 130
@@ -180,8 +196,10 @@ def sweep_job(cfg: DictConfig) -> None:
     outcome: dict[str, Any] = {"status": "finished"}
     code = 0
     try:
-        config.drop_leftovers(cfg, config.as_typed(HydraConfig.get().overrides.task))
-        code = exit_code(build_task(cfg, folder).run())
+        notes = config.drop_leftovers(cfg, config.as_typed(HydraConfig.get().overrides.task))
+        task = build_task(cfg, folder)
+        tell(notes)
+        code = exit_code(task.run())
         outcome = {"status": "interrupted"} if code else outcome
     except Exception as error:
         outcome = {"status": "failed", "error": report(error, folder)}

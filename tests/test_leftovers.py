@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,12 @@ NOTE = "ganexp: regularizer.r1 of the experiment is dropped: regularizer=r1 is n
 
 
 def compose(*overrides: str, folder: Path | None = None) -> dict[str, Any]:
+    notes: list[str] = []
     with config.config_tree(None if folder is None else str(folder)):
-        return config.resolved(checks.compose_checked(overrides))
+        composed = config.resolved(checks.compose_checked(overrides, notes=notes))
+    for note in notes:
+        print(f"ganexp: {note}", file=sys.stderr)
+    return composed
 
 
 @pytest.fixture
@@ -103,10 +108,16 @@ def test_a_term_of_ones_own_is_kept(mine: Callable[[str], Path]) -> None:
     assert compose("experiment=mine", "regularizer=[r2]", folder=folder)["regularizer"].keys() == {"soft", "r2"}
 
 
+def test_a_mistake_stands_alone(cli: Callable[..., Answer]) -> None:
+    answer = cli("experiment=ring", "regularizer=[]", "data=digits", "loss=hinge", "model.generator.hidden=[0]")
+    assert answer.code == 2 and answer.err == "ganexp: model.generator.hidden: layers of at least 1 unit, not [0]\n"
+
+
 def test_in_a_run_of_its_own(cli: Callable[..., Answer]) -> None:
     answer = cli("experiment=sine_mlp_plus", "regularizer=[]", "loss=bce", *TINY, "model.width=0.1")
     assert answer.code == 0, answer.err
     assert NOTE in answer.err and answer.err.count("dropped") == 1
+    assert NOTE.removeprefix("ganexp: ") in (answer.run / "log.txt").read_text()
     written = yaml.safe_load((answer.run / "config.yaml").read_text())
     assert written["regularizer"] == written["model"]["regularizers"] == {} and written["loss"]["weight"] == 0.5
     assert cli("task=sample", f"run={answer.run}", "task.num=4").code == 0
