@@ -104,14 +104,14 @@ class Plain:
         ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)
         self.optimizer_d.zero_grad()
         fake = self.g(torch.randn(len(real), self.latent), y)
-        loss_real = F.binary_cross_entropy_with_logits(self.d(real, y), ones)
-        loss_fake = F.binary_cross_entropy_with_logits(self.d(fake.detach(), y), zeros)
+        loss_real = F.binary_cross_entropy_with_logits(self.d(real, y).logits, ones)
+        loss_fake = F.binary_cross_entropy_with_logits(self.d(fake.detach(), y).logits, zeros)
         loss_d = loss_real + loss_fake
         loss_d.backward()
         self.optimizer_d.step()
 
         self.optimizer_g.zero_grad()
-        loss_g = F.binary_cross_entropy_with_logits(self.d(fake, y), ones)
+        loss_g = F.binary_cross_entropy_with_logits(self.d(fake, y).logits, ones)
         loss_g.backward()
         self.optimizer_g.step()
         return loss_d, loss_g
