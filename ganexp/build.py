@@ -40,13 +40,16 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
         raise located(error.__cause__ or error, f"{path}.{inner}" if inner else path) from error
 
 
-def build_task(node: Mapping[str, Any], config: dict[str, Any], run_dir: pathlib.Path, **more: Any) -> Any:
-    """The task of a node, which holds the task's own arguments: `Task(config=config, run_dir=run_dir, **more, **arguments)`.
+def build_task(
+    node: Mapping[str, Any], config: dict[str, Any], run_dir: pathlib.Path, chosen: Sequence[str] | None = None
+) -> Any:
+    """The task of a node, which holds the task's own arguments: `Task(config=config, run_dir=run_dir, **arguments)`.
 
-    Raises Mistake for an unknown, missing or reserved argument, for whatever the constructor raises (HYDRA_FULL_ERROR=1 shows the
-    traceback instead), and for an object without run().
+    `chosen`: the keys that the command line sets, for a task that works in a run's folder: one argument more. Raises Mistake for
+    an unknown, missing or reserved argument, for whatever the constructor raises (HYDRA_FULL_ERROR=1 shows the traceback
+    instead), and for an object without run().
     """
-    given = {"config": config, "run_dir": run_dir, **more}
+    given = {"config": config, "run_dir": run_dir} | ({} if chosen is None else {"chosen": list(chosen)})
     target = node["_target_"]
     for key in sorted(given.keys() & node.keys()):
         raise Mistake(f"task.{key}: is set by ganexp itself")

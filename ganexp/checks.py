@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,17 +42,17 @@ PICK_ONE = ("model", "data", "loss", "schedule", "extractor", "hardware")
 def compose_checked(overrides: Sequence[str], config_name: str = "config", notes: list[str] | None = None) -> DictConfig:
     """The config of one job, Hydra's own part included. Raises Mistake for anything that composing can see.
 
-    `notes`: gets a line for each leftover of an experiment that was dropped.
+    `notes`: gets a line for everything that an experiment had set and that has no effect.
     """
     parsed = check_spelling(overrides, config_name)
     cfg = composed(overrides, config_name)
-    dropped = drop_leftovers(cfg, overrides)
-    if notes is not None:
-        notes += dropped
+    without_effect = drop_leftovers(cfg, overrides)
     config = resolved(cfg)
     check_task(config)
     check_nodes(config)
-    check_needs(parsed, cfg)
+    without_effect += check_needs(parsed, cfg)
+    if notes is not None:
+        notes += without_effect
     return cfg
 
 
@@ -187,8 +186,8 @@ def refers(references: str, part: str) -> bool:
     return f"${{{part}" in references or f"${{{part.partition('.')[0]}}}" in references
 
 
-def check_game(parsed: Sequence[Override], cfg: DictConfig) -> None:
-    """Raises Mistake for a part of the game that the model does not refer to; says so where an experiment chose it."""
+def check_game(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
+    """Raises Mistake for a part of the game that the model does not refer to; a note for each that an experiment chose."""
     references, choices = str(OmegaConf.to_container(cfg.model, resolve=False)), HydraConfig.get().runtime.choices
     for override in parsed:
         key = override.key_or_group
@@ -198,9 +197,8 @@ def check_game(parsed: Sequence[Override], cfg: DictConfig) -> None:
             raise Mistake(f"{key}: model={choices['model']} has no use for it{hint}")
     chosen = {part: bool(cfg[part]) for part in ("regularizer", "augment", "constraint")}
     chosen["loss"] = cfg.loss != option_node("loss", "bce")
-    for part in chosen:
-        if chosen[part] and f"${{{part}" not in references:
-            print(f"ganexp: model={choices['model']} has no use for the experiment's {part}", file=sys.stderr)
+    unused = [part for part in chosen if chosen[part] and f"${{{part}" not in references]
+    return [f"model={choices['model']} has no use for the experiment's {part}" for part in unused]
 
 
 def check_task(config: dict[str, Any]) -> None:
@@ -223,8 +221,9 @@ def check_task(config: dict[str, Any]) -> None:
         raise Mistake(f"task.in_run_folder: must be false, or true together with needs: [run, …], not {in_run_folder!r}")
 
 
-def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> None:
-    """Raises Mistake for a key that the chosen task does not use, and for one that it needs and that is null."""
+def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
+    """Raises Mistake for a key that the chosen task does not use, and for one that it needs and that is null. Notes, see
+    check_game."""
     task, needs = HydraConfig.get().runtime.choices["task"], cfg.task.get("needs") or []
     used = list(dict.fromkeys(["name", *needs, *(cfg.task.get("optional") or [])]))
     own = [f"task.{key}" for key in cfg.task if key not in TASK_KEYS]
@@ -234,14 +233,14 @@ def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> None:
             raise Mistake(f"{override.key_or_group}: belongs to the option; choose another task")
         if key not in ("task", "hydra", *used):
             raise Mistake(f"{override.key_or_group}: not used by task={task} (it uses: {', '.join([*own, *used])})")
-    if "model" in used:
-        check_game(parsed, cfg)
+    notes = check_game(parsed, cfg) if "model" in used else []
     for key in needs:
         if key in cfg and cfg[key] is None:
             examples = RUN if key == "run" and not cfg.task.get("in_run_folder") else RUN_FOLDER if key == "run" else f"{key}=…"
             raise Mistake(f"{key}: required by task={task}: {examples}")
     if not cfg.task.get("in_run_folder"):  # which takes single keys too
         check_optional(parsed, task, cfg.task.get("optional") or [])
+    return notes
 
 
 def check_optional(parsed: Sequence[Override], task: str, optional: Sequence[str]) -> None:

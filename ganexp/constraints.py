@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import is_parametrized
 
-from ganexp.networks.layers import MinibatchStd
+from ganexp.networks.layers import WEIGHTED, MinibatchStd, normalize_spectrally
 from ganexp.networks.output import Output, as_output
 
 
@@ -27,9 +25,7 @@ class SpectralNorm(Constraint):
     (Miyato et al. 2018, arXiv:1802.05957, section 2.1). Usually without batch norm: model.discriminator.norm=false."""
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
-        for layer in weighted_layers(discriminator):
-            if not is_parametrized(layer, "weight"):  # some networks bring it
-                spectral_norm(layer, eps=1e-12)
+        normalize_spectrally(discriminator)
         return discriminator
 
 
@@ -111,5 +107,4 @@ class Freeze(Constraint):
 
 def weighted_layers(network: nn.Module) -> list[nn.Module]:
     """Convolutions, linear layers and embeddings, in the order of their definition."""
-    kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding
-    return [module for module in network.modules() if isinstance(module, kinds)]
+    return [module for module in network.modules() if isinstance(module, WEIGHTED)]

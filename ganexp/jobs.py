@@ -34,9 +34,8 @@ def build_task(cfg: DictConfig, folder: Path) -> Any:
     whole = config.resolved(cfg)
     chosen = config.keys_of(config.as_typed(HydraConfig.get().overrides.task))
     arguments = {key: value for key, value in whole["task"].items() if key == "_target_" or key not in config.TASK_KEYS}
-    more = {"chosen": chosen} if in_run_folder(cfg) else {}
     try:
-        return build(arguments, config_of_task(whole, chosen), folder, **more)
+        return build(arguments, config_of_task(whole, chosen), folder, chosen if in_run_folder(cfg) else None)
     except Mistake as mistake:
         raise Mistake(checks.as_written(cfg, str(mistake))) from mistake
 
@@ -68,6 +67,13 @@ def tell(notes: Sequence[str]) -> None:
         log.info(note)
 
 
+def keep(notes: Sequence[str], folder: Path) -> None:
+    """In the run's record, if the task has left one."""
+    file = folder / "run.json"
+    if notes and (record := read_json(file)):
+        write_json({**record, "notes": [*notes, *record.get("notes", [])]}, file)
+
+
 def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
     """One run: build, which may refuse; then make the folder; then go. The exit code. `notes`: said when it begins."""
     while True:
@@ -97,6 +103,8 @@ def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the one the other
         print(f"ganexp: interrupted; what was saved so far is in {folder}", file=sys.stderr)
         return 130
+    finally:
+        keep(notes, folder)
     if isinstance(result, Exception):
         print(f"ganexp: {report(result, folder)}", file=sys.stderr)
         return 1
@@ -194,7 +202,7 @@ def sweep_job(cfg: DictConfig) -> None:
     """One job, in the folder that Hydra made for it. An error is kept there and said; the other jobs go on."""
     folder, file = Path(HydraConfig.get().runtime.output_dir), Path(HydraConfig.get().runtime.output_dir) / "run.json"
     outcome: dict[str, Any] = {"status": "finished"}
-    code = 0
+    code, notes = 0, []
     try:
         notes = config.drop_leftovers(cfg, config.as_typed(HydraConfig.get().overrides.task))
         task = build_task(cfg, folder)
@@ -204,6 +212,7 @@ def sweep_job(cfg: DictConfig) -> None:
     except Exception as error:
         outcome = {"status": "failed", "error": report(error, folder)}
         print(f"ganexp: job {HydraConfig.get().job.num} failed: {outcome['error']}", file=sys.stderr)
+    keep(notes, folder)
     job = {"job": HydraConfig.get().job.num, "overrides": config.as_typed(HydraConfig.get().overrides.task)}
     write_json({**read_json(file), **outcome, **job}, file)
     if code:  # and with it the sweep

@@ -55,11 +55,12 @@ class Round:
         return self.outputs[side]
 
     def score(self, x: Tensor, exact: bool = False) -> Output:
-        """The discriminator's answer to other images, augmented, with the labels of this part. `exact`: in float32."""
+        """The discriminator's answer to other images, augmented; they have the first labels of this part. `exact`: in float32."""
+        y = self.y[: len(x)]
         for augment in self.augment:
             x = augment(x)
         with torch.autocast(x.device.type, enabled=self.autocast and not exact):
-            return as_output(self.discriminator(x, self.y[:: len(self.y) // len(x)]))
+            return as_output(self.discriminator(x, y[:: len(y) // len(x)]))  # a row of several images has the label of the first
 
     def gradient(self, side: str) -> Tensor:
         """The gradient of `score(x).logits`, the mean over its columns, by the images of a differentiable side: [N, pixels]."""

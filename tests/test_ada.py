@@ -17,10 +17,8 @@ from conftest import NARROW, TINY, Answer
 from torch import Tensor, nn
 
 from ganexp.augment import ada as module
-from ganexp.augment.ada import (
-    ADA,
-    COLOR,
-    OPS,
+from ganexp.augment.ada import ADA, COLOR, OPS
+from ganexp.augment.transforms import (
     Sample,
     amplify,
     bands,

@@ -118,6 +118,7 @@ def test_in_a_run_of_its_own(cli: Callable[..., Answer]) -> None:
     assert answer.code == 0, answer.err
     assert NOTE in answer.err and answer.err.count("dropped") == 1
     assert NOTE.removeprefix("ganexp: ") in (answer.run / "log.txt").read_text()
+    assert answer.record["notes"] == [NOTE.removeprefix("ganexp: ").strip()]
     written = yaml.safe_load((answer.run / "config.yaml").read_text())
     assert written["regularizer"] == written["model"]["regularizers"] == {} and written["loss"]["weight"] == 0.5
     assert cli("task=sample", f"run={answer.run}", "task.num=4").code == 0

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from ganexp.build import build
 from ganexp.constraints import SpectralNorm
 from ganexp.networks import stylegan2
-from ganexp.networks.resampling import Filter, blur, down, map_sizes, up
+from ganexp.networks.layers import map_sizes
+from ganexp.networks.resampling import Filter, blur, down, up
 from ganexp.networks.stylegan2 import Discriminator, Generator, Styled, ToRGB
 from ganexp.regularizers import R1, PathLength
 from ganexp.round import Round

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganexp.networks.attention import attention_at
-from ganexp.networks.layers import Head, zero_bias
+from ganexp.networks.layers import Head, normalize_spectrally, zero_bias
 from ganexp.networks.output import Output
-from ganexp.networks.resnet import Up, halvings, normalize, pyramid
+from ganexp.networks.resnet import Up, halvings, pyramid
 
 # By how often the image halves: channels of G's maps from the bottom up, and of D's from the image down, in units of the width.
 UP = {
@@ -39,7 +39,7 @@ def levels(shape: Sequence[int], width: int) -> int:
     """How often the image halves. Raises ValueError for what is no image of the table, and for width < 1."""
     times = halvings(shape, width)
     if times not in UP:
-        raise ValueError(f"BigGAN draws images whose smaller side has less than 512 px, not shape {list(shape)}")
+        raise ValueError(f"BigGAN makes images whose smaller side has less than 512 px, not shape {list(shape)}")
     return times
 
 
@@ -105,7 +105,7 @@ class Generator(nn.Module):
         self.out = nn.Conv2d(channels[-1], shape[0], 3, padding=1)
         self.apply(init_weights)
         if spectral_norm:  # not of the embedding
-            normalize(self, (nn.Conv2d, nn.Linear), eps=1e-6)
+            normalize_spectrally(self, nn.Conv2d | nn.Linear, eps=1e-6)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         first, *chunks = z[:, : self.chunks * self.chunk].split(self.chunk, 1)
@@ -140,7 +140,7 @@ class Discriminator(nn.Module):
         self.head = Head(channels[-1], outputs, classes, auxiliary, minibatch_std)
         self.apply(init_weights)
         if spectral_norm:
-            normalize(self, (nn.Conv2d, nn.Linear, nn.Embedding), eps=1e-6)
+            normalize_spectrally(self, eps=1e-6)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         return self.head(F.relu(self.blocks(x)).sum((2, 3)), y)

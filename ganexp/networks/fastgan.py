@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganexp.networks.dcgan import init_weights
-from ganexp.networks.layers import append_label
+from ganexp.networks.layers import append_label, normalize_spectrally
 from ganexp.networks.output import Output
-from ganexp.networks.resnet import normalize
 
 GENERATOR = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}  # width of a map of so many px
 DISCRIMINATOR = {4: 16, 8: 8, 16: 4, 32: 2, 64: 1, 128: 0.5, 256: 0.25, 512: 0.125}
@@ -109,7 +108,7 @@ class Generator(nn.Module):
                 self.excite[str(px)] = Excite(c[px // 16], c[px])
         self.out = conv(c[last], shape[0], 3, 1, 1)
         self.apply(init_weights)
-        normalize(self, (nn.Conv2d, nn.ConvTranspose2d), eps=1e-12)
+        normalize_spectrally(self, nn.Conv2d | nn.ConvTranspose2d)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.start(append_label(z, y, self.classes)[:, :, None, None])
@@ -170,29 +169,29 @@ class Discriminator(nn.Module):
         sides = [px for px in (256, 128, 64, 32, 16, 8) if px <= size]
         self.blocks = nn.ModuleList(Down(c[px], c[px // 2]) for px in sides[:-1])
         self.excite = nn.ModuleList(Excite(c[8 * px], c[px]) for px in sides[3:])
-        self.judge = nn.Sequential(conv(c[8], c[4], 1), nn.BatchNorm2d(c[4]), nn.LeakyReLU(0.2, inplace=True), conv(c[4], 1, 4))
+        self.logits = nn.Sequential(conv(c[8], c[4], 1), nn.BatchNorm2d(c[4]), nn.LeakyReLU(0.2, inplace=True), conv(c[4], 1, 4))
 
         self.small = min(size // 2, 128)
         small = [px for px in (64, 32, 16, 8) if px < self.small]  # at half the channels of the image's maps
         self.small_stem = nn.Sequential(conv(shape[0], c[2 * small[0]], 4, 2, 1), act)
         self.small_blocks = nn.Sequential(*(layer for px in small[:-1] for layer in down(c[2 * px], c[px])))
-        self.small_judge = conv(c[16], 1, 4)
+        self.small_logits = conv(c[16], 1, 4)
 
         self.decoders = nn.ModuleList(Decoder(inside, shape[0], self.small, width) for inside in (c[8], c[16], c[16]))
         self.label = nn.Embedding(classes, c[8]) if classes else None
         self.apply(init_weights)
-        normalize(self, (nn.Conv2d,), eps=1e-12)
+        normalize_spectrally(self, nn.Conv2d)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         maps = [self.stem(x)]
         for i, block in enumerate(self.blocks):
             h = block(maps[-1])
             maps.append(self.excite[i - 2](maps[i - 2], h) if i >= 2 else h)
-        logits = self.judge(maps[-1]).flatten(1)
+        logits = self.logits(maps[-1]).flatten(1)
         if self.label is not None:
             logits = logits + (self.label(y) * maps[-1].mean((2, 3))).sum(1, keepdim=True)
         small = self.small_blocks(self.small_stem(self.shrink(x)))
-        return Output(torch.cat([logits, self.small_judge(small).flatten(1)], 1), None, (maps[-1], maps[-2], small, x))
+        return Output(torch.cat([logits, self.small_logits(small).flatten(1)], 1), None, (maps[-1], maps[-2], small, x))
 
     def shrink(self, x: Tensor) -> Tensor:
         """To the size of what is decoded."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from ganexp.networks.output import Output
 
 LAYERS = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+WEIGHTED = LAYERS | nn.Embedding
 
 
 def append_label(x: Tensor, y: Tensor, classes: int | None) -> Tensor:
@@ -61,6 +65,28 @@ class Head(nn.Module):
         if self.label is not None:
             logits = logits + F.pad((self.label(y) * h).sum(1, keepdim=True), (0, logits.shape[1] - 1))
         return Output(logits, named if named.shape[1] else None, (h,))
+
+
+def map_sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
+    """Map sizes from the smallest to the image: 64 -> 4, 8, 16, 32, 64 and 28 -> 7, 14, 28.
+
+    Raises ValueError for what is no image whose sides can be halved to a smallest map of 4 to 7 px on its shorter side.
+    """
+    sizes = [(shape[1], shape[2])] if len(shape) == 3 and shape[0] >= 1 else []
+    while sizes and min(sizes[0]) >= 8 and not any(side % 2 for side in sizes[0]):
+        sizes.insert(0, (sizes[0][0] // 2, sizes[0][1] // 2))
+    if len(sizes) < 2 or not 4 <= min(sizes[0]) < 8:
+        wanted = "the shorter side 4, 5, 6 or 7 px times a power of two (28, 32, 48, 64, …) that divides the other one too"
+        raise ValueError(f"this network takes images [channels, height, width], {wanted}, not shape {list(shape)}")
+    return sizes
+
+
+def normalize_spectrally(network: nn.Module, kinds: Any = WEIGHTED, eps: float = 1e-12) -> None:
+    """Divide the weights of all layers of these kinds by their greatest singular value, from one power iteration a pass
+    (Miyato et al. 2018, arXiv:1802.05957, section 2.1). Layers that have it already are left as they are."""
+    for layer in list(network.modules()):
+        if isinstance(layer, kinds) and not is_parametrized(layer, "weight"):
+            spectral_norm(layer, eps=eps)
 
 
 def check_image(shape: Sequence[int], width: int, multiple: int, smallest: int) -> None:

@@ -1,5 +1,5 @@
-"""A discriminator that judges patches, on one or several scales (Isola et al. 2017, arXiv:1611.07004, section 3.2.2; Wang et al.
-2018, arXiv:1711.11585, section 3.2).
+"""A discriminator with a logit for each patch, on one or several scales (Isola et al. 2017, arXiv:1611.07004, section 3.2.2;
+Wang et al. 2018, arXiv:1711.11585, section 3.2).
 
     layers 2, on 64×64:  image -> 32×32 64 -> 16×16 128 -> 15×15 256 -> 14×14 logits
     each further scale:  the same on the image at half the size
@@ -46,7 +46,7 @@ class Discriminator(nn.Module):
     """image [N, *shape], y [N] -> Output: a column of logits for each patch of each scale, the scales' last maps as features.
 
     `width`: channels of the first map; they double with each. `layers`: maps at half the size of the one before. `scales`: how
-    often the image is judged, each time at half the size. `norm`: batch norm after every layer but the first. `classes`: add the
+    often the image is seen, each time at half the size. `norm`: batch norm after every layer but the first. `classes`: add the
     projection on the label's embedding; null ignores y. Raises ValueError for images too small for that.
     """
 
@@ -70,8 +70,8 @@ class Discriminator(nn.Module):
         self.apply(init_weights)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
-        judged = []
+        outputs = []
         for scale in cast(Sequence[Scale], self.scales):
-            judged.append(scale(x, y))
+            outputs.append(scale(x, y))
             x = F.avg_pool2d(x, 2)
-        return Output(torch.cat([logits for logits, _ in judged], 1), None, tuple(h for _, h in judged))
+        return Output(torch.cat([logits for logits, _ in outputs], 1), None, tuple(h for _, h in outputs))

@@ -1,5 +1,5 @@
-"""The discriminator of Projected GAN (Sauer et al. 2021, arXiv:2111.01007, figure 1 and section 4): it judges what a network
-trained on ImageNet sees of an image.
+"""The discriminator of Projected GAN (Sauer et al. 2021, arXiv:2111.01007, figure 1 and section 4): it sees an image
+through a network trained on ImageNet.
 
     map of the image            1/4 24      1/8 40      1/16 112    1/32 320     EfficientNet-Lite0, fixed
     mixed between channels          64         128           256         512     random 1×1, fixed
@@ -58,10 +58,10 @@ class Projector(nn.Module):
         return tuple(mixed[::-1])
 
 
-class Head(nn.Module):
+class PatchHead(nn.Module):
     """A map [N, inside, H, W], y [N] -> logits [N, patches]. `widest`: the channels that the map of 8 px has.
 
-    A map that is no larger has one block as well, 3×3 with stride 1: judged as it comes, unscaled, it teaches G little.
+    A map that is no larger has one block as well, 3×3 with stride 1: without its norm, its scale teaches G little.
     """
 
     def __init__(self, inside: int, size: Sequence[int], width: int, widest: int, norm: bool, classes: int | None):
@@ -92,7 +92,7 @@ class Head(nn.Module):
 class Discriminator(nn.Module):
     """image [N, *shape], y [N] -> Output: a column of logits for each patch of each head, the mixed maps as features.
 
-    `width`: channels of the first mixed map. `levels`: scales that are judged, from the largest on. `size`: px to which the
+    `width`: channels of the first mixed map. `levels`: scales with a head, from the largest on. `size`: px to which the
     shorter side is brought before the fixed network sees it, 224 as published; null: as it comes. `norm`: batch norm in the
     heads. `classes`: what a head finds is weighed by the label's embedding; null ignores y. Spectral norm is of all layers that
     learn.
@@ -125,7 +125,7 @@ class Discriminator(nn.Module):
         self.project = Projector(width, levels)
         with torch.no_grad():
             maps = self.project(self.see(torch.zeros(1, 3, *self.size)))
-        self.heads = nn.ModuleList(Head(h.shape[1], h.shape[2:], width, 8 * width, norm, classes) for h in maps)
+        self.heads = nn.ModuleList(PatchHead(h.shape[1], h.shape[2:], width, 8 * width, norm, classes) for h in maps)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         if list(x.shape[2:]) != self.size:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ganexp.networks.layers import map_sizes
 from ganexp.networks.output import Output
-from ganexp.networks.resampling import down, map_sizes, up
+from ganexp.networks.resampling import down, up
 
 GAIN = math.sqrt(2 / (1 + 0.2**2))  # what keeps the variance through a leaky ReLU of 0.2
 LABEL = 64  # length of the label's embedding in G

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,20 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TAPS = (1.0, 3.0, 3.0, 1.0)  # [1, 2, 1] convolved with [1, 1]
-
-
-def map_sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
-    """Map sizes from the smallest to the image: 64 -> 4, 8, 16, 32, 64 and 28 -> 7, 14, 28.
-
-    Raises ValueError for what is no image whose sides can be halved to a smallest map of 4 to 7 px on its shorter side.
-    """
-    sizes = [tuple(shape[1:])] if len(shape) == 3 else []
-    while sizes and min(sizes[0]) >= 8 and not any(side % 2 for side in sizes[0]):
-        sizes.insert(0, (sizes[0][0] // 2, sizes[0][1] // 2))
-    if len(sizes) < 2 or not 4 <= min(sizes[0]) < 8:
-        wanted = "[channels, height, width], the shorter side 4 to 7 px times a power of two as 28, 32, 64, 96"
-        raise ValueError(f"this network takes images {wanted}, not shape {list(shape)}")
-    return sizes  # type: ignore[return-value]
 
 
 def up(x: Tensor) -> Tensor:

@@ -21,10 +21,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm as normalize_spectrally
 
 from ganexp.networks.attention import attention_at
-from ganexp.networks.layers import Head, glorot
+from ganexp.networks.layers import Head, glorot, map_sizes, normalize_spectrally
 from ganexp.networks.output import Output
 
 
@@ -33,13 +32,9 @@ def halvings(shape: Sequence[int], width: int) -> int:
 
     Raises ValueError for an image that does not halve so often, and for width < 1.
     """
-    times = min(shape[1:]).bit_length() - 3 if len(shape) == 3 else 0
-    if times < 1 or shape[0] < 1 or any(side % 2**times for side in shape[1:]):
-        sides = "a smaller side of 4, 5, 6 or 7 px times a power of two, from 8 px on, and another that this power divides"
-        raise ValueError(f"this network takes images [channels, height, width] with {sides}, not shape {list(shape)}")
     if width < 1:
         raise ValueError(f"width: at least 1 channel, not {width}")
-    return times
+    return len(map_sizes(shape)) - 1
 
 
 class BatchNorm(nn.Module):
@@ -122,13 +117,6 @@ def init_weights(network: nn.Module) -> None:
                 nn.init.xavier_uniform_(conv.weight, 2**0.5)
 
 
-def normalize(network: nn.Module, kinds: tuple[type, ...], eps: float) -> None:
-    """The weights of the layers of these kinds divided by their greatest singular value, from one power iteration a pass."""
-    for layer in list(network.modules()):
-        if isinstance(layer, kinds):
-            normalize_spectrally(layer, eps=eps)
-
-
 class Generator(nn.Module):
     """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
 
@@ -160,7 +148,7 @@ class Generator(nn.Module):
         self.out = nn.Conv2d(channels[-1], shape[0], 3, padding=1)
         init_weights(self)
         if spectral_norm:
-            normalize(self, (nn.Conv2d, nn.Linear), eps=1e-12)
+            normalize_spectrally(self, nn.Conv2d | nn.Linear)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.project(z).view(-1, *self.bottom)
@@ -202,7 +190,7 @@ class Discriminator(nn.Module):
         if self.head.label is not None:
             nn.init.xavier_uniform_(self.head.label.weight)
         if spectral_norm:
-            normalize(self, (nn.Conv2d, nn.Linear, nn.Embedding), eps=1e-12)
+            normalize_spectrally(self)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         return self.head(F.relu(self.blocks(x)).sum((2, 3)), y)

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ganexp.networks.layers import MinibatchStd
+from ganexp.networks.layers import MinibatchStd, map_sizes
 from ganexp.networks.output import Output
-from ganexp.networks.resampling import blur, down, map_sizes, up
+from ganexp.networks.resampling import blur, down, up
 
 ROOT2 = math.sqrt(2)
 

@@ -1,4 +1,4 @@
-"""A discriminator that judges the image and each of its pixels (Schönfeld et al. 2020, arXiv:2002.12655, section 3.1).
+"""A discriminator with a logit for the image and one for each pixel (Schönfeld et al. 2020, arXiv:2002.12655, section 3.1).
 
     128 px:  image -> 64×64 64 -> 32×32 128 -> 16×16 256 -> 8×8 512 -> 4×4 1024 -> logit of the image
                           |            |             |           |         |
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ganexp.networks.layers import Head
+from ganexp.networks.layers import Head, normalize_spectrally
 from ganexp.networks.output import Output
-from ganexp.networks.resnet import Down, Up, halvings, init_weights, normalize
+from ganexp.networks.resnet import Down, Up, halvings, init_weights
 
 
 class NoNorm(nn.Module):
@@ -63,7 +63,7 @@ class Discriminator(nn.Module):
             if label is not None:
                 nn.init.xavier_uniform_(label.weight)
         if spectral_norm:
-            normalize(self, (nn.Conv2d, nn.Linear, nn.Embedding), eps=1e-12)
+            normalize_spectrally(self)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         maps: list[Tensor] = []

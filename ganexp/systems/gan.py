@@ -21,9 +21,6 @@ from ganexp.systems.arguments import checked, checked_clip
 from ganexp.systems.base import MakeOptimizer, MakeSchedule, System
 from ganexp.systems.contexts import evaluating, frozen, uncounted
 
-LOSSES = ("loss/discriminator", "loss/generator")
-SCORES = ("score/D(x)", "score/D(G(z))_before")
-
 
 class Loss(Protocol):
     def discriminator(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]: ...
@@ -42,8 +39,13 @@ class GAN(System):
     batches, and for numbers that make no sense.
     """
 
-    progress: ClassVar = dict(zip(["D", "G", "D(x)", "D(G(z))"], [*LOSSES, *SCORES], strict=True))
-    vanishing = LOSSES[0]
+    progress: ClassVar = {
+        "D": "loss/discriminator",
+        "G": "loss/generator",
+        "D(x)": "score/D(x)",
+        "D(G(z))": "score/D(G(z))_before",
+    }
+    vanishing = "loss/discriminator"
 
     def __init__(
         self,
@@ -116,7 +118,7 @@ class GAN(System):
                 self.optimize(optimizer, losses, self.clip_d, "discriminator")
             for constraint in self.constraints.values():
                 constraint.after_step(self.discriminator)
-        self.scalars.add({LOSSES[0]: self.scalars.total(f"{LOSSES[0]}/")})
+        self.scalars.add({"loss/discriminator": self.scalars.total("loss/discriminator/")})
 
     def discriminator_losses(self, sides: list[str], due: dict[str, Term], *batch: Tensor) -> Iterator[Tensor]:
         """What D minimizes on the real batch, on the fake one, or on both, for each part of real, fake, z and y."""
@@ -130,7 +132,8 @@ class GAN(System):
             losses |= self.term_losses(due, round)
             total = torch.stack(list(losses.values())).sum()
             self.scalars.add({f"logits/{side}": x.mean() for side, x in logits.items()})
-            self.scalars.add({SCORES[side == "fake"]: x.sigmoid().mean() for side, x in logits.items()})
+            names = {"real": "score/D(x)", "fake": "score/D(G(z))_before"}
+            self.scalars.add({names[side]: x.sigmoid().mean() for side, x in logits.items()})
             self.scalars.add({f"loss/discriminator/{name}": loss for name, loss in losses.items()} | round.scalars)
             yield total
             for name, augment in cast(Mapping[str, Augmentation], self.augment).items() if "real" in sides else ():

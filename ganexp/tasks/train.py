@@ -160,7 +160,7 @@ class Train:
             "started": read_json(self.run_dir / "run.json").get("started") or datetime.now(timezone.utc).isoformat(),
             "seed": config["seed"],
             "parameters": {name: count(network) for name, network in self.system.networks().items()},
-            "notes": self.notes,
+            **({"notes": self.notes} if self.notes else {}),
             "data": {"samples": len(self.data.x), "shape": list(self.data.shape), "notes": self.data.notes},
             **environment(trainer),
         }
