@@ -79,7 +79,7 @@ def build_task(
 
 def located(error: BaseException, path: str) -> Mistake:
     """The error of a node at `path` as a Mistake. Errors that begin with an argument's name, `shape: …`, get its full key."""
-    return Mistake(f"{path}{'.' if re.match(r'[a-z_.]+: ', str(error)) else ': '}{one_line(error)}")
+    return Mistake(f"{path}{'.' if re.match(r'[a-z0-9_.]+: ', str(error)) else ': '}{one_line(error)}")
 
 
 def one_line(error: BaseException) -> str:

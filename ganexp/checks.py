@@ -110,8 +110,12 @@ def check_keys(parsed: Sequence[Override], config_name: str) -> None:
             if not OmegaConf.is_dict(node) or part not in list(node):
                 path, inside = ".".join(parts[: i + 1]), ".".join(parts[:i])
                 known = siblings(cfg, node, inside)
-                none = "; this task has no options of its own" if inside == "task" and not known else ""
-                raise Mistake(f"{path}: there is no such key{none or nearest(path, known)}")
+                hint = nearest(path, known)
+                if inside == "task" and not known:
+                    hint = "; this task has no options of its own"
+                elif inside in PICK_ANY and part in options(inside):
+                    hint = f"; to choose it, add {inside}=[{part}]"
+                raise Mistake(f"{path}: there is no such key{hint}")
             node = None if i + 1 == len(parts) or OmegaConf.is_missing(node, part) else node[part]
 
 
@@ -166,9 +170,10 @@ def check_nodes(config: dict[str, Any]) -> None:
 
 def as_written(cfg: DictConfig, message: str) -> str:
     """A message with its key where the user wrote it: `model.loss` only refers to `loss`."""
-    for key, value in leaves(OmegaConf.to_container(cfg.model, resolve=False)):
-        if isinstance(value, str) and (whole := re.fullmatch(r"\$\{([a-z_.]+)\}", value)):
-            message = re.sub(rf"^model{re.escape(key)}(?=[.:])", whole.group(1), message)
+    for part in ("model", "callbacks", "metrics"):  # callbacks refer to the metrics, and these to the extractor
+        for key, value in leaves(OmegaConf.to_container(cfg[part], resolve=False)):
+            if isinstance(value, str) and (whole := re.fullmatch(r"\$\{([a-z_.]+)\}", value)):
+                message = re.sub(rf"^{part}{re.escape(key)}(?=[.:])", whole.group(1), message)
     return message
 
 

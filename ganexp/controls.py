@@ -70,12 +70,12 @@ def with_number(holder: Any, path: Sequence[str], value: float) -> Any:
     name, *rest = path
     if isinstance(holder, list | tuple):
         if not name.isdigit() or int(name) >= len(holder):
-            raise ValueError(f"has no element {name}")
+            raise ValueError(f"leads nowhere: there is no element {name}")
         changed = [with_number(item, rest, value) if i == int(name) else item for i, item in enumerate(holder)]
         return type(holder)(changed)
     mapping = isinstance(holder, Mapping | nn.ModuleDict)
     if not (name in holder if mapping else hasattr(holder, name)):
-        raise ValueError(f"has no {name}")
+        raise ValueError(f"leads nowhere: there is no {name}")
     old = holder[name] if mapping else getattr(holder, name)
     new = with_number(old, rest, value)
     if new is not old and mapping:

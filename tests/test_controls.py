@@ -180,12 +180,18 @@ def anneal_option(name: str, key: str, start: float = 1.0, end: float = 0.1, ima
 @pytest.mark.parametrize(
     "options, message",
     [
-        ([anneal_option("a", "regularizer.r1.weight")], "anneal.a.key: regularizer.r1.weight has no r1"),
-        ([anneal_option("a", "regularizer.r1.wieght"), "regularizer=[r1]"], "anneal.a.key: regularizer.r1.wieght has no wieght"),
+        ([anneal_option("a", "regularizer.r1.weight")], "anneal.a.key: regularizer.r1.weight leads nowhere: there is no r1"),
+        (
+            [anneal_option("a", "regularizer.r1.wieght"), "regularizer=[r1]"],
+            "anneal.a.key: regularizer.r1.wieght leads nowhere: there is no wieght",
+        ),
         ([anneal_option("a", "nothing.x")], "anneal.a.key: nothing.x begins with none of model, loss"),
         ([anneal_option("a", "optimizer.generator.lr")], "optimizer.generator.lr follows the schedule: schedule=cosine"),
-        ([anneal_option("a", "optimizer.generator.betas.2")], "anneal.a.key: optimizer.generator.betas.2 has no element 2"),
-        ([anneal_option("a", "optimizer.encoder.eps")], "anneal.a.key: optimizer.encoder.eps has no encoder"),
+        (
+            [anneal_option("a", "optimizer.generator.betas.2")],
+            "anneal.a.key: optimizer.generator.betas.2 leads nowhere: there is no element 2",
+        ),
+        ([anneal_option("a", "optimizer.encoder.eps")], "anneal.a.key: optimizer.encoder.eps leads nowhere: there is no encoder"),
         ([anneal_option("a", "loss.weight", images=0)], "anneal.a.images: more than 0, not 0"),
         ([anneal_option("a", "loss.weight", more=",curve:steep")], "anneal.a.curve: 'steep' is not of type"),
         (["+anneal.a={_target_:ganexp.losses.BCE}"], "anneal.a: BCE is not a ganexp.controls.Anneal"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,11 @@ def checked_clip(norm: float | None, name: str) -> float | None:
     if norm is not None and norm <= 0:
         raise ValueError(f"{name}: a norm above 0, or null to clip nothing, not {norm}")
     return norm
+
+
+def located(error: Exception, path: str) -> ValueError:
+    """The error with its place: `regularizers.r1.weight: …` of one at regularizers.r1 that begins with `weight: …`."""
+    return ValueError(f"{path}{'.' if re.match(r'[a-z0-9_.]+: ', str(error)) else ': '}{error}")
 
 
 def checked(parts: Mapping[str, Any], kind: type, name: str, taken: Iterable[str] = ()) -> dict[str, Any]:

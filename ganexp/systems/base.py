@@ -15,7 +15,7 @@ from ganexp.controls import Anneal, apply
 from ganexp.ema import EMA
 from ganexp.latents import Latent
 from ganexp.scalars import Scalars
-from ganexp.systems.arguments import checked
+from ganexp.systems.arguments import checked, located
 from ganexp.systems.contexts import evaluating
 from ganexp.systems.ranks import Ranks, average, broadcast
 
@@ -123,11 +123,11 @@ class System(pl.LightningModule):
             try:
                 optimizers[name] = self.optimizer[name]([p for n in networks for p in n.parameters() if p.requires_grad])
             except (ValueError, TypeError, RuntimeError) as error:
-                raise ValueError(f"optimizer.{name}: {error}") from error
+                raise located(error, f"optimizer.{name}") from error
             try:
                 schedulers.append(self.schedule(optimizers[name]))
             except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
-                raise ValueError(f"schedule: {error}") from error
+                raise located(error, "schedule") from error
         self.set_numbers(optimizers)
         return optimizers, schedulers
 

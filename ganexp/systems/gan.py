@@ -17,7 +17,7 @@ from ganexp.controls import Anneal
 from ganexp.latents import Latent
 from ganexp.regularizers import Term
 from ganexp.round import Round
-from ganexp.systems.arguments import checked, checked_clip
+from ganexp.systems.arguments import checked, checked_clip, located
 from ganexp.systems.base import MakeOptimizer, MakeSchedule, System
 from ganexp.systems.contexts import evaluating, frozen, uncounted
 
@@ -87,7 +87,7 @@ class GAN(System):
             try:
                 discriminator = constraint.apply(discriminator)
             except ValueError as error:
-                raise ValueError(f"constraints.{name}: {error}") from error
+                raise located(error, f"constraints.{name}") from error
         self.discriminator = discriminator
         self.d_steps, self.g_steps, self.fresh_fakes, self.separate = d_steps, g_steps, fresh_fakes, separate
         self.clip_g, self.clip_d = checked_clip(clip_g, "clip_g"), checked_clip(clip_d, "clip_d")
@@ -202,4 +202,4 @@ class GAN(System):
                 try:
                     term(round)
                 except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-                    raise ValueError(f"regularizers.{name}: {error}") from error
+                    raise located(error, f"regularizers.{name}") from error
