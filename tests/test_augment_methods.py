@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ganexp.augment import Pack
 from ganexp.augment.diffaugment import DiffAugment, color, cutout, translation
-from ganexp.build import build
+from ganexp.cli.build import build
 
 
 def images(n: int, *shape: int) -> Tensor:

@@ -14,14 +14,14 @@ import pytorch_lightning as pl
 import torch
 from conftest import NARROW, NARROW_ALL, TINY, Answer, data_overrides
 
-from ganexp import checks, config, mistakes
-from ganexp.build import build
+from ganexp.cli import checks, config, messages
+from ganexp.cli.build import build
 
 
 def options(group: str) -> list[str]:
     """The options the shipped config tree has: a new one is tested from the moment it is there."""
     with config.config_tree():
-        return mistakes.options(group)
+        return messages.options(group)
 
 
 @cache
@@ -85,7 +85,7 @@ def test_every_model_and_data(model: str, data: str, data_root: Path) -> None:
     if fits(model, composed):
         play(composed)
     else:
-        with pytest.raises(mistakes.Mistake, match=REFUSALS):
+        with pytest.raises(messages.ConfigError, match=REFUSALS):
             build(composed["model"], "model")
 
 
@@ -114,7 +114,7 @@ def test_every_loss_on_two_updates_of_d(loss: str) -> None:
     """D learns from real and fake in turn, G twice; only a loss that compares both refuses."""
     composed = compose("model=acgan", f"loss={loss}", "model.separate=true", "model.g_steps=2", *TINY, *NARROW_ALL)
     if loss == "relativistic":
-        with pytest.raises(mistakes.Mistake, match=r"model\.separate: Relativistic compares"):
+        with pytest.raises(messages.ConfigError, match=r"model\.separate: Relativistic compares"):
             build(composed["model"], "model")
     else:
         assert {"loss/discriminator/real", "loss/discriminator/class_d"} <= play(composed).scalars.latest.keys()
@@ -127,10 +127,10 @@ HALVES = [(half, name) for half in ("generator", "discriminator") for name in op
 def test_every_half_with_another(half: str, name: str) -> None:
     shape = "data.shape=[1,8,8]" if name.startswith("mlp") or name in ("dcgan", "acgan") else "data.shape=[1,32,32]"
     other = "dcgan" if name != "dcgan" else "mlp"
-    composed = compose(f"model={other}", f"model/{half}={name}", shape, "model.width=0.04")
+    composed = compose(f"model={other}", f"model/{half}={name}", shape, "model.width_multiplier=0.04")
     system = build(composed["model"], "model")
     system.check_shapes(tuple(composed["data"]["shape"]))
-    with_classes = compose(f"model={other}", f"model/{half}={name}", shape, "model.width=0.04", "model.classes=10")
+    with_classes = compose(f"model={other}", f"model/{half}={name}", shape, "model.width_multiplier=0.04", "model.classes=10")
     conditional = build(with_classes["model"], "model")
     conditional.check_shapes(tuple(composed["data"]["shape"]))
     assert system.sample(2).shape == conditional.sample(2).shape == (2, *composed["data"]["shape"])
@@ -140,9 +140,11 @@ def test_every_half_with_another(half: str, name: str) -> None:
 @pytest.mark.parametrize("name", options("model/discriminator"))
 def test_every_encoder(name: str) -> None:
     shape = "data.shape=[1,8,8]" if name in ("mlp", "dcgan", "acgan") else "data.shape=[1,32,32]"
-    composed = compose("model=vae", f"model/discriminator@model.encoder={name}", shape, "model.width=0.04", "model.latent.dim=3")
+    composed = compose(
+        "model=vae", f"model/discriminator@model.encoder={name}", shape, "model.width_multiplier=0.04", "model.latent.dim=3"
+    )
     if name in ("patch", "projected", "unet", "fastgan"):
-        with pytest.raises(mistakes.Mistake, match=rf"^model\.encoder\.outputs: .*{name}.* has no such argument"):
+        with pytest.raises(messages.ConfigError, match=rf"^model\.encoder\.outputs: .*{name}.* has no such argument"):
             build(composed["model"], "model")
         return
     system = build(composed["model"], "model")
@@ -168,7 +170,7 @@ OTHERS = [
     ("model.g_steps", "2"),
     ("model.separate", "true"),
     ("data.replacement", "true"),
-    ("trainer.log_mean", "2"),
+    ("trainer.log_window", "2"),
     ("model.accumulate", "4"),
     ("model.clip_g", "0.1"),
     ("model.clip_d", "0.1"),

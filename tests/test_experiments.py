@@ -9,8 +9,8 @@ import pytest
 from conftest import TINY, Answer, data_overrides
 from test_composition import options
 
-from ganexp import checks, config
-from ganexp.build import check
+from ganexp.cli import checks, config
+from ganexp.cli.build import check
 
 DEFAULT_LOSS = {"_target_": "ganexp.losses.BCE", "real": 1.0, "fake": 0.0, "generator": 1.0, "weight": 1.0}
 SYSTEMS = ["sine_mlp", "mnist_mlp", "mnist_acgan", "mnist_cgan", "anime_dcgan", "celeba_dcgan", "celeba_vae", "cats_dcgan"]
@@ -44,7 +44,7 @@ def test_an_experiment_runs(name: str, cli: Callable[..., Answer], data_root: Pa
         data = checks.compose_checked([f"experiment={name}"]).data
     kinds = {"MNIST": "mnist", "CelebA": "celeba", "Cats": "cats", "Anime": "anime", "CIFAR10": "cifar10", "Folder": "folder"}
     option = kinds.get(data._target_.split(".")[-1], "made here")
-    answer = cli(f"experiment={name}", "model.width=0.04", *TINY, *data_overrides(option, data_root))
+    answer = cli(f"experiment={name}", "model.width_multiplier=0.04", *TINY, *data_overrides(option, data_root))
     assert answer.code == 0, answer.err
     run, record = answer.run, answer.record
     assert record["name"] == name and record["status"] == "finished" and record["steps"] == 3

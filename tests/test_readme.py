@@ -12,7 +12,8 @@ from typing import Any
 from conftest import NARROW, TINY, Answer
 from PIL import Image
 
-from ganexp import checks, config, mistakes, pictures
+from ganexp import pictures
+from ganexp.cli import checks, config, messages
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -108,8 +109,8 @@ def test_the_table_of_groups() -> None:
     rows = re.findall(r"^\| ((?:`[a-z_/]+`(?:, )?)+) \| (.*?) \|", README, re.M)
     table = {group: set(re.findall(r"`([a-z0-9_]+)`", told)) for groups, told in rows for group in re.findall(r"`(.+?)`", groups)}
     with config.config_tree():
-        groups = [g for g in mistakes.groups() if g != "experiment"]
-        there = {group: set(mistakes.options(group)) - {"gan"} for group in groups}
+        groups = [g for g in messages.groups() if g != "experiment"]
+        there = {group: set(messages.options(group)) - {"gan"} for group in groups}
     assert {group: table[group] for group in there} == there
 
 

@@ -15,9 +15,9 @@ from conftest import Answer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SHORT = [
-    "hardware=cpu", "data.batch_size=512", "trainer.log_every=1", "trainer.log_mean=3", "trainer.samples_every=2", "seed=5",
+    "hardware=cpu", "data.batch_size=512", "trainer.log_every=1", "trainer.log_window=3", "trainer.samples_every=2", "seed=5",
     "trainer.metrics_every=2", "trainer.checkpoint_every=2", "trainer.num_samples=10", "callbacks.metrics.num=32",
-    "model.width=0.05",
+    "model.width_multiplier=0.05",
 ]  # fmt: skip
 
 NOISY = ["loss.real=[0.8,1]", "loss.generator=[0.8,1]"]  # labels drawn for every sample

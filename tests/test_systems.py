@@ -124,7 +124,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"^g_steps: at least 1, not 0"):
         make_gan(g_steps=0)
     with pytest.raises(ValueError, match=r"^width: "):
-        make_gan(width=0.0)
+        make_gan(width_multiplier=0.0)
     make_gan(discriminator=mlp.Discriminator([2], [8], outputs=3)).check_shapes((2,))  # all adversarial
     for shape in ([4], [4, 0], [4, 1, 1], [3, 1]):
         with pytest.raises(ValueError, match=r"^the discriminator must give logits \[N, K\], not "):

@@ -114,7 +114,7 @@ def test_a_checkpoint_restores_the_same() -> None:
 
 @pytest.mark.parametrize("options", [["model=cdcgan"], ["model=dcgan", "regularizer=[r1,feature_matching]"]])
 def test_it_plays(options: list[str]) -> None:
-    play(compose(*options, "model/discriminator=unet", "loss=hinge", "model.width=0.04", *TINY))
+    play(compose(*options, "model/discriminator=unet", "loss=hinge", "model.width_multiplier=0.04", *TINY))
 
 
 @pytest.mark.parametrize("message, options", [
