@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer
-from test_composition import compose
+from helpers import compose
 from torch import Tensor
 
 from ganexp.augment import Pack

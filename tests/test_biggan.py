@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
-from test_resnet import PLAIN, Y, count, far, image
+from helpers import PLAIN, Y, compose, count, far, image, play
 from torch import nn
 from torch.nn.utils import parametrize
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer
-from test_composition import compose, play
+from helpers import compose, play
 from torch import Tensor, nn
 
 from ganexp.cli.build import build

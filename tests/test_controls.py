@@ -12,9 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import NARROW, TINY, Answer
-from test_game import Shift
-from test_resume import SHORT, kill_after, rows, same, state
-from test_step import fit, make_gan
+from helpers import SHORT, Shift, fit, kill_after, make_gan, rows, same, state
 from torch import nn
 
 from ganexp import losses, regularizers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Answer, data_overrides
-from test_composition import options
+from helpers import options
 
 from ganexp.cli import checks, config
 from ganexp.cli.build import check
@@ -38,7 +38,12 @@ def test_an_experiment_only_sets_what_every_option_has(name: str) -> None:
         assert any(note.endswith("has no use for the experiment's loss") for note in notes) == unused
 
 
-@pytest.mark.parametrize("name", options("experiment"))
+FEW = ("ring", "mnist_acgan", "celeba_vae", "cats_dcgan_plus")  # the others are slow
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in options("experiment")]
+)
 def test_an_experiment_runs(name: str, cli: Callable[..., Answer], data_root: Path) -> None:
     with config.config_tree():
         data = checks.compose_checked([f"experiment={name}"]).data

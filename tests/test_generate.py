@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer
-from test_step import fit, make_gan
-from test_systems import labelled, make_vae
+from helpers import fit, labelled, make_gan, make_vae
 from torch import Tensor, nn
 
 from ganexp.data.digits import Digits

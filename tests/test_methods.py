@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import NARROW_ALL, TINY, Answer, data_overrides
+from helpers import compose, kill_after, options, play, same, state
 from omegaconf import OmegaConf
-from test_composition import compose, options, play
-from test_resume import kill_after, same, state
 
 from ganexp.cli import config, messages
 from ganexp.cli.build import build

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
+from helpers import compose, play
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 

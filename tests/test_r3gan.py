@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
+from helpers import compose, play
 from torch import nn
 
 from ganexp.cli.build import build

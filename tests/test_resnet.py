@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
+from helpers import PLAIN, Y, compose, count, far, image, play
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -16,31 +14,6 @@ from ganexp.cli.build import build
 from ganexp.networks import dcgan, resnet
 from ganexp.networks.attention import SelfAttention
 from ganexp.networks.resnet import BatchNorm, Discriminator, Down, Generator, Up
-
-Y = torch.tensor([0, 1, 2])
-
-
-def count(make: Any, *arguments: Any, **options: Any) -> int:
-    """Trainable scalars of a network, of which only the shapes are made; spectral norm has none, and takes a while."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in make(*arguments, **options).parameters())
-
-
-PLAIN = {"spectral_norm": False}
-
-
-def image(side: int) -> tuple[int, int, int]:
-    return 3, side, side
-
-
-def far(network: nn.Module) -> nn.Module:
-    """Every parameter far from its start, biases and attention's gamma as well."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn_like(p))
-    return network
-
 
 # -- published sizes -----------------------------------------------------------------------------------------------------
 

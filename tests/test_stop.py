@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Answer
-from test_resume import rows, same, state
+from helpers import rows, same, state
 
 RUN = [
     "model=mlp", "data=sine", "hardware=cpu", "trainer.max_steps=3000", "trainer.log_every=1", "trainer.samples_every=1000",

@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Answer, data_overrides
+from helpers import MODELS, REGULARIZERS, SHORT, kill_after, rows, same, state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_composition import MODELS, REGULARIZERS
-from test_resume import SHORT, kill_after, rows, same, state
 
 from ganexp.runtime.restoring import read
 
