@@ -79,6 +79,15 @@ def test_what_is_padded_has_the_colour_of_the_background(tmp_path: Path) -> None
     assert (x[0, :, :4] == 255).all() and x[0, :, 10, 10].tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("size", [(3000, 10), (10, 3000), (2000, 1)])
+def test_a_thin_padded_picture_keeps_one_pixel(tmp_path: Path, size: tuple[int, int]) -> None:
+    for name in "ab":
+        Image.new("RGB", size, (1, 200, 3)).save(tmp_path / f"{name}.png")
+    x = folder(tmp_path, (3, 64, 64), fit="pad").x[0].permute(1, 2, 0)
+    line = x if size[0] > size[1] else x.transpose(0, 1)
+    assert line[32].unique(dim=0).tolist() == [[1, 200, 3]] and int((line != 0).any(2).any(1).sum()) == 1
+
+
 def test_no_colour_of_this_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^background: .*'blakc'"):
         folder(tmp_path, background="blakc")

@@ -205,6 +205,16 @@ def test_hashes_and_names() -> None:
     assert output_name("a.jpg", taken) not in taken
 
 
+def test_a_thin_padded_picture_keeps_one_pixel(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    Image.new("RGB", (3000, 10), (1, 200, 3)).save(tmp_path / "raw" / "a.png")
+    words = ["source=raw", "target=set", "size=64", "fit=pad", "min_size=0", "workers=1"]
+    answer = cli("task=prepare", *[f"task.{word}" for word in words])
+    assert answer.code == 0, answer.err
+    pixels = np.asarray(Image.open(tmp_path / "set" / "a.png"))
+    assert (pixels[32] == [1, 200, 3]).all() and (pixels != 0).any(2).sum() == 64
+
+
 def test_what_has_changed_is_prepared_anew(cli: Cli, photographs: Path) -> None:
     assert cli(*ALL).code == 0
     made = photographs.parent / "set" / "a.png"

@@ -40,11 +40,14 @@ def picture(content: bytes, mode: str, background: str = "black", enough: int | 
 
 def fitted(image: Image.Image, height: int, width: int, fit: Fit, background: str = "black") -> Image.Image:
     """Of this size, with antialiasing. Of another aspect the middle is cut out (`crop`), the rest is filled with `background`
-    (`pad`), or the picture is distorted (`squash`)."""
+    (`pad`), or the picture is distorted (`squash`). A padded picture keeps at least one pixel in its thin direction."""
     size, bicubic = (width, height), Image.Resampling.BICUBIC  # as clean-fid resizes (Parmar et al. 2022, arXiv:2104.11222)
     if fit == "crop":
         return ImageOps.fit(image, size, bicubic)
     if fit == "pad":
+        scale = min(width / image.width, height / image.height)
+        if min(image.size) * scale < 1:  # Pillow would round it to no pixel at all
+            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), bicubic)
         return ImageOps.pad(image, size, bicubic, color=background)
     return image.resize(size, bicubic)
 

@@ -71,7 +71,8 @@ class Folder(DataModule):
         source = self.open()
         chosen = self.chosen(source)
         channels, height, width = self.shape
-        recipe = {"version": 2, "shape": self.shape, "fit": self.fit, "background": self.background}
+        version = 3 if self.fit == "pad" else 2
+        recipe = {"version": version, "shape": self.shape, "fit": self.fit, "background": self.background}
         read = read_once(
             source,
             list(chosen),
