@@ -550,6 +550,29 @@ def test_inspect_other_data(data: str, picture: str, cli: Cli, tmp_path: Path) -
     assert len(list(tmp_path.glob(f"outputs/inspect/*/{picture}"))) == 1
 
 
+@pytest.mark.parametrize("task", ["inspect", "train"])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("data=folder data.unreadable=7", "data.unreadable: a share from 0 to 1, not 7"),
+        ("data=folder data.batch_size=1", "data.batch_size: at least 2, not 1"),
+        ("data=folder data.batch_size=many", "data.batch_size: 'many' is not of type int"),
+        ("data=cats data.least=-1", "data.least: at least 0 px, not -1"),
+        ("data=sine data.points=0", "data.points: at least 1, not 0"),
+        ("data=sine data.points_seed=-1", "data.points_seed: at least 0, not -1"),
+        ("data=ring data.points=-1", "data.points: at least 1, not -1"),
+        ("data=ring data.sigma=inf", "data.sigma: above 0 and finite, not inf"),
+        ("data=ring data.points_seed=-1", "data.points_seed: at least 0, not -1"),
+        ("data=stacked_mnist data.images_seed=-1", "data.images_seed: at least 0, not -1"),
+    ],
+)
+def test_inspect_checks_ranges_as_train_does(task: str, words: str, message: str, cli: Cli, tmp_path: Path) -> None:
+    write_images(tmp_path / "p", count=4)
+    root = ["data.root=p"] if words.startswith(("data=folder", "data=cats", "data=stacked")) else []
+    answer = cli(f"task={task}", *words.split(), *root)
+    assert answer.code == 2 and answer.err == f"ganexp: {message}\n" and not (tmp_path / "outputs").exists()
+
+
 def test_inspect_reads_no_more_than_it_says(cli: Cli) -> None:
     answer = cli("task=inspect", "model=mlp")
     assert answer.code == 2 and "model: not used by task=inspect" in answer.err

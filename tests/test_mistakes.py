@@ -78,7 +78,7 @@ MISTAKES = [
     ("metrics=[kid] metrics.kid.subsets=0", "subsets, subset_size: at least 1"),
     ("metrics=[prdc] metrics.prdc.k=0", "metrics.prdc.k: at least 1 neighbour"),
     ("extractor=inceptoin", "extractor=inceptoin: there is no such option; did you mean inception?"),
-    ("model=mlp data=ring data.sigma=0", "data.sigma: above 0, not 0"),
+    ("model=mlp data=ring data.sigma=0", "data.sigma: above 0 and finite, not 0"),
     ("model=mlp data=grid data.classes=3", "data.centres: one of shape [2] for each of 3 classes"),
     ("task=evaluate", "run: required by task=evaluate: run=outputs/NAME/TIME, run=latest, or run=FILE.ckpt; or two folders"),
     ("task=evaluate task.real=a", "task.real: two folders are compared: task.real=FOLDER task.fake=FOLDER"),

@@ -218,6 +218,8 @@ class Cats(Faces):
         replacement: bool = False,
     ):
         super().__init__(root, shape, classes, batch_size, seed, fit, background, unreadable, replacement)
+        if least < 0:
+            raise ValueError(f"least: at least 0 px, not {least}")
         self.least = least
         self.annotations: dict[str, str] = {}
 

@@ -32,10 +32,10 @@ class Inspect:
     def __init__(self, config: dict[str, Any], run_dir: Path):
         self.run_dir = run_dir
         quiet()
-        node = {**config["data"], "batch_size": 2}  # a few samples are worth a look too
-        if "unreadable" in node:
-            node["unreadable"] = 1.0
-        self.data: DataModule = build(node, "data")
+        self.data: DataModule = build(config["data"], "data")  # which refuses what a training would
+        self.data.batch_size = 2  # a few samples are worth a look too
+        if isinstance(self.data, Folder):
+            self.data.unreadable = 1.0
         load(self.data, "data")
 
     def run(self) -> None:
