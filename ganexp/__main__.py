@@ -26,7 +26,7 @@ def main() -> None:
     # cores took 146 s so and 12 s with this; one alone, 8 s and 9 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
-    sys.argv[1:] = config.with_home(sys.argv[1:])
+    sys.argv[1:] = config.with_colours(config.with_home(sys.argv[1:]))
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print the whole usage
     try:

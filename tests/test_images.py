@@ -93,6 +93,44 @@ def test_no_colour_of_this_name(tmp_path: Path) -> None:
         folder(tmp_path, background="blakc")
 
 
+@pytest.mark.parametrize("text", ["#00ff7f", "00ff7f", "springgreen", "'#00ff7f'", "#0f8", "112233", "000000", "1e1000"])
+@pytest.mark.parametrize("task", ["inspect", "prepare"])
+def test_colours_need_no_quotes_on_the_command_line(task: str, text: str, cli: Cli, tmp_path: Path) -> None:
+    """Hydra reads # as nothing, 112233 as a whole number, 1e1000 as infinite."""
+    Image.new("RGB", (20, 10), "white").save(tmp_path / "a.png")
+    key = "data" if task == "inspect" else "task"
+    inspect = ["data=folder", "data.root=.", "data.shape=[3,20,20]"]
+    prepare = ["task.source=a", "task.target=set", "task.size=20", "task.min_size=0", "task.workers=1"]
+    words = [*(inspect if task == "inspect" else prepare), f"{key}.background={text}", f"{key}.fit=pad"]
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (20, 10), "white").save(tmp_path / "a" / "a.png")
+    answer = cli(f"task={task}", *words)
+    assert answer.code == 0, answer.err
+    seen = Image.open(tmp_path / "set" / "a.png" if task == "prepare" else max(tmp_path.glob("outputs/*/*/thumbnails.png")))
+    colours = {"#0f8": (0, 255, 136), "112233": (17, 34, 51), "000000": (0, 0, 0), "1e1000": (30, 16, 0)}
+    assert colours.get(text, (0, 255, 127)) in [colour for _, colour in seen.convert("RGB").getcolors(10**6) or []]
+
+
+def test_colours_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
+    write_images(tmp_path / "p", count=4)
+    answer = cli("-m", "task=inspect", "data=folder", "data.root=p", "data.background=#00ffff,112233,white")
+    assert answer.code == 0 and "all 3 jobs finished" in answer.out, answer.err
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("#00fff", "data.background: a colour's name or #rrggbb, not '#00fff'"),
+        ("Whiet", "data.background: a colour's name or #rrggbb, not 'Whiet'; did you mean white?"),
+        ("12345", "data.background: 12345 is not of type str; text in quotes: data.background=\"'rrggbb'\" on the command line"),
+        ("null", "data.background: None is not of type str; in YAML, # begins a comment: write '#rrggbb' in quotes"),
+    ],
+)
+def test_what_is_no_colour(text: str, message: str, cli: Cli, tmp_path: Path) -> None:
+    answer = cli("task=inspect", "data=folder", "data.root=.", f"data.background={text}")
+    assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}"), answer.err
+
+
 def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
     write_images(tmp_path, count=4)
     for name in (".thumbs/a.png", "__MACOSX/._000.jpg", "._001.png"):

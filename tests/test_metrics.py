@@ -358,7 +358,10 @@ def test_the_classifier_learns_the_labels_once(cache: Path) -> None:
 def test_a_classifier_that_is_trained_is_said(cli: Callable[..., Answer], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the beginning and at the end, with the seconds; on a terminal by a bar; in the log, which is opened later, too."""
     words = [*TINY, *NARROW["cdcgan"], "metrics=[fid]", "extractor=classifier", "extractor.steps=3"]
-    begun, ended = "classifier: training on the data's labels, 3 steps", r"classifier: trained on the data's labels in \d+\.\d s, reads "
+    begun, ended = (
+        "classifier: training on the data's labels, 3 steps",
+        r"classifier: trained on the data's labels in \d+\.\d s, reads ",
+    )
     answer = cli(*words)
     assert answer.err.count(begun) == 1 and len(re.findall(ended, answer.err)) == 1, answer.err
     text = (answer.run / "log.txt").read_text()

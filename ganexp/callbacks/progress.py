@@ -14,8 +14,8 @@ from ganexp.callbacks.log import due
 
 
 class Progress(pl.Callback):
-    """Steps, time left, the last losses, mean images/s: on a terminal a bar, drawn twice a second; elsewhere, in a file or a pipe,
-    a line whenever scalars are logged."""
+    """Steps, time left, the last losses, mean images/s: on a terminal a bar, drawn twice a second; elsewhere (a file, a pipe) a
+    line whenever scalars are logged."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None

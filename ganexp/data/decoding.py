@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import re
 from typing import Literal
@@ -58,9 +59,12 @@ def as_array(image: Image.Image) -> np.ndarray:
 
 
 def checked_colour(name: str) -> str:
-    """Raises ValueError for what is no colour."""
+    """The colour as Pillow reads it: six hexadecimal digits need no #. Raises ValueError for what is no colour."""
+    colour = f"#{name}" if re.fullmatch("[0-9a-fA-F]{6}", name) else name
     try:
-        ImageColor.getrgb(name)
+        ImageColor.getrgb(colour)
     except ValueError as error:
-        raise ValueError(f"background: a colour's name or #rrggbb, not {name!r}") from error
-    return name
+        close = difflib.get_close_matches(name.lower(), ImageColor.colormap, 1, 0.6)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"background: a colour's name or #rrggbb, not {name!r}{hint}") from error
+    return colour

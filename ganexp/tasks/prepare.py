@@ -34,7 +34,8 @@ class Prepare:
     own names; so that folders stay classes.
 
     `duplicates`: the greatest number of the 64 bits of two perceptual hashes that may differ for the second picture to be left
-    out, or of flat pictures, of which these hashes say nothing, any difference at all; null keeps all. Interrupted, it goes on where it was, and what has changed in `source` since is prepared anew. The
+    out; flat pictures, of which these hashes say nothing, are only where their pixels are equal; null keeps all.
+    Interrupted, it goes on where it was, and what has changed in `source` since is prepared anew. The
     report, `report.json` in the run folder, says of every picture what became of it; a sheet shows those that were kept, and one
     for each reason those that were not. The other arguments: see Settings, and conf/task/prepare.yaml for what null means. Raises
     ValueError for settings that make no sense, a missing library, and a target that contains something else.
@@ -63,10 +64,10 @@ class Prepare:
         if len(sides) != 2 or not all(type(px) is int and px > 0 for px in sides):
             raise ValueError(f"size: px, or [height, width], not {size!r}")
         min_size = min(sides) if min_size is None else min_size
+        background = checked_colour(background)
         self.settings = Settings(
             detect, margin, align, min_size, colour_only, min_sharpness, (sides[0], sides[1]), fit, background
         )
-        checked_colour(background)
         try:
             self.source = pictures_in(self.root)
         except FileNotFoundError as error:
