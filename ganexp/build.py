@@ -140,8 +140,23 @@ def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] |
     hints = type_hints(made)
     for key in node.keys() & hints.keys():
         if not fits(node[key], hints[key]) and not (node[key] is None and parameters[key].default is None):
+            if choices := choices_of(hints[key]):
+                raise Mistake(f"{path}.{key}: {node[key]!r} is no choice{nearest(str(node[key]), choices)}")
             hint = quoted(f"{path}.{key}", node[key], hints[key])
             raise Mistake(f"{path}.{key}: {node[key]!r} is not of type {spelled(hints[key])}{hint}")
+
+
+def choices_of(hint: Any) -> list[str]:
+    """The words of a Literal, perhaps beside null; none for other types."""
+    found: list[str] = []
+    for each in typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]:
+        if typing.get_origin(each) is typing.Literal:
+            found += ["null" if value is None else str(value) for value in typing.get_args(each)]
+        elif each is type(None):
+            found.append("null")
+        else:
+            return []
+    return found
 
 
 def quoted(key: str, value: Any, hint: Any) -> str:

@@ -418,7 +418,9 @@ def test_attributes_are_labels(celeba: Path) -> None:
     both = faces(celeba, ["Male", "Smiling"])
     assert "classes: 0 none of them, 1 Smiling, 2 Male, 3 Male + Smiling" in both.notes
     assert both.y.tolist() == [2 * (k > 5) + k % 2 for k in range(1, 11)]
-    with pytest.raises(ValueError, match=r"^attributes: Smilling is none of CelebA's: Smiling, Male, Young"):
+    with pytest.raises(
+        ValueError, match=r"^attributes: Smilling is none of CelebA's; did you mean Smiling\? \(there are: Smiling, Male, Young"
+    ):
         faces(celeba, ["Smilling"])
 
 
@@ -670,11 +672,57 @@ def test_a_name_that_is_not_utf8(tmp_path: Path, cache: Path) -> None:
         assert folder(tmp_path / "p", unreadable=0.5).left_out.keys() == {name}
 
 
+def test_a_label_that_is_nearly_another(tmp_path: Path) -> None:
+    write_images(tmp_path, count=8)
+    names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
+    rows = [
+        f"{name},{kind}\n" for name, kind in zip(names, ["cat", "dog", "cat", "dog", "Cat", "bird", "dog", "bird"], strict=True)
+    ]
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(rows))
+    with pytest.raises(
+        ValueError, match=r"classes: 3, but labels\.csv .* name 4: Cat, bird, .*; line 6, .*: 'Cat'; did you mean cat\?"
+    ):
+        folder(tmp_path, classes=3)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("data=folder data.fit=Crop", "data.fit: 'Crop' is no choice; did you mean crop? (there are: crop, pad, squash)"),
+        ("data=folder data.fit=SQUASH", "data.fit: 'SQUASH' is no choice; did you mean squash?"),
+        (
+            "data=celeba data.split=Train",
+            "data.split: 'Train' is no choice; did you mean train? (there are: all, test, train, valid)",
+        ),
+        (
+            "task=prepare task.source=p task.target=set task.detect=Cat_face",
+            "task.detect: 'Cat_face' is no choice; did you mean cat_face?",
+        ),
+        ("callbacks.watchdog.on_nan=Stop", "callbacks.watchdog.on_nan: 'Stop' is no choice; did you mean stop?"),
+        ("data=Digits", "data=Digits: there is no such option; did you mean digits?"),
+        ("data=DIGITS", "data=DIGITS: there is no such option; did you mean digits?"),
+    ],
+)
+def test_choices_in_the_wrong_case(words: str, message: str, cli: Cli, tmp_path: Path) -> None:
+    write_images(tmp_path / "p", count=4)
+    answer = cli(*words.split(), *(["data.root=p"] if words.startswith(("data=folder", "data=celeba")) else []))
+    assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}") and answer.err.count("\n") == 1, answer.err
+
+
 def test_labels_that_make_no_sense(tmp_path: Path) -> None:
     write_images(tmp_path, count=4)
     for content, message in (
         ("file,label\n000.jpg,1\n000.jpg,2\n", "line 3 gives 000.jpg a second label"),
-        ("file,label\n000.jpg,\n", "line 2 lacks a file or a label"),
+        ("file,label\n000.jpg,\n", "labels.csv: line 2, 000.jpg: has no label"),
+        ("file,label\n000.jpg,1\n002.png,  \n", "labels.csv: line 3, 002.png: has no label"),
+        ("file,label\n000.jpg\n", "labels.csv: line 2, 000.jpg: has no label"),
+        ("file,label\n,1\n", "labels.csv: line 2 names no file; a line is FILE,LABEL"),
+        ("", "its first line must name the columns file and label; it is empty"),
+        (",label\n", "columns file and label, not '', 'label'"),
+        ("flie,label\n", "columns file and label, not 'flie', 'label'; did you mean file by 'flie'?"),
+        ("file,Label\n", "not 'file', 'Label'; did you mean label by 'Label'?"),
+        ("file;label\n", "not 'file;label'; they are separated by commas"),
+        ("file,label\n000.jpg,0\n002.png,12\n", "name 2: 0, 12; line 3, 002.png: 12 is not from 0 to 4"),
         ("file,label\n000.jpg,caf\xe9\n", "cannot be read"),
         ("file,label\n000.jpg,1\n002.png,01\n", "spell one number in two ways"),
     ):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import PIL
@@ -22,7 +22,8 @@ from ganexp.data.sources import Source, pictures_in
 Box = tuple[float, float, float, float]  # left, upper, width, height in px
 CASCADES = {"cat_face": "haarcascade_frontalcatface_extended.xml", "human_face": "haarcascade_frontalface_default.xml"}
 FLAT = 2.0  # levels of 0 to 255
-DETECTORS = [*CASCADES, "anime_face", "none"]
+Detector = Literal["cat_face", "human_face", "anime_face", "none"]
+DETECTORS = get_args(Detector)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ganexp import pictures
 from ganexp.data.decoding import UNREADABLE, Fit, checked_colour, fitted, picture
 from ganexp.data.parallel import in_parallel
-from ganexp.data.preparing import Prepared, Settings, detector, perceptual_hash, prepare
+from ganexp.data.preparing import Detector, Prepared, Settings, detector, perceptual_hash, prepare
 from ganexp.data.sources import Source, Tree, is_picture, pictures_in
 from ganexp.files import replace, write_json
 from ganexp.mistakes import Mistake
@@ -48,7 +48,7 @@ class Prepare:
         source: str,
         target: str,
         size: int | Sequence[int] = 128,
-        detect: str = "none",
+        detect: Detector = "none",
         margin: float = 0.2,
         align: bool = True,
         min_size: int | None = None,
