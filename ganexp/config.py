@@ -255,7 +255,7 @@ def with_colours(words: Sequence[str]) -> list[str]:
 
 def with_home(words: Sequence[str]) -> list[str]:
     """`data.root=~/photos` with the home folder in place: neither the shell nor Hydra's grammar puts it there."""
-    return [word.replace("=~/", f"={Path.home()}/", 1) for word in words]
+    return [word.replace("=~/", f"={Path.home().as_posix()}/", 1) for word in words]
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

@@ -52,6 +52,8 @@ def spawn(
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received = received or number
+        if sys.platform == "win32":  # where a signal to a process kills it, and its console tells all of them of Ctrl-C
+            return
         for pid in workers.pids():
             with suppress(ProcessLookupError):  # one that has ended
                 os.kill(pid, signal.SIGTERM)
@@ -99,7 +101,7 @@ def worker(
     if local_rank == 0:
         console = logging.StreamHandler(sys.stdout)
         console.setLevel(logging.WARNING)  # as in the run's first process, conf/config.yaml
-        file = logging.FileHandler(run_dir / "log.txt")
+        file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
         logging.basicConfig(handlers=[file, console], level=logging.INFO, format="%(message)s")
     Train(config, run_dir, checkpoint, allowed).fit()
 
