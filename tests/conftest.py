@@ -24,9 +24,11 @@ from torchvision import datasets
 
 from ganexp.cli.main import main
 
-# Three steps of a shrunk model, with a picture, a metric and a checkpoint in the middle and at the end.
+# Three steps of a shrunk model, in the same precision on every machine; a picture, a metric and a checkpoint in the middle and
+# at the end.
 TINY = [
     "hardware=cpu",
+    "hardware.precision=32-true",
     "trainer.max_steps=3",
     "trainer.log_every=1",
     "trainer.samples_every=2",

@@ -78,7 +78,8 @@ def play(composed: dict[str, Any], precision: Any = "32-true") -> pl.LightningMo
 
 
 SHORT = [
-    "hardware=cpu", "data.batch_size=512", "trainer.log_every=1", "trainer.log_window=3", "trainer.samples_every=2", "seed=5",
+    "hardware=cpu", "hardware.precision=32-true",
+    "data.batch_size=512", "trainer.log_every=1", "trainer.log_window=3", "trainer.samples_every=2", "seed=5",
     "trainer.metrics_every=2", "trainer.checkpoint_every=2", "trainer.num_samples=10", "callbacks.metrics.num=32",
     "model.width_multiplier=0.05",
 ]  # fmt: skip

@@ -162,7 +162,7 @@ OTHERS = [
 def test_every_other_option(key: str, value: str, cli: Callable[..., Answer]) -> None:
     shrink = [o for o in TINY if not (key == "callbacks" and o.startswith("callbacks."))]
     narrow = {"model/discriminator": NARROW["dcgan"][:1], "model/generator": NARROW["dcgan"][1:]}.get(key, NARROW["dcgan"])
-    answer = cli(f"{key}={value}", *shrink, *narrow)
+    answer = cli(*shrink, *narrow, f"{key}={value}")
     assert answer.code == 0, answer.err
     assert answer.record["status"] == "finished" and answer.record["steps"] == 3
 

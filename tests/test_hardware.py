@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from conftest import NARROW, TINY, Answer
 
 from ganexp.cli.build import build
+from ganexp.runtime.trainer import choose_precision
 from ganexp.tasks.train import seed_all
 
 # Notes on every rank what it drew and was given, and where its weights ended.
@@ -166,10 +168,45 @@ def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bf16_on_the_cpu(tmp_path: Path) -> None:
-    process = start(tmp_path, "ganexp", "hardware=cpu", "hardware.precision=bf16-mixed", *OVERRIDES, *NARROW["cdcgan"])
+    process = start(tmp_path, "ganexp", "hardware=cpu", *OVERRIDES, *NARROW["cdcgan"], "hardware.precision=bf16-mixed")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     record = Answer(0, out, "", tmp_path).record
     assert record["hardware"]["precision"] == "bf16-mixed"
     weights = torch.load(tmp_path / "rank0.pt", weights_only=False)["weights"]
     assert all(w.dtype == torch.float32 and w.isfinite().all() for w in weights.values() if w.is_floating_point())
+
+
+# -- precision ---------------------------------------------------------------------------------------------------------
+
+CPU = {"accelerator": "cpu", "precision": "auto"}
+
+
+@pytest.mark.parametrize("amx, avx, native", [(True, False, True), (False, True, True), (False, False, False)])
+def test_auto_is_bf16_for_images_where_the_cpu_computes_in_it(
+    amx: bool, avx: bool, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
+    assert choose_precision(CPU, [3, 64, 64])[0] == ("bf16-mixed" if native else "32-true")
+    assert choose_precision(CPU, [2]) == ("32-true", "auto: for points")
+    assert choose_precision({**CPU, "precision": "32-true"}, [3, 64, 64]) == ("32-true", "")
+    emulated = choose_precision({**CPU, "precision": "bf16-mixed"}, [3, 64, 64])
+    assert emulated == ("bf16-mixed", "" if native else "emulated here, several times slower than 32-true")
+
+
+def test_a_torch_that_does_not_say_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert choose_precision(CPU, [3, 64, 64]) == ("32-true", "auto: no native bfloat16 here")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_the_precision_is_announced_and_another_one_noted(native: bool, cli: Callable[..., Answer], monkeypatch: Any) -> None:
+    monkeypatch.setattr("ganexp.runtime.trainer.has_bf16", lambda node: native)
+    answer = cli(*TINY, *NARROW["cdcgan"], "hardware.precision=auto")
+    precision = "bf16-mixed" if native else "32-true"
+    assert answer.record["hardware"]["precision"] == precision and f"{precision} (auto: " in answer.out
+    monkeypatch.setattr("ganexp.runtime.trainer.has_bf16", lambda node: not native)
+    answer = cli("task=resume", f"run={answer.run}", "trainer.max_steps=4")
+    assert answer.code == 0 and f"instead of {precision}: no longer bit for bit" in answer.out

@@ -141,7 +141,8 @@ def test_methods_together(mix: str, precision: str) -> None:
 # -- resuming ----------------------------------------------------------------------------------------------------------
 
 QUICK = [
-    "hardware=cpu", "trainer.max_steps=6", "trainer.checkpoint_every=3", "trainer.log_every=1", "data.batch_size=8",
+    "hardware=cpu", "hardware.precision=32-true",
+    "trainer.max_steps=6", "trainer.checkpoint_every=3", "trainer.log_every=1", "data.batch_size=8",
     "callbacks=[checkpoint]", "metrics=[]", "logger=[csv]", "callbacks.checkpoint.keep=9", *NARROW_ALL,
 ]  # fmt: skip
 LENGTHS = ["anneal.r1.images=40", "anneal.beta2_g.images=40", "anneal.beta2_d.images=40", "anneal.ema.images=40"]

@@ -405,14 +405,23 @@ def test_the_classifier_needs_labels() -> None:
 
 @pytest.mark.parametrize(
     "shape, classes, name",
-    [((1, 8, 8), 2, "classifier"), ((1, 8, 8), 0, "random"), ((2,), 0, "pixels"), ((2,), 8, "pixels"), ((1, 2, 2), 2, "random")],
-)
-def test_the_fitting_extractor(shape: tuple[int, ...], classes: int, name: str, cache: Path) -> None:
+    [
+        ((1, 8, 8), 2, "classifier"), ((1, 8, 8), 0, "random"), ((2,), 0, "pixels"), ((2,), 8, "pixels"), ((1, 2, 2), 2, "random"),
+        ((3, 8, 8), 0, "lite0"), ((4, 8, 8), 2, "lite0"),
+    ],
+)  # fmt: skip
+def test_auto_extractor_needs_no_download(shape: tuple[int, ...], classes: int, name: str, cache: Path) -> None:
     extractor = AutoExtractor()
     x = torch.randint(256, (64, *shape)).to(torch.uint8) if len(shape) == 3 else torch.rand(64, *shape)
     extractor.setup(facts(x, torch.arange(64) % max(classes, 1), classes))
     assert extractor.name == name == FID(extractor).name.removeprefix("fid/")
     assert extractor(torch.rand(3, *shape))["features"].shape[0] == 3
+
+
+def test_auto_extractor_reads_stacked_channels_one_by_one(cache: Path) -> None:
+    extractor = AutoExtractor()
+    extractor.setup(facts(torch.randint(256, (64, 3, 8, 8)).to(torch.uint8), torch.arange(64) % 8, 8, by_channel=True))
+    assert extractor.name == "classifier"
 
 
 # -- Inception, with random weights in the real file's layout ------------------------------------------------------------

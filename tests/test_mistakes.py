@@ -115,7 +115,7 @@ MISTAKES = [
     # hardware that is not there
     ("hardware=tpu", "hardware=tpu: there is no such option; did you mean gpu?"),
     ("hardware.accelerator=quantum", "hardware: You selected an invalid accelerator name"),
-    ("hardware.precision=17", "hardware.precision: 17; choose one of 32-true, bf16-mixed, 16-mixed"),
+    ("hardware.precision=17", "hardware.precision: 17; choose one of auto, 32-true, bf16-mixed, 16-mixed"),
     ("hardware=multinode", "torchrun --nnodes=2"),
     ("hardware=ddp_cpu +hardware.num_nodes=2", "hardware.num_nodes: several machines are started by torchrun"),
     # data and files that are not there, or not what they should be

@@ -133,7 +133,8 @@ def litter(run: Path) -> list[str]:
 
 STEPS = 4000  # rows reach metrics.csv by the hundred: a run that goes on makes at least so many
 LONG = [
-    "data=digits", "model=cdcgan", "model.width_multiplier=0.25", "hardware=cpu", "regularizer=[r1]", "regularizer.r1.every=4",
+    "data=digits", "model=cdcgan", "model.width_multiplier=0.25", "hardware=cpu", "hardware.precision=32-true",
+    "regularizer=[r1]", "regularizer.r1.every=4",
     "augment=[flip]", f"trainer.max_steps={STEPS}", "trainer.log_every=1", "trainer.samples_every=500",
     "trainer.metrics_every=500", "trainer.checkpoint_every=20", "callbacks.metrics.num=200",
 ]  # fmt: skip
@@ -213,7 +214,9 @@ def test_killed_thirty_times(tmp_path: Path) -> None:
 
 
 HEAVY = [
-    "data=digits", "data.batch_size=512", "model=cdcgan", "model.width_multiplier=0.5", "hardware=cpu", "regularizer=[r1]",
+    "data=digits", "data.batch_size=512", "model=cdcgan", "model.width_multiplier=0.5", "hardware=cpu",
+    "hardware.precision=32-true",
+    "regularizer=[r1]",
     "trainer.max_steps=40", "trainer.log_every=1", "trainer.samples_every=10", "trainer.metrics_every=10",
     "trainer.checkpoint_every=4", "callbacks.metrics.num=64",
 ]  # fmt: skip
@@ -252,7 +255,8 @@ def test_stopped_in_every_way(tmp_path: Path) -> None:
 # -- no room, no right ------------------------------------------------------------------------------------------------
 
 SINE = [
-    "model=mlp", "data=sine", "hardware=cpu", "trainer.log_every=1", "trainer.samples_every=20", "trainer.metrics_every=20",
+    "model=mlp", "data=sine", "hardware=cpu", "hardware.precision=32-true",
+    "trainer.log_every=1", "trainer.samples_every=20", "trainer.metrics_every=20",
     "trainer.checkpoint_every=10", "callbacks.metrics.num=32", "model.width_multiplier=0.05", "trainer.max_steps=80",
 ]  # fmt: skip
 
@@ -416,7 +420,8 @@ def check_constant(counts: np.ndarray) -> None:
 def test_a_long_run_does_not_grow(tmp_path: Path) -> None:
     """20,000 steps: the same memory, files and threads after the first 5,000."""
     run = Run(
-        tmp_path, "model=mlp", "data=sine", "hardware=cpu", "model.width_multiplier=0.25",
+        tmp_path, "model=mlp", "data=sine", "hardware=cpu", "hardware.precision=32-true",
+    "model.width_multiplier=0.25",
         "trainer.max_steps=20000", "trainer.log_every=50",
         "trainer.samples_every=500", "trainer.metrics_every=500", "trainer.checkpoint_every=500", "callbacks.metrics.num=500",
         *watched(tmp_path, 1000), f"hydra.run.dir={tmp_path / 'run'}",
@@ -456,7 +461,8 @@ def test_a_hundred_jobs_leave_nothing_behind(tmp_path: Path) -> None:
     work.mkdir()
     shared = set(os.listdir("/dev/shm"))
     run = Run(
-        work, "-m", "seed=range(0,100)", "model=mlp", "data=sine", "hardware=cpu", "model.width_multiplier=0.05",
+        work, "-m", "seed=range(0,100)", "model=mlp", "data=sine", "hardware=cpu", "hardware.precision=32-true",
+    "model.width_multiplier=0.05",
         "trainer.max_steps=2",
         "trainer.num_samples=4", "callbacks.metrics.num=32", *watched(work, 2), TMPDIR=str(temporary),
     )  # fmt: skip

@@ -20,8 +20,10 @@ from ganexp.systems.base import System
 log = logging.getLogger(__name__)
 
 
-def announcement(config: dict[str, Any], system: System, data: DataModule, trainer: pl.Trainer, run_dir: Path) -> str:
-    """What is about to happen."""
+def announcement(
+    config: dict[str, Any], system: System, data: DataModule, trainer: pl.Trainer, precision_reason: str, run_dir: Path
+) -> str:
+    """What is about to happen. `precision_reason`: why the trainer has its precision, or nothing."""
     sizes = {name: f"{count(network):,}" for name, network in system.networks().items()}
     model = config["model"]
     nodes = [model.get("loss"), *model.get("regularizers", {}).values(), *model.get("augment", {}).values()]
@@ -30,12 +32,13 @@ def announcement(config: dict[str, Any], system: System, data: DataModule, train
     root = trainer.strategy.root_device
     device = torch.cuda.get_device_name(root) if root.type == "cuda" else root.type
     processes = f"{trainer.world_size} × " if trainer.world_size > 1 else ""
+    precision = f"{trainer.precision} ({precision_reason})" if precision_reason else trainer.precision
     rows = {
         "model": f"{config['name']}: " + ", ".join(f"{name} {size} parameters" for name, size in sizes.items()),
         "game": " + ".join(parts),
         "data": f"{type(data).__name__}, {len(data.x):,} {kind} {'×'.join(map(str, data.shape))}",
         "steps": f"{trainer.max_steps:,} of {data.batch_size} {kind}",
-        "device": f"{processes}{device}, {trainer.precision}, {torch.get_num_threads()} threads",
+        "device": f"{processes}{device}, {precision}, {torch.get_num_threads()} threads",
         "run folder": shown(run_dir),
     }
     return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())

@@ -15,7 +15,7 @@ from ganexp.cli.build import build, one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.systems.ranks import Ranks
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # the weights stay in float32: penalties need it
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # the weights stay in float32: penalties need it
 MANUAL = {
     "gradient_clip_val": "each network has its own: model.clip_g, model.clip_d",
     "gradient_clip_algorithm": "by norm, model.clip_g and model.clip_d",
@@ -43,6 +43,8 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
     precision = node.get("precision", "32-true")
     if precision not in PRECISIONS:
         raise ConfigError(f"hardware.precision: {precision}; choose one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        node = {**node, "precision": "32-true"}  # of a task that does not train
     if node.get("accelerator") in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ConfigError(
             "hardware.accelerator: this machine has no GPU that torch can use (torch.cuda.is_available() is False): "
@@ -65,8 +67,35 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
     return trainer
 
 
+def choose_precision(node: dict[str, Any], shape: Sequence[int]) -> tuple[str, str]:
+    """The precision to train in, and a few words on why, for samples of this shape.
+
+    `auto` is bf16-mixed for images where the hardware computes in bfloat16, and 32-true elsewhere. Points need float32: near 1,
+    bfloat16 has steps of 0.008.
+    """
+    precision, native = node.get("precision", "32-true"), has_bf16(node)
+    if precision == "bf16-mixed" and not native:
+        return precision, "emulated here, several times slower than 32-true"
+    if precision != "auto":
+        return precision, ""
+    if len(shape) != 3:
+        return "32-true", "auto: for points"
+    return ("bf16-mixed", "auto: native here") if native else ("32-true", "auto: no native bfloat16 here")
+
+
+def has_bf16(node: dict[str, Any]) -> bool:
+    """Whether the device that the node asks for computes in bfloat16, rather than emulate it."""
+    if torch.cuda.is_available() and node.get("accelerator") != "cpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.mps.is_available() and node.get("accelerator") != "cpu":
+        return False
+    # torch has no public question for these two.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+
+
 def device(node: dict[str, Any]) -> torch.device:
-    """The first device the node asks for. Raises ConfigError under torchrun: drawing and measuring take one process."""
+    """The first device the node asks for. Raises ConfigError under torchrun: sampling and measuring take one process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("hardware: this task runs in one process; start it without torchrun")
     return make_trainer(node, {"logger": False}).strategy.root_device

@@ -13,6 +13,7 @@ from ganexp.cli.build import OURS, one_line
 from ganexp.cli.checks import check_nodes
 from ganexp.cli.config import OF_THE_CALL, TYPED
 from ganexp.cli.messages import ConfigError
+from ganexp.files import read_json
 from ganexp.runtime.processes import external
 from ganexp.runtime.restoring import OtherFormat, read
 from ganexp.tasks.train import Train
@@ -66,6 +67,9 @@ class Resume:
         ranks = len(content["random"]) if content else self.train.trainer.world_size
         if ranks != self.train.trainer.world_size:
             self.notes.append(f"on {self.train.trainer.world_size} devices instead of {ranks}: no longer bit for bit")
+        precision = read_json(run_dir / "run.json").get("hardware", {}).get("precision")
+        if content and precision not in (None, self.train.trainer.precision):
+            self.notes.append(f"in {self.train.trainer.precision} instead of {precision}: no longer bit for bit")
 
     def run(self) -> int:
         """The exit code, see Train.run."""

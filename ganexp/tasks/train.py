@@ -34,7 +34,7 @@ from ganexp.runtime import processes
 from ganexp.runtime.console import announcement, closing, count, quiet, shown
 from ganexp.runtime.memory import keep_freed_memory
 from ganexp.runtime.restoring import step_of, transfer
-from ganexp.runtime.trainer import make_trainer
+from ganexp.runtime.trainer import choose_precision, make_trainer
 from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,9 @@ class Train:
         for name, logger in loggers.items():
             if not isinstance(logger, Logger):
                 raise ConfigError(f"logger.{name}: {type(logger).__name__} is not a Lightning logger")
+        precision, self.precision_reason = choose_precision(config["hardware"], self.data.shape)
         trainer = make_trainer(
-            config["hardware"],
+            {**config["hardware"], "precision": precision},
             {
                 "max_steps": training["max_steps"],
                 "max_epochs": -1,
@@ -129,7 +130,7 @@ class Train:
         if rank_zero:
             text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
             replace(self.run_dir / "config.yaml", lambda file: file.write(text.encode()))
-            text = announcement(self.config, self.system, self.data, self.trainer, self.run_dir)
+            text = announcement(self.config, self.system, self.data, self.trainer, self.precision_reason, self.run_dir)
             print(text, flush=True)
             log.info(text)
             for note in [f"data: {note}" for note in self.data.notes] + self.notes:
