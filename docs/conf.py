@@ -26,7 +26,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"ganexp {release}"
 html_show_copyright = False
-highlight_language = "python"
+highlight_language = "none"  # blocks say what they are
 
 myst_heading_anchors = 4  # as GitHub makes them
 myst_enable_extensions: list[str] = []

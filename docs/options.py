@@ -2,8 +2,8 @@
 
     python docs/options.py
 
-Reads the YAML files and the docstrings of the classes that they name; imports nothing of ganexp. tests/test_docs.py fails when the
-pages differ from conf/.
+Reads the YAML files and the docstrings of the classes that they name; imports nothing of ganexp. tests/test_docs.py fails when
+the pages differ from conf/.
 """
 
 from __future__ import annotations
