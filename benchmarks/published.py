@@ -25,25 +25,25 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
-from ganexp import pictures
-from ganexp.callbacks.samples import fixed_samples
+from ganexp import pictures, sampling
 from ganexp.data.mnist import MNIST
 from ganexp.data.module import DataModule
 from ganexp.data.toy import Sine
 from ganexp.evaluation import Evaluation, samples_of
 from ganexp.files import replace
+from ganexp.images import to_float
 from ganexp.losses import MMD as Discrepancy
 from ganexp.metrics.classifier import Classifier
 from ganexp.metrics.diversity import Diversity
-from ganexp.metrics.features import Laplacian, Pixels, Random, as_floats
+from ganexp.metrics.features import Laplacian, Pixels, Random
 from ganexp.metrics.fid import FID
 from ganexp.metrics.metric import FeatureMetric
 from ganexp.metrics.mmd import MMD
 from ganexp.metrics.sharpness import Sharpness
 from ganexp.metrics.swd import SlicedWasserstein
+from ganexp.runtime.restoring import restore, restore_data
 from ganexp.systems.base import System
 from ganexp.systems.vae import VAE
-from ganexp.tasks.checkpoint import restore, restore_data
 
 
 def measured(metrics: list[FeatureMetric], system: System, data: DataModule, num: int) -> dict[str, float]:
@@ -73,7 +73,7 @@ def mnist(checkpoints: list[Path], root: str) -> None:
     reader = classifier(data, root)
     for file in checkpoints:
         system, _, step = restore(file, [])
-        samples = fixed_samples(system, 10_000)
+        samples = sampling.sample(system, 10_000, seed=0)
         read = labels(reader, samples)
         said = f"{file}  step {step:,}"
         if system.classes:
@@ -87,7 +87,7 @@ def classifier(data: MNIST, root: str) -> Classifier:
     reader = Classifier()
     reader.prepare(data)
     test = datasets.MNIST(root, train=False)
-    read = labels(reader, as_floats(test.data[:, None]))
+    read = labels(reader, to_float(test.data[:, None]))
     print(f"the classifier reads {(read == test.targets).float().mean():.4f} of the test set")
     return reader
 
@@ -114,7 +114,7 @@ def faces(checkpoints: list[Path], figure: Path | None) -> None:
         told = [f"{name} {value:.3g}" for name, value in values.items()]
         said = "\n".join("  ".join(told[i : i + 2]) for i in range(0, len(told), 2))
         grids.setdefault("real images", data.real(36))
-        grids[f"{config['name']}, {step:,} steps\n{said}"] = fixed_samples(system, 36)
+        grids[f"{config['name']}, {step:,} steps\n{said}"] = sampling.sample(system, 36, seed=0)
         if isinstance(system, VAE):
             grids[f"{config['name']}: the real ones, reconstructed"] = system.reconstruct(*data.labelled(36))
     if figure is not None:

@@ -24,11 +24,11 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from ganexp import checks, config
-from ganexp.build import build
 from ganexp.callbacks.log import Log
+from ganexp.cli import checks, config
+from ganexp.cli.build import build
 from ganexp.data.module import DataModule
-from ganexp.tasks.memory import keep_freed_memory, set_thresholds
+from ganexp.runtime.memory import keep_freed_memory, set_thresholds
 from ganexp.tasks.train import in_folder, quiet
 
 TASKS = {"mlp": ("model=mlp", [1, 28, 28], 60), "dcgan": ("model=dcgan", [3, 64, 64], 6)}

@@ -6,13 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ganexp.mistakes import Mistake as Mistake
+    from ganexp.cli.messages import ConfigError as ConfigError
     from ganexp.model import Model as Model
     from ganexp.model import load as load
 
 __version__ = "0.1.0"
-__all__ = ["Mistake", "Model", "load"]
-LAZY = {"load": "ganexp.model", "Model": "ganexp.model", "Mistake": "ganexp.mistakes"}  # so that `import ganexp` needs no torch
+__all__ = ["ConfigError", "Model", "load"]
+LAZY = {
+    "load": "ganexp.model",
+    "Model": "ganexp.model",
+    "ConfigError": "ganexp.cli.messages",
+}  # so that `import ganexp` needs no torch
 
 
 def __getattr__(name: str) -> Any:

@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ganexp.data.module import DataModule, content_hash, to_unit_range
+from ganexp.data.module import DataModule, content_hash
 from ganexp.files import cache_folder, replace
-from ganexp.metrics.features import Extractor, as_bytes, as_floats, hash_of
+from ganexp.images import to_float, to_uint8
+from ganexp.metrics.features import Extractor, hash_of
 from ganexp.metrics.metric import SIDES, FeatureMetric
-from ganexp.systems.base import CHUNK, System
+from ganexp.sampling import CHUNK
+from ganexp.systems.base import System
 from ganexp.systems.contexts import seeded
 
 log = logging.getLogger(__name__)
 ONE = slice(0, 1)
-Draw = Callable[[slice], tuple[Tensor, Tensor | None]]  # the samples of these numbers, and their wanted labels
+Sampler = Callable[[slice], tuple[Tensor, Tensor | None]]  # the samples of these numbers, and their wanted labels
 
 
 class Evaluation:
@@ -38,34 +40,34 @@ class Evaluation:
         self.metrics, self.data, self.num, self.labelled = list(metrics), data, num, labelled
         self.groups: list[tuple[Extractor, list[FeatureMetric]]] = []
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         """Make the extractors ready, which may train or download them, and try every metric on two real samples. Raises
         ValueError where a metric cannot be of such data, FileNotFoundError for an extractor's file."""
-        by_print: dict[str, tuple[Extractor, list[FeatureMetric]]] = {}
+        by_fingerprint: dict[str, tuple[Extractor, list[FeatureMetric]]] = {}
         for metric in self.metrics:
             if metric.wants_labels and not self.labelled:
                 raise ValueError(f"{metric.names[0]}: is of samples that were asked for by class: model=cdcgan, acgan or cgan")
             metric.to(self.data.x.device)  # from where another measurement has left it
-            metric.prepare(self.data)
-            by_print.setdefault(metric.features.fingerprint, (metric.features, []))[1].append(metric)
-        self.groups = list(by_print.values())
+            metric.setup(self.data)
+            by_fingerprint.setdefault(metric.features.fingerprint, (metric.features, []))[1].append(metric)
+        self.groups = list(by_fingerprint.values())
         self.order = self.data.order(self.num)
         for extractor, metrics in self.groups:
-            outputs = extractor(to_unit_range(self.data.take(self.order[:2])))
+            outputs = extractor(to_float(self.data.take(self.order[:2])))
             for metric in metrics:
                 have = {"real": len(self.order), "fake": self.num}
                 for side in metric.sides:
-                    if have[side] < metric.least:
+                    if have[side] < metric.min_samples:
                         raise ValueError(
-                            f"{metric.name}: {have[side]:,} {SIDES[side]} samples; at least {metric.least:,} are needed"
+                            f"{metric.name}: {have[side]:,} {SIDES[side]} samples; at least {metric.min_samples:,} are needed"
                         )
-                if metric.reads not in outputs:
-                    raise ValueError(f"{metric.names[0]}: {extractor.name} gives no {metric.reads}; take extractor=classifier")
-                metric.update(outputs[metric.reads], real=True, y=self.data.y[self.order[:2]])
+                if metric.output not in outputs:
+                    raise ValueError(f"{metric.names[0]}: {extractor.name} gives no {metric.output}; take extractor=classifier")
+                metric.update(outputs[metric.output], real=True, y=self.data.y[self.order[:2]])
                 metric.reset()
 
     def measure(
-        self, draw: Draw, device: torch.device, rank: int = 0, ranks: int = 1, show: str | None = None
+        self, sample: Sampler, device: torch.device, rank: int = 0, ranks: int = 1, show: str | None = None
     ) -> tuple[dict[str, float], dict[str, str]]:
         """The values, and of metrics that have none, why. The ranks share the work and get the same values.
 
@@ -78,9 +80,9 @@ class Evaluation:
             self.see_real(extractor, metrics, device, chunks(len(self.order), rank, ranks))
         parts = chunks(self.num, rank, ranks)
         for part in tqdm(parts or [ONE], desc=show, disable=None if show else True, leave=False):
-            x, y = draw(part)
+            x, y = sample(part)
             if x.ndim == 4:
-                x = as_floats(as_bytes(x)).where(x.isfinite(), x)
+                x = to_float(to_uint8(x)).where(x.isfinite(), x)
             for extractor, metrics in self.groups:
                 see(extractor(x), y, metrics, real=False, none=not parts)
         values: dict[str, float] = {}
@@ -100,7 +102,7 @@ class Evaluation:
             return
         kept = {}
         if extractor.costly and parts:
-            for output in {metric.reads for metric in looking}:
+            for output in {metric.output for metric in looking}:
                 kept[output] = self.kept(extractor, output, device, parts)
         for part in parts or [ONE]:
             y = self.data.y[self.order[part]].to(device) if self.labelled else None  # as many kinds on both sides
@@ -128,7 +130,7 @@ class Evaluation:
         return features
 
     def real(self, part: slice, device: torch.device) -> Tensor:
-        return to_unit_range(self.data.take(self.order[part]).to(device))
+        return to_float(self.data.take(self.order[part]).to(device))
 
     @cached_property
     def real_hash(self) -> str:
@@ -140,7 +142,7 @@ class Evaluation:
     # -- what a value depends on -------------------------------------------------------------------------------------
 
     def protocols(self, ema: bool | None) -> dict[str, dict[str, Any]]:
-        """For every value's name all that it depends on beside the samples themselves, and a short hash of that as `print`.
+        """For every value's name all that it depends on beside the samples themselves, and a short hash of that as `fingerprint`.
 
         `ema`: whether the samples are those of an averaged generator; null where nobody knows.
         """
@@ -163,13 +165,13 @@ class Evaluation:
                 "extractor": metric.features.name,
                 "extractor_hash": metric.features.fingerprint,
                 "extractor_resize": metric.features.resize,
-                "output": metric.reads,
+                "output": metric.output,
                 "levels": 256 if len(self.data.shape) == 3 else None,
                 "dtype": "float32",
                 **metric.settings,
             }
             text = json.dumps(protocol, sort_keys=True)
-            protocol["print"] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+            protocol["fingerprint"] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
             protocols |= {f"{name}/{metric.features.name}": protocol for name in metric.names}
         return protocols
 
@@ -177,7 +179,7 @@ class Evaluation:
 def see(outputs: dict[str, Tensor], y: Tensor | None, metrics: Sequence[FeatureMetric], real: bool, none: bool) -> None:
     """`none`: of these samples: a rank with no part must still know the features' shape, which the others gather."""
     for metric in metrics:
-        features = outputs[metric.reads]
+        features = outputs[metric.output]
         metric.update(features[:0] if none else features, real, None if y is None else y[:0] if none else y)
 
 
@@ -188,23 +190,23 @@ def chunks(n: int, rank: int = 0, ranks: int = 1) -> list[slice]:
     return every[len(every) * rank // ranks : len(every) * (rank + 1) // ranks]
 
 
-def samples_of(system: System) -> Draw:
+def samples_of(system: System) -> Sampler:
     """Samples that depend on the weights alone; the random state is left as it was: measuring more often changes nothing."""
 
-    def draw(part: slice) -> tuple[Tensor, Tensor | None]:
+    def sample(part: slice) -> tuple[Tensor, Tensor | None]:
         with seeded(part.start, system.device):
             y = system.sample_labels(part.stop - part.start)
             return system.sample(len(y), y), y if system.classes else None
 
-    return draw
+    return sample
 
 
-def images_of(data: DataModule, device: torch.device) -> Draw:
+def images_of(data: DataModule, device: torch.device) -> Sampler:
     """The images of a data module, in their order."""
 
-    def draw(part: slice) -> tuple[Tensor, Tensor | None]:
-        return to_unit_range(data.take(torch.arange(part.start, part.stop)).to(device)), data.y[part].to(
+    def sample(part: slice) -> tuple[Tensor, Tensor | None]:
+        return to_float(data.take(torch.arange(part.start, part.stop)).to(device)), data.y[part].to(
             device
         ) if data.classes else None
 
-    return draw
+    return sample

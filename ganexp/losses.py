@@ -19,8 +19,8 @@ from torch.nn import functional as F
 Target = float | Sequence[float]
 
 
-def draw(target: Target, like: Tensor) -> Tensor:
-    """A label for every sample: the number itself, or one drawn from U(low, high)."""
+def sample_targets(target: Target, like: Tensor) -> Tensor:
+    """A label for every sample: the number itself, or one sampled from U(low, high)."""
     if isinstance(target, Sequence):
         low, high = target
         return torch.empty_like(like).uniform_(low, high)
@@ -45,7 +45,7 @@ class TwoSided:
 class BCE(TwoSided):
     """Binary cross-entropy, non-saturating for G (Goodfellow et al. 2014, section 3).
 
-    `real`, `fake`: D's targets; `generator`: G's target for its fakes. A number in [0, 1], or [low, high]: drawn per
+    `real`, `fake`: D's targets; `generator`: G's target for its fakes. A number in [0, 1], or [low, high]: sampled per
     sample. real=0.9 is one-sided smoothing (Salimans et al. 2016, arXiv:1606.03498, section 3.4).
     `weight`: of each of D's two terms; 0.5 makes their sum the mean over both batches, as if they were one.
     Raises ValueError for a target outside [0, 1] and a weight of 0 or less.
@@ -61,13 +61,13 @@ class BCE(TwoSided):
         self.targets, self.weight = {"real": real, "fake": fake, "generator": generator}, weight
 
     def real(self, logits: Tensor) -> Tensor:
-        return self.weight * F.binary_cross_entropy_with_logits(logits, draw(self.targets["real"], logits))
+        return self.weight * F.binary_cross_entropy_with_logits(logits, sample_targets(self.targets["real"], logits))
 
     def fake(self, logits: Tensor) -> Tensor:
-        return self.weight * F.binary_cross_entropy_with_logits(logits, draw(self.targets["fake"], logits))
+        return self.weight * F.binary_cross_entropy_with_logits(logits, sample_targets(self.targets["fake"], logits))
 
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
-        return F.binary_cross_entropy_with_logits(fake, draw(self.targets["generator"], fake))
+        return F.binary_cross_entropy_with_logits(fake, sample_targets(self.targets["generator"], fake))
 
 
 class Hinge(TwoSided):

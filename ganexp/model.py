@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganexp.build import one_line
+from ganexp import sampling
+from ganexp.cli.build import one_line
+from ganexp.cli.messages import ConfigError
 from ganexp.latents import Latent
-from ganexp.mistakes import Mistake
 from ganexp.runs import find_checkpoint
-from ganexp.systems.base import CHUNK, System
-from ganexp.systems.contexts import seeded
-from ganexp.tasks.checkpoint import restore
+from ganexp.runtime.restoring import restore
+from ganexp.systems.base import System
 
 
 def load(run_or_checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu", trust: Sequence[str] = ()) -> Model:
@@ -26,7 +25,7 @@ def load(run_or_checkpoint: str | os.PathLike[str], device: str | torch.device =
     outputs/), or of the file of a checkpoint.
 
     Runs no code from the file: it may name ganexp's own classes and those below the module prefixes `trust`. Raises
-    ganexp.Mistake, an Exception of one line, if there is no such run or file, it is damaged, or the device is not there.
+    ganexp.ConfigError, an Exception of one line, if there is no such run or file, it is damaged, or the device is not there.
     """
     file = find_checkpoint(run_or_checkpoint)
     system, config, step = restore(file, trust)
@@ -46,11 +45,11 @@ class Model:
         return f"Model({self.checkpoint}, step {self.step}, shape {list(self.shape)}, classes {self.classes})"
 
     def to(self, device: str | torch.device) -> Model:
-        """Moves this model itself. Raises Mistake for a device that is not there."""
+        """Moves this model itself. Raises ConfigError for a device that is not there."""
         try:
             self.system.to(device)
         except (RuntimeError, AssertionError) as error:
-            raise Mistake(f"device: {device}: {one_line(error)}") from error
+            raise ConfigError(f"device: {device}: {one_line(error)}") from error
         return self
 
     @property
@@ -84,12 +83,7 @@ class Model:
         if n < 1:
             raise ValueError(f"n: at least 1 sample, not {n}")
         self.check_label(label)
-        y = torch.arange(n, device=self.device) % self.classes if self.classes else None
-        if label is not None:
-            y = torch.full((n,), label, device=self.device)
-        parts = [slice(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
-        with nullcontext() if seed is None else seeded(seed, self.device):
-            return torch.cat([self.system.sample(p.stop - p.start, None if y is None else y[p], truncation) for p in parts])
+        return sampling.sample(self.system, n, label, seed, truncation)
 
     def generate(self, z: Tensor, y: Tensor | int | None = None, truncation: float = 1.0) -> Tensor:
         """x [N, *shape] of latents z [N, latent.dim], differentiable in z. `y`: the classes [N], or one for all, which a

@@ -16,12 +16,13 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from ganexp.files import replace
+from ganexp.images import to_uint8
 
 log = logging.getLogger(__name__)
 GRID = 640  # px: smaller grids are enlarged to about this
 
 
-def draw(samples: Tensor, columns: int, real: Tensor, title: str) -> Image.Image:
+def render(samples: Tensor, columns: int, real: Tensor, title: str) -> Image.Image:
     """A picture of samples [N, *shape]: a grid for images, a scatter over the real points for points of two coordinates.
 
     Raises ValueError for points of another dimension.
@@ -35,11 +36,11 @@ def draw(samples: Tensor, columns: int, real: Tensor, title: str) -> Image.Image
 
 def grid(images: Tensor, columns: int) -> Image.Image:
     """Images [N, C, H, W] in [-1, 1], row by row. Small ones are enlarged smoothly, by a whole factor."""
-    images = images.detach().float().cpu().clamp(-1, 1)
+    images = to_uint8(images.detach().float().cpu())
     if images.shape[1] == 2:  # grey and alpha
         images = images[:, :1]
-    sheet = make_grid(images, nrow=columns, padding=2 if images.shape[-1] >= 24 else 1, normalize=True, value_range=(-1, 1))
-    picture = Image.fromarray(sheet.mul(255).add(0.5).byte().permute(1, 2, 0).numpy())
+    sheet = make_grid(images, nrow=columns, padding=2 if images.shape[-1] >= 24 else 1)
+    picture = Image.fromarray(sheet.permute(1, 2, 0).numpy())
     factor = max(1, round(GRID / picture.width))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
 
@@ -79,7 +80,7 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 def single(image: Tensor) -> Image.Image:
     """One image [C, H, W] in [-1, 1], as it is; 1 to 4 channels are grey, grey and alpha, RGB, RGBA."""
-    array = image.add(1).mul(127.5).add(0.5).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    array = to_uint8(image).permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 

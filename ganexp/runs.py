@@ -7,8 +7,8 @@ import re
 from datetime import datetime
 from pathlib import Path
 
+from ganexp.cli.messages import ConfigError
 from ganexp.files import read_json
-from ganexp.mistakes import Mistake
 
 ROOT = Path("outputs")  # where `latest` is looked for
 LATEST = "latest"
@@ -16,34 +16,36 @@ LATEST = "latest"
 
 def find_checkpoint(run: str | os.PathLike[str], key: str = "run") -> Path:
     """The checkpoint of a run's folder, best.ckpt or else last.ckpt; of the newest run that has one for `latest`; or the file
-    itself. `key`: for messages. Raises Mistake if there is none."""
+    itself. `key`: for messages. Raises ConfigError if there is none."""
     if str(run) == LATEST:
         for folder in newest_first(ROOT):
             if (file := checkpoint_in(folder)) is not None:
                 return file
-        raise Mistake(f"{key}: there is no run with a checkpoint below {ROOT}/; train one first, or name a folder: {key}=FOLDER")
+        raise ConfigError(
+            f"{key}: there is no run with a checkpoint below {ROOT}/; train one first, or name a folder: {key}=FOLDER"
+        )
     path = Path(run).expanduser()
     if os.path.isdir(path):
         if (file := checkpoint_in(path)) is None:
-            raise Mistake(f"{key}: {path} has no checkpoint, neither checkpoints/best.ckpt nor checkpoints/last.ckpt")
+            raise ConfigError(f"{key}: {path} has no checkpoint, neither checkpoints/best.ckpt nor checkpoints/last.ckpt")
         return file
     if not os.path.isfile(path):
-        raise Mistake(f"{key}: there is no file or folder {path}")
+        raise ConfigError(f"{key}: there is no file or folder {path}")
     return path
 
 
 def find_run(run: str) -> Path:
-    """The folder of a run to continue; the newest one for `latest`. Raises Mistake if there is none."""
+    """The folder of a run to continue; the newest one for `latest`. Raises ConfigError if there is none."""
     if run == LATEST:
         for folder in newest_first(ROOT):
             if (folder / "config.yaml").is_file() and trains(folder):
                 return folder
-        raise Mistake(f"run: there is no run below {ROOT}/; name its folder: run=FOLDER")
+        raise ConfigError(f"run: there is no run below {ROOT}/; name its folder: run=FOLDER")
     path = Path(run).expanduser()
     if os.path.isfile(path):
-        raise Mistake(f"run: {path} is a file; a run continues in its folder: run=outputs/NAME/TIME")
+        raise ConfigError(f"run: {path} is a file; a run continues in its folder: run=outputs/NAME/TIME")
     if not os.path.isdir(path):
-        raise Mistake(f"run: there is no folder {path}")
+        raise ConfigError(f"run: there is no folder {path}")
     return path
 
 

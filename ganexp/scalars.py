@@ -23,7 +23,7 @@ class Scalars:
         self.numbers: dict[str, float] = {}
         self.measuring = False
 
-    def keep(self, steps: int) -> None:
+    def set_window(self, steps: int) -> None:
         """Let the log show means over so many steps."""
         self.recent = deque(self.recent, maxlen=steps)
 

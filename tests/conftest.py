@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from ganexp.__main__ import main
+from ganexp.cli.main import main
 
 # Three steps of a shrunk model, with a picture, a metric and a checkpoint in the middle and at the end.
 TINY = [
@@ -41,7 +41,7 @@ NARROW = {
     "dcgan": ["model.generator.width=2", "model.discriminator.width=2"],
     "cdcgan": ["model.generator.width=2", "model.discriminator.width=2"],
 }  # the other models: NARROW_ALL
-NARROW_ALL = ["model.width=0.04"]
+NARROW_ALL = ["model.width_multiplier=0.04"]
 
 
 @dataclass

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer
-from test_composition import compose
+from helpers import compose
 from torch import Tensor
 
 from ganexp.augment import Pack
 from ganexp.augment.diffaugment import DiffAugment, color, cutout, translation
-from ganexp.build import build
+from ganexp.cli.build import build
 
 
 def images(n: int, *shape: int) -> Tensor:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
-from test_resnet import PLAIN, Y, count, far, image
+from helpers import PLAIN, Y, compose, count, far, image, play
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ganexp.build import build
+from ganexp.cli.build import build
 from ganexp.networks import resnet
 from ganexp.networks.attention import SelfAttention
 from ganexp.networks.biggan import BatchNorm, Discriminator, Generator
@@ -177,11 +176,11 @@ def test_attention_changes_nothing_at_first() -> None:
     ids=" ".join,
 )
 def test_it_plays(options: list[str]) -> None:
-    play(compose(*options, *TINY, "model.width=0.04"))
+    play(compose(*options, *TINY, "model.width_multiplier=0.04"))
 
 
 def test_it_plays_in_bf16() -> None:
-    play(compose("model=biggan", "model.generator.attention=8", *TINY, "model.width=0.04"), "bf16-mixed")
+    play(compose("model=biggan", "model.generator.attention=8", *TINY, "model.width_multiplier=0.04"), "bf16-mixed")
 
 
 # -- the experiment ----------------------------------------------------------------------------------------------------

@@ -1,68 +1,25 @@
-"""Every model × data × loss × regularizer plays two rounds; every other option stands in a run of its own."""
+"""Every model, data set, loss and regularizer trains for two batches from a base point, every other option in a run of its own.
+
+The full products are slow tests."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from conftest import NARROW, NARROW_ALL, TINY, Answer, data_overrides
+from helpers import MODELS, REGULARIZERS, compose, narrow, options, play
 
-from ganexp import checks, config, mistakes
-from ganexp.build import build
+from ganexp.cli import messages
+from ganexp.cli.build import build
 
-
-def options(group: str) -> list[str]:
-    """The options the shipped config tree has: a new one is tested from the moment it is there."""
-    with config.config_tree():
-        return mistakes.options(group)
-
-
-@cache
-def composed_once(*overrides: str) -> dict[str, Any]:
-    with config.config_tree():
-        return config.resolved(checks.compose_checked(overrides))
-
-
-def compose(*overrides: str) -> dict[str, Any]:
-    return copy.deepcopy(composed_once(*overrides))
-
-
-MODELS = [name for name in options("model") if name != "gan"]  # gan has no networks of its own
 DATA = options("data")
 LOSSES = options("loss")
-REGULARIZERS = ["", *options("regularizer")]
-PLAYERS = ["mlp", "dcgan", "cdcgan", "acgan"]  # every kind of game between two
 REFUSALS = r"not shape \[|has no classes|needs data with classes|not of points"
-
-
-def narrow(model: str) -> list[str]:
-    return NARROW["mlp"] if model.startswith("mlp") else NARROW.get(model, NARROW_ALL)
-
-
-def play(composed: dict[str, Any], precision: Any = "32-true") -> pl.LightningModule:
-    """Two batches, straight on Lightning's loop: finite scalars, all networks moved."""
-    torch.manual_seed(1)  # of a few narrow networks one has no unit that learns
-    system, module = build(composed["model"], "model"), build(composed["data"], "data")
-    system.check_shapes(module.shape)
-    module.prepare()
-    before = {name: torch.cat([p.flatten() for p in n.parameters()]).clone() for name, n in system.networks().items()}
-    pl.Trainer(
-        max_steps=2, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, precision=precision,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-    ).fit(system, datamodule=module)  # fmt: skip
-    assert system.global_step == 2
-    assert all(value.isfinite() for value in system.scalars.latest.values()), system.scalars.latest
-    for name, network in system.networks().items():
-        after = torch.cat([p.flatten() for p in network.parameters()])
-        assert after.isfinite().all() and not after.equal(before[name]), name
-    return system
 
 
 def fits(model: str, composed: dict[str, Any]) -> bool:
@@ -79,30 +36,48 @@ def fits(model: str, composed: dict[str, Any]) -> bool:
     return shape[1] % 16 == 0 if model.startswith("dcgan_") else True
 
 
-@pytest.mark.parametrize("model, data", product(MODELS, DATA))
+def axes(first: Sequence[str], second: Sequence[str], *base: tuple[str, str]) -> list[Any]:
+    """Every pair; those in which neither is the other's base are slow."""
+    near = {(a, b) for one, two in base for a, b in product(first, second) if a == one or b == two}
+    return [pytest.param(*pair, marks=() if pair in near else pytest.mark.slow) for pair in product(first, second)]
+
+
+@pytest.mark.parametrize("model, data", axes(MODELS, DATA, ("dcgan", "digits"), ("mlp", "")))
 def test_every_model_and_data(model: str, data: str, data_root: Path) -> None:
     composed = compose(f"model={model}", f"data={data}", *TINY, *narrow(model), *data_overrides(data, data_root))
     if fits(model, composed):
         play(composed)
     else:
-        with pytest.raises(mistakes.Mistake, match=REFUSALS):
+        with pytest.raises(messages.ConfigError, match=REFUSALS):
             build(composed["model"], "model")
 
 
-@pytest.mark.parametrize("model, data", [*((player, "digits") for player in PLAYERS), ("mlp", "sine")])
-def test_every_loss_and_regularizer(model: str, data: str) -> None:
+@pytest.mark.parametrize("loss, regularizer", axes(LOSSES, REGULARIZERS, ("bce", ""), ("", "r1")))
+@pytest.mark.parametrize(
+    "model, data",
+    [
+        ("dcgan", "digits"),
+        *(
+            pytest.param(m, d, marks=pytest.mark.slow)
+            for m, d in (("mlp", "digits"), ("mlp", "sine"), ("cdcgan", "digits"), ("acgan", "digits"))
+        ),
+    ],
+)
+def test_every_loss_and_regularizer(model: str, data: str, loss: str, regularizer: str) -> None:
     composed = compose(f"model={model}", f"data={data}", *TINY, *narrow(model))
-    for loss, regularizer in product(LOSSES, REGULARIZERS):
-        composed["model"] |= {"loss": compose(f"loss={loss}")["loss"]}
-        composed["model"] |= {"regularizers": compose(f"regularizer=[{regularizer}]")["regularizer"]}
-        if data == "sine" and regularizer == "consistency":  # of mirrored and moved images
-            with pytest.raises(ValueError, match=r"^regularizers\.consistency: .* not points"):
-                play(composed)
-        else:
+    composed["model"] |= {"loss": compose(f"loss={loss}")["loss"]}
+    composed["model"] |= {"regularizers": compose(f"regularizer=[{regularizer}]")["regularizer"]}
+    if data == "sine" and regularizer == "consistency":  # of mirrored and moved images
+        with pytest.raises(ValueError, match=r"^regularizers\.consistency: .* not points"):
             play(composed)
+    else:
+        play(composed)
 
 
-@pytest.mark.parametrize("regularizer", REGULARIZERS)
+@pytest.mark.parametrize(
+    "regularizer",
+    ["r1", "path_length", *(pytest.param(r, marks=pytest.mark.slow) for r in REGULARIZERS if r not in ("r1", "path_length"))],
+)
 def test_every_regularizer_in_bf16(regularizer: str) -> None:
     """Networks in bf16, the penalty in float32: nothing overflows, with the losses whose logits are unbounded least of all."""
     composed = compose("model=dcgan", "data=digits", "loss=wasserstein", f"regularizer=[{regularizer}]", *TINY, *narrow("dcgan"))
@@ -114,7 +89,7 @@ def test_every_loss_on_two_updates_of_d(loss: str) -> None:
     """D learns from real and fake in turn, G twice; only a loss that compares both refuses."""
     composed = compose("model=acgan", f"loss={loss}", "model.separate=true", "model.g_steps=2", *TINY, *NARROW_ALL)
     if loss == "relativistic":
-        with pytest.raises(mistakes.Mistake, match=r"model\.separate: Relativistic compares"):
+        with pytest.raises(messages.ConfigError, match=r"model\.separate: Relativistic compares"):
             build(composed["model"], "model")
     else:
         assert {"loss/discriminator/real", "loss/discriminator/class_d"} <= play(composed).scalars.latest.keys()
@@ -127,10 +102,10 @@ HALVES = [(half, name) for half in ("generator", "discriminator") for name in op
 def test_every_half_with_another(half: str, name: str) -> None:
     shape = "data.shape=[1,8,8]" if name.startswith("mlp") or name in ("dcgan", "acgan") else "data.shape=[1,32,32]"
     other = "dcgan" if name != "dcgan" else "mlp"
-    composed = compose(f"model={other}", f"model/{half}={name}", shape, "model.width=0.04")
+    composed = compose(f"model={other}", f"model/{half}={name}", shape, "model.width_multiplier=0.04")
     system = build(composed["model"], "model")
     system.check_shapes(tuple(composed["data"]["shape"]))
-    with_classes = compose(f"model={other}", f"model/{half}={name}", shape, "model.width=0.04", "model.classes=10")
+    with_classes = compose(f"model={other}", f"model/{half}={name}", shape, "model.width_multiplier=0.04", "model.classes=10")
     conditional = build(with_classes["model"], "model")
     conditional.check_shapes(tuple(composed["data"]["shape"]))
     assert system.sample(2).shape == conditional.sample(2).shape == (2, *composed["data"]["shape"])
@@ -140,9 +115,11 @@ def test_every_half_with_another(half: str, name: str) -> None:
 @pytest.mark.parametrize("name", options("model/discriminator"))
 def test_every_encoder(name: str) -> None:
     shape = "data.shape=[1,8,8]" if name in ("mlp", "dcgan", "acgan") else "data.shape=[1,32,32]"
-    composed = compose("model=vae", f"model/discriminator@model.encoder={name}", shape, "model.width=0.04", "model.latent.dim=3")
+    composed = compose(
+        "model=vae", f"model/discriminator@model.encoder={name}", shape, "model.width_multiplier=0.04", "model.latent.dim=3"
+    )
     if name in ("patch", "projected", "unet", "fastgan"):
-        with pytest.raises(mistakes.Mistake, match=rf"^model\.encoder\.outputs: .*{name}.* has no such argument"):
+        with pytest.raises(messages.ConfigError, match=rf"^model\.encoder\.outputs: .*{name}.* has no such argument"):
             build(composed["model"], "model")
         return
     system = build(composed["model"], "model")
@@ -168,7 +145,7 @@ OTHERS = [
     ("model.g_steps", "2"),
     ("model.separate", "true"),
     ("data.replacement", "true"),
-    ("trainer.log_mean", "2"),
+    ("trainer.log_window", "2"),
     ("model.accumulate", "4"),
     ("model.clip_g", "0.1"),
     ("model.clip_d", "0.1"),

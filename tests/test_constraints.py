@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer
-from test_composition import compose, play
+from helpers import compose, play
 from torch import Tensor, nn
 
-from ganexp.build import build
+from ganexp.cli.build import build
 from ganexp.constraints import Freeze, GradientNorm, SpectralNorm, WeightClip, weighted_layers
 from ganexp.networks import acgan, dcgan, mlp, patch
 from ganexp.networks.layers import MinibatchStd
@@ -24,7 +24,7 @@ NO_CLASS = torch.zeros(6, dtype=torch.long)
 
 def fitted(*overrides: str) -> Any:
     """Two batches of small networks on digits."""
-    return play(compose("model=dcgan", *TINY, "model.width=0.04", *overrides))
+    return play(compose("model=dcgan", *TINY, "model.width_multiplier=0.04", *overrides))
 
 
 # -- spectral norm -----------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_weights_are_clipped_after_every_update() -> None:
 
 def moved(*overrides: str) -> dict[str, bool]:
     """Which of D's parameters two batches change."""
-    composed = compose("model=dcgan", *TINY, "model.width=0.04", *overrides)
+    composed = compose("model=dcgan", *TINY, "model.width_multiplier=0.04", *overrides)
     torch.manual_seed(1)  # as play does
     before = dict(build(composed["model"], "model").discriminator.named_parameters())
     after = dict(play(composed).discriminator.named_parameters())

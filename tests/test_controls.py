@@ -12,9 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import NARROW, TINY, Answer
-from test_game import Shift
-from test_resume import SHORT, kill_after, rows, same, state
-from test_step import fit, make_gan
+from helpers import SHORT, Shift, fit, kill_after, make_gan, rows, same, state
 from torch import nn
 
 from ganexp import losses, regularizers
@@ -265,5 +263,5 @@ def test_the_rates_of_both_players_are_told_apart(cli: Callable[..., Answer]) ->
     answer = cli(*TINY, *NARROW["cdcgan"], "optimizer.generator.lr=1e-3", "optimizer.discriminator.lr=3e-3")
     (logged, *_) = [row for row in rows(answer.run) if row["lr/generator"]]
     assert float(logged["lr/generator"]) == pytest.approx(1e-3) and float(logged["lr/discriminator"]) == pytest.approx(3e-3)
-    answer = cli("model=vae", *TINY, "model.width=0.04", "optimizer.generator.lr=1e-3", "hydra.run.dir=vae")
+    answer = cli("model=vae", *TINY, "model.width_multiplier=0.04", "optimizer.generator.lr=1e-3", "hydra.run.dir=vae")
     assert answer.code == 0 and [name for name in rows(Path("vae"))[0] if name.startswith("lr/")] == ["lr/generator"]

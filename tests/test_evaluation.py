@@ -16,11 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from ganexp.data.digits import Digits
-from ganexp.data.folder import Exact
-from ganexp.data.module import to_unit_range
+from ganexp.data.folder import UnresizedFolder
 from ganexp.evaluation import Evaluation, chunks, images_of
+from ganexp.images import to_float, to_uint8
 from ganexp.metrics.diversity import MSSSIM, Diversity
-from ganexp.metrics.features import Pixels, Random, as_bytes
+from ganexp.metrics.features import Pixels, Random
 from ganexp.metrics.fid import FID
 from ganexp.metrics.kid import KID
 from ganexp.metrics.metric import FeatureMetric
@@ -51,7 +51,7 @@ def noise(part: slice) -> tuple[Tensor, None]:
 
 def measured(metrics: list[FeatureMetric], data: Digits, num: int = 300) -> dict[str, float]:
     evaluation = Evaluation(metrics, data, num, False)
-    evaluation.prepare()
+    evaluation.setup()
     values, failed = evaluation.measure(noise, CPU)
     assert not failed
     return values
@@ -118,7 +118,7 @@ def test_ranks_share_the_very_chunks_of_one(n: int, ranks: int) -> None:
 def of_digits(num: int, data: Digits) -> Evaluation:
     metrics = [FID(Random(4)), KID(Random(4), 5, 5), SlicedWasserstein(Pixels())] if num > 1 else [SlicedWasserstein(Pixels())]
     evaluation = Evaluation(metrics, data, num, False)
-    evaluation.prepare()
+    evaluation.setup()
     return evaluation
 
 
@@ -142,12 +142,12 @@ def test_two_ranks_agree_with_one_process(num: int, tmp_path: Path, cache: Path,
 
 def test_samples_are_rounded_as_if_saved(digits: Digits) -> None:
     """A model and the folder of its saved pictures have the same values."""
-    drawn = as_bytes(noise(slice(0, 300))[0])
+    drawn = to_uint8(noise(slice(0, 300))[0])
     saved = Digits([1, 8, 8], 10)
     saved.x, saved.y = drawn, torch.zeros(300, dtype=torch.long)
     saved.classes = 0
     evaluation = Evaluation([SlicedWasserstein(Pixels())], digits, 300, False)
-    evaluation.prepare()
+    evaluation.setup()
     assert evaluation.measure(noise, CPU) == evaluation.measure(images_of(saved, CPU), CPU)
 
 
@@ -155,11 +155,11 @@ def test_samples_are_rounded_as_if_saved(digits: Digits) -> None:
 def test_both_sides_are_paired_alike(labelled: bool, digits: Digits) -> None:
     """By class where the samples have one; else neither side is."""
     evaluation = Evaluation([MSSSIM(Pixels())], digits, 300, labelled)
-    evaluation.prepare()
+    evaluation.setup()
 
     def the_real_ones(part: slice) -> tuple[Tensor, Tensor | None]:
         i = evaluation.order[part]
-        return to_unit_range(digits.x[i]), digits.y[i] if labelled else None
+        return to_float(digits.x[i]), digits.y[i] if labelled else None
 
     values, _ = evaluation.measure(the_real_ones, CPU)
     assert values["ms_ssim/pixels"] == pytest.approx(values["ms_ssim_real/pixels"], rel=1e-6)
@@ -174,14 +174,17 @@ def test_both_sides_are_paired_alike(labelled: bool, digits: Digits) -> None:
     ],
 )
 def test_the_print_tells_protocols_apart(changed: Callable[[Digits], Evaluation], digits: Digits, cache: Path) -> None:
-    def print_of(evaluation: Evaluation, ema: bool) -> str:
-        evaluation.prepare()
+    def fingerprint_of(evaluation: Evaluation, ema: bool) -> str:
+        evaluation.setup()
         (protocol,) = evaluation.protocols(ema).values()
-        return str(protocol["print"])
+        return str(protocol["fingerprint"])
 
-    first = print_of(Evaluation([FID(Random(4))], digits, 300, False), True)
-    assert print_of(Evaluation([FID(Random(4))], digits, 300, False), True) == first
-    assert first not in (print_of(Evaluation([FID(Random(4))], digits, 300, False), False), print_of(changed(digits), True))
+    first = fingerprint_of(Evaluation([FID(Random(4))], digits, 300, False), True)
+    assert fingerprint_of(Evaluation([FID(Random(4))], digits, 300, False), True) == first
+    assert first not in (
+        fingerprint_of(Evaluation([FID(Random(4))], digits, 300, False), False),
+        fingerprint_of(changed(digits), True),
+    )
 
 
 # -- two folders ---------------------------------------------------------------------------------------------------------
@@ -249,7 +252,7 @@ def test_exact_images_are_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "grey").mkdir()
     for i, image in enumerate(grey):
         Image.fromarray(image).save(tmp_path / "grey" / f"{i}.png")
-    data = Exact(str(tmp_path / "grey"))
+    data = UnresizedFolder(str(tmp_path / "grey"))
     data.prepare()
     assert data.shape == (1, 6, 7) and np.array_equal(data.x[:, 0].numpy(), grey)
 
@@ -258,7 +261,7 @@ def test_exact_images_of_16_bits_are_scaled(tmp_path: Path) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (2, 6, 7)).astype(np.uint16)
     for i, image in enumerate(deep):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    data = Exact(str(tmp_path))
+    data = UnresizedFolder(str(tmp_path))
     data.prepare()
     assert np.array_equal(data.x[:, 0].numpy(), (deep >> 8).astype(np.uint8))
 

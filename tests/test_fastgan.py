@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
+from helpers import compose, play
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
-from ganexp.build import build
-from ganexp.mistakes import Mistake
+from ganexp.cli.build import build
+from ganexp.cli.messages import ConfigError
 from ganexp.networks.dcgan import Discriminator as Plain
 from ganexp.networks.fastgan import Discriminator, Excite, Generator
 from ganexp.regularizers import Reconstruction
@@ -198,16 +198,16 @@ def test_a_checkpoint_restores_the_same(pair: Any) -> None:
     (["data.shape=[3,32,32]", "regularizer=[r1,feature_matching]"], "bf16-mixed"),
 ])  # fmt: skip
 def test_it_plays(options: list[str], precision: str) -> None:
-    system = play(compose("model=fastgan", "loss=hinge", "model.width=0.04", *TINY, *options), precision)
+    system = play(compose("model=fastgan", "loss=hinge", "model.width_multiplier=0.04", *TINY, *options), precision)
     assert "reconstruction/quadrant" in " ".join(system.scalars.latest)
     assert not [name for name in system.state_dict() if "see" in name.split(".")]
 
 
 def test_it_refuses_another_discriminator() -> None:
-    composed = compose("model=fastgan", "model/discriminator=dcgan", "data.shape=[1,32,32]", "model.width=0.04", *TINY)
+    composed = compose("model=fastgan", "model/discriminator=dcgan", "data.shape=[1,32,32]", "model.width_multiplier=0.04", *TINY)
     with pytest.raises(ValueError, match=r"regularizers\.reconstruction: this discriminator decodes nothing"):
         build(composed["model"], "model").check_shapes((1, 32, 32))
-    with pytest.raises(Mistake, match=r"square images .* not shape \[1, 8, 8\]"):
+    with pytest.raises(ConfigError, match=r"square images .* not shape \[1, 8, 8\]"):
         build(compose("model=fastgan", *TINY)["model"], "model")
 
 

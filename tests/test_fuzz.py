@@ -43,15 +43,15 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 
-from ganexp.build import one_line
+from ganexp import sampling
 from ganexp.callbacks.record import Record
-from ganexp.callbacks.samples import fixed_samples
 from ganexp.callbacks.state import keep_rows
-from ganexp.config import composed, config_tree, resolved
+from ganexp.cli.build import one_line
+from ganexp.cli.config import composed, config_tree, resolved
+from ganexp.cli.messages import ConfigError, options
 from ganexp.data.folder import Folder
 from ganexp.data.mnist import MNIST, FashionMNIST
-from ganexp.mistakes import Mistake, options
-from ganexp.tasks.checkpoint import restore
+from ganexp.runtime.restoring import restore
 from ganexp.tasks.resume import newest, read_config
 
 HOME = tempfile.mkdtemp(prefix="hypothesis-")
@@ -201,7 +201,7 @@ def attempt(cli: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of points and one of images, in three steps each, and data."""
-    from ganexp.__main__ import main
+    from ganexp.cli.main import main
 
     folder = tmp_path_factory.mktemp("made")
     write_idx(folder / "MNIST" / "raw")
@@ -327,7 +327,7 @@ GRAMMAR = [
     "trainer=[]", "trainer=3", "optimizer={}", "optimizer.generator={}", "optimizer.generator=null", "schedule={}",
     "metrics={}", "task={}", "task.needs=[]", "task.needs=null", "task.optional=[x]",
     "task.in_run_folder=true", "task._target_=x", "task._target_=ganexp.losses.BCE", "~task",
-    "~model", "~trainer", "~trainer.log_mean", "~data", "~name", "~metrics", "~callbacks", "~logger", "~hardware", "~optimizer",
+    "~model", "~trainer", "~trainer.log_window", "~data", "~name", "~metrics", "~callbacks", "~logger", "~hardware", "~optimizer",
     "~loss", "~schedule", "~metrics.swd", "~callbacks.samples", "~logger.csv", "~optimizer.generator",
     "~optimizer.discriminator", "metrics=[swd,swd]", "metrics=[[swd]]", "metrics=[null]", "regularizer=[r1,r1]", "callbacks=[]",
     "callbacks=[progress]", "logger=[]", "+metrics=fid", "+metrics=[fid]", "+regularizer/r1=x", "run=x",
@@ -621,7 +621,7 @@ def put(path: Path, content: bytes | None) -> None:
 
 def said(error: Exception) -> str:
     """The outcome of a function that refused: one line that says something."""
-    text = str(error) if isinstance(error, Mistake) else one_line(error)  # as ganexp.build.located does
+    text = str(error) if isinstance(error, ConfigError) else one_line(error)  # as ganexp.cli.build.located does
     assert len(text) > 10 and "\n" not in text and "Traceback" not in text, repr(text)
     return "mistake"
 
@@ -673,16 +673,16 @@ def checkpoint(made: Path, name: str = "points") -> bytes:
 
 @lru_cache
 def samples(made: Path, name: str) -> torch.Tensor:
-    return fixed_samples(restore(made / name / "checkpoints" / "last.ckpt", [])[0], 8)
+    return sampling.sample(restore(made / name / "checkpoints" / "last.ckpt", [])[0], 8, seed=0)
 
 
 def restored(file: Path, whole: torch.Tensor | None = None) -> str:
     """Whether a checkpoint is refused; else it can be drawn from, and if `whole` is given gives that."""
     try:
         system, _, _ = restore(file, [])
-    except Mistake as mistake:
+    except ConfigError as mistake:
         return said(mistake)
-    again = fixed_samples(system, 8)
+    again = sampling.sample(system, 8, seed=0)
     assert whole is None or torch.equal(again, whole), "a damaged checkpoint draws something else"
     return "run"
 
@@ -734,7 +734,7 @@ def test_newest(damage: list[Damage], whole: int, made: Path, tmp_path: Path) ->
     def find() -> str:
         try:
             file, content, notes = newest(tmp_path / "checkpoints")
-        except Mistake as mistake:
+        except ConfigError as mistake:
             assert whole == 3
             return said(mistake)
         if file is None:
@@ -772,7 +772,7 @@ def test_config_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
         try:
             with config_tree():
                 read_config(tmp_path / "config.yaml")
-        except Mistake as mistake:
+        except ConfigError as mistake:
             return said(mistake)
         return "run"
 
@@ -825,7 +825,7 @@ def test_log_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
     def keep() -> str:
         try:
             keep_rows(CSVLogger(tmp_path, name="", version=""), 2)
-        except Mistake as mistake:
+        except ConfigError as mistake:
             return said(mistake)
         return "run"
 
@@ -840,7 +840,7 @@ def test_record_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
     def read() -> str:
         try:
             Record(tmp_path, {}, {})
-        except Mistake as mistake:
+        except ConfigError as mistake:
             return said(mistake)
         return "run"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer
-from test_step import Watch, fit, make_gan
+from helpers import Shift, Watch, fit, make_gan
 from torch import Tensor, nn
 
 from ganexp import losses, regularizers
@@ -253,22 +253,6 @@ def test_names_are_given_once() -> None:
 
 
 # -- augmentations ---------------------------------------------------------------------------------------------------
-
-
-class Shift(Augmentation):
-    """All images moved by a number that is its state; it notes what it observes."""
-
-    def __init__(self, by: float = 1.0):
-        super().__init__()
-        self.register_buffer("by", torch.tensor(by))
-        self.observed: list[Output] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.by
-
-    def observe(self, real: Output) -> dict[str, Tensor]:
-        self.observed.append(real)
-        return {"seen": real.logits.mean()}
 
 
 @pytest.mark.parametrize(

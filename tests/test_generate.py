@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer
-from test_step import fit, make_gan
-from test_systems import labelled, make_vae
+from helpers import fit, labelled, make_gan, make_vae
 from torch import Tensor, nn
 
 from ganexp.data.digits import Digits
@@ -162,14 +161,14 @@ def test_a_run_knows_the_labels_of_its_data(cli: Callable[..., Answer]) -> None:
 
 def test_the_protocol_of_unlabelled_samples_has_no_labels() -> None:
     data = nine_to_one()
-    prints = []
+    fingerprints = []
     for classes, expected in ((True, "as the training data"), (False, None)):
         evaluation = Evaluation([SlicedWasserstein(Pixels())], data, 64, classes)
         evaluation.prepare()
         (protocol,) = evaluation.protocols(None).values()
         assert protocol["labels"] == expected
-        prints.append(protocol["print"])
-    assert prints[0] != prints[1]
+        fingerprints.append(protocol["fingerprint"])
+    assert fingerprints[0] != fingerprints[1]
 
 
 class Perfect(nn.Module):

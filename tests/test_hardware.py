@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import NARROW, TINY, Answer
 
-from ganexp.build import build
+from ganexp.cli.build import build
 from ganexp.tasks.train import seed_all
 
 # Notes on every rank what it drew and was given, and where its weights ended.

@@ -138,13 +138,13 @@ def test_a_list_of_labels_comes_before_folders(tmp_path: Path) -> None:
 def test_only_the_labels_change(tmp_path: Path, cache: Path) -> None:
     """Then the pictures are not read again, and yet the data are others."""
     write_images(tmp_path / "p", count=4)
-    prints = []
+    fingerprints = []
     for labels in ("0011", "0110"):
         names = sorted(p.relative_to(tmp_path / "p").as_posix() for p in (tmp_path / "p").rglob("*.[jp][pn]g"))
         rows = [f"{name},{label}\n" for name, label in zip(names, labels, strict=True)]
         (tmp_path / "p" / "labels.csv").write_text("file,label\n" + "".join(rows))
-        prints.append(folder(tmp_path / "p", classes=2).fingerprint)
-    assert len(arrays(cache)) == 1 and len(set(prints)) == 2
+        fingerprints.append(folder(tmp_path / "p", classes=2).fingerprint)
+    assert len(arrays(cache)) == 1 and len(set(fingerprints)) == 2
 
 
 # -- read once ----------------------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_unreadable_files_are_listed(cli: Cli, tmp_path: Path, cache: Path) -> N
     assert answer.code == 2 and "1 of 21 images in p cannot be used, more than 1.00%: p/x.png" in answer.err.replace(
         f"{tmp_path}/", ""
     )
-    answer = cli(*command, "data.unreadable=0.1")
+    answer = cli(*command, "data.max_unreadable=0.1")
     assert answer.code == 0, answer.err
     assert (answer.run / "left_out.txt").read_text() == "x.png: cannot identify image file\n"
     assert answer.record["data"]["notes"] == ["1 of 21 images cannot be used and are left out"]
@@ -421,7 +421,7 @@ def test_a_download_that_fails_names_the_files(tmp_path: Path, monkeypatch: pyte
 
 def test_attributes_from_the_command_line(cli: Cli, celeba: Path) -> None:
     answer = cli("data=celeba", f"data.root={celeba}", "data.shape=[3,16,16]", "data.attributes=[Smiling,Young]", "model=cdcgan",
-                 "data.batch_size=4", "trainer.max_steps=1", "metrics=[]", "model.width=0.1", "name=c")  # fmt: skip
+                 "data.batch_size=4", "trainer.max_steps=1", "metrics=[]", "model.width_multiplier=0.1", "name=c")  # fmt: skip
     assert answer.code == 0, answer.err
 
 
@@ -564,7 +564,7 @@ def test_too_many_unreadable_files_stop_every_run(tmp_path: Path, cache: Path) -
     for _ in range(2):
         with pytest.raises(ValueError, match=r"1 of 11 images .* more than 1\.00%"):
             folder(tmp_path / "p")
-    assert len(folder(tmp_path / "p", unreadable=1.0).x) == 10
+    assert len(folder(tmp_path / "p", max_unreadable=1.0).x) == 10
     with pytest.raises(ValueError, match=r"1 of 11 images .* more than 1\.00%"):
         folder(tmp_path / "p")
 
@@ -573,13 +573,13 @@ def test_unreadable_in_other_ways(tmp_path: Path, cache: Path) -> None:
     """A link that leads nowhere, a damaged member of an archive: counted, as every unreadable picture."""
     write_images(tmp_path / "p", count=8)
     (tmp_path / "p" / "link.png").symlink_to("nowhere")
-    assert folder(tmp_path / "p", unreadable=0.5).left_out.keys() == {"link.png"}
+    assert folder(tmp_path / "p", max_unreadable=0.5).left_out.keys() == {"link.png"}
     (tmp_path / "p" / "link.png").unlink()
     file = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "p"))
     content = bytearray(file.read_bytes())
     content[200] ^= 255
     file.write_bytes(content)
-    assert len(folder(file, unreadable=0.5).left_out) == 1
+    assert len(folder(file, max_unreadable=0.5).left_out) == 1
 
 
 def test_folders_behind_links_and_other_files(tmp_path: Path, cache: Path) -> None:
@@ -597,7 +597,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path, cache: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / "p" / name).write_text("no picture")
     for _ in range(2):
-        assert folder(tmp_path / "p", unreadable=0.5).left_out.keys() == {name}
+        assert folder(tmp_path / "p", max_unreadable=0.5).left_out.keys() == {name}
 
 
 def test_labels_that_make_no_sense(tmp_path: Path) -> None:

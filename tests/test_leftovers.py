@@ -12,8 +12,8 @@ import pytest
 import yaml
 from conftest import NARROW, TINY, Answer
 
-from ganexp import checks, config
-from ganexp.mistakes import Mistake
+from ganexp.cli import checks, config
+from ganexp.cli.messages import ConfigError
 
 NOTE = "ganexp: regularizer.r1 of the experiment is dropped: regularizer=r1 is not chosen\n"
 
@@ -54,7 +54,7 @@ def test_another_choice_has_its_own_numbers() -> None:
 
 def test_numbers_of_the_command_line_are_kept() -> None:
     assert compose("experiment=ring", "regularizer.r1.weight=5")["regularizer"]["r1"]["weight"] == 5
-    with pytest.raises(Mistake, match=r"^regularizer\.r1: there is no such key"):
+    with pytest.raises(ConfigError, match=r"^regularizer\.r1: there is no such key"):
         compose("experiment=ring", "regularizer=[r2]", "regularizer.r1.weight=5")
 
 
@@ -114,7 +114,7 @@ def test_a_mistake_stands_alone(cli: Callable[..., Answer]) -> None:
 
 
 def test_in_a_run_of_its_own(cli: Callable[..., Answer]) -> None:
-    answer = cli("experiment=sine_mlp_plus", "regularizer=[]", "loss=bce", *TINY, "model.width=0.1")
+    answer = cli("experiment=sine_mlp_plus", "regularizer=[]", "loss=bce", *TINY, "model.width_multiplier=0.1")
     assert answer.code == 0, answer.err
     assert NOTE in answer.err and answer.err.count("dropped") == 1
     assert NOTE.removeprefix("ganexp: ") in (answer.run / "log.txt").read_text()
@@ -126,7 +126,7 @@ def test_in_a_run_of_its_own(cli: Callable[..., Answer]) -> None:
 
 def test_in_every_job_of_a_sweep(cli: Callable[..., Answer]) -> None:
     choices = ["regularizer=[],[r1],[r2]", "loss=relativistic,hinge", "trainer.max_steps=1", "trainer.checkpoint_every=1"]
-    answer = cli("-m", "experiment=sine_mlp_plus", *TINY, "model.width=0.1", *choices)
+    answer = cli("-m", "experiment=sine_mlp_plus", *TINY, "model.width_multiplier=0.1", *choices)
     assert answer.code == 0, answer.out + answer.err
     jobs = sorted(Path("outputs").glob("sweep/*/*/run.json"))
     assert len(jobs) == 6 and NOTE in answer.err

@@ -50,14 +50,14 @@ def test_it_knows_a_temple(size: int) -> None:
     """One of the two photographs that scikit-learn ships."""
     temple = torch.from_numpy(load_sample_images().images[0].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     extractor = Lite0(size)
-    extractor.prepare(Images(3, 427, 640))  # type: ignore[arg-type]
+    extractor.setup(Images(3, 427, 640))  # type: ignore[arg-type]
     assert int(extractor(temple)["logits"].argmax()) in (442, 663, 832)  # bell cote, monastery, stupa
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (2, 16, 16), (3, 64, 64), (4, 40, 30), (3, 128, 128)])
 def test_any_image(shape: tuple[int, ...]) -> None:
     extractor = Lite0(64)
-    extractor.prepare(Images(*shape))  # type: ignore[arg-type]
+    extractor.setup(Images(*shape))  # type: ignore[arg-type]
     outputs = extractor(torch.rand(2, *shape) * 2 - 1)
     assert outputs["features"].shape == (2, 1280) and outputs["logits"].shape == (2, 1000)
     assert not outputs["features"].requires_grad
@@ -65,7 +65,7 @@ def test_any_image(shape: tuple[int, ...]) -> None:
 
 def test_grey_is_three_equal_channels_and_alpha_is_left_out() -> None:
     extractor = Lite0(64)
-    extractor.prepare(Images(1, 64, 64))  # type: ignore[arg-type]
+    extractor.setup(Images(1, 64, 64))  # type: ignore[arg-type]
     grey = torch.rand(2, 1, 64, 64) * 2 - 1
     as_rgb = extractor(grey.expand(-1, 3, -1, -1))["features"]
     alpha = torch.rand(2, 1, 64, 64)
@@ -76,19 +76,19 @@ def test_grey_is_three_equal_channels_and_alpha_is_left_out() -> None:
 
 def test_resizing_is_bicubic() -> None:
     extractor = Lite0(64)
-    extractor.prepare(Images(3, 100, 80))  # type: ignore[arg-type]
+    extractor.setup(Images(3, 100, 80))  # type: ignore[arg-type]
     x = torch.rand(1, 3, 100, 80) * 2 - 1
     by_hand = F.interpolate(x, size=(64, 64), mode="bicubic", antialias=True).clamp(-1, 1)
     torch.testing.assert_close(extractor(x)["features"], extractor(by_hand)["features"])
 
 
 def test_the_size_is_part_of_the_fingerprint() -> None:
-    prints = set()
+    fingerprints = set()
     for size in (64, 128):
         extractor = Lite0(size)
-        extractor.prepare(Images(3, 64, 64))  # type: ignore[arg-type]
-        prints.add(extractor.fingerprint)
-    assert len(prints) == 2
+        extractor.setup(Images(3, 64, 64))  # type: ignore[arg-type]
+        fingerprints.add(extractor.fingerprint)
+    assert len(fingerprints) == 2
 
 
 @pytest.mark.parametrize("size", [0, 31, 100])
@@ -99,7 +99,7 @@ def test_impossible_sizes(size: int) -> None:
 
 def test_points_are_refused() -> None:
     with pytest.raises(ValueError, match="needs images"):
-        Lite0().prepare(Images(2))  # type: ignore[arg-type]
+        Lite0().setup(Images(2))  # type: ignore[arg-type]
 
 
 def test_another_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

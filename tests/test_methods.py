@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import NARROW_ALL, TINY, Answer, data_overrides
+from helpers import compose, kill_after, options, play, same, state
 from omegaconf import OmegaConf
-from test_composition import compose, options, play
-from test_resume import kill_after, same, state
 
-from ganexp import config, mistakes
-from ganexp.build import build
+from ganexp.cli import config, messages
+from ganexp.cli.build import build
 from ganexp.losses import BCE, Relativistic, TopK, Wasserstein
 
 REGULARIZERS = ["dragan", "lecam", "consistency", "zcr", "path_length", "feature_matching", "r1", "r2"]
@@ -81,7 +80,7 @@ def refusal(model: str, method: str) -> str | None:
 def check(model: str, method: str, root: Path) -> None:
     composed, refused = with_method(model, method, root), refusal(model, method)
     if refused:
-        with pytest.raises((mistakes.Mistake, ValueError), match=refused):
+        with pytest.raises((messages.ConfigError, ValueError), match=refused):
             play(composed)
         return
     system: Any = play(composed)
@@ -271,7 +270,7 @@ def test_what_top_k_refuses_and_survives() -> None:
     copied = copy.deepcopy(TopK(BCE(weight=0.5), 0.7))
     assert copied.fraction == 0.7 and copied.loss.weight == 0.5
     composed = compose("model=dcgan", "loss=top_k", "loss@loss.loss=relativistic", "model.separate=true", *TINY, *NARROW_ALL)
-    with pytest.raises(mistakes.Mistake, match=r"separate: TopK compares real with fake"):
+    with pytest.raises(messages.ConfigError, match=r"separate: TopK compares real with fake"):
         build(composed["model"], "model")
 
 

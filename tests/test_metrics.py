@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from ganexp.data.toy import Gaussians
+from ganexp.images import to_float
 from ganexp.losses import MMD as Discrepancy
+from ganexp.metrics.auto import AutoExtractor
 from ganexp.metrics.classifier import Classifier
 from ganexp.metrics.diversity import MSSSIM, Diversity
-from ganexp.metrics.features import Extractor, Laplacian, Pixels, Random, as_floats, hash_of
+from ganexp.metrics.features import Extractor, Laplacian, Pixels, Random, hash_of
 from ganexp.metrics.fid import FID
-from ganexp.metrics.fitting import Fitting
 from ganexp.metrics.inception import Inception
 from ganexp.metrics.kid import KID
 from ganexp.metrics.labels import Accuracy, InceptionScore, read
@@ -58,10 +59,10 @@ def facts(x: Tensor, y: Tensor | None = None, classes: int = 0, by_channel: bool
 
 
 def values(metric: FeatureMetric, real: Tensor, fake: Tensor, split: Sequence[int] = ()) -> dict[str, float]:
-    metric.prepare(facts(real))
+    metric.setup(facts(real))
     for side, x in ((True, real), (False, fake)):
         for part in x.tensor_split(list(split)):
-            metric.update(metric.features(part)[metric.reads], real=side)
+            metric.update(metric.features(part)[metric.output], real=side)
     return {name: float(value) for name, value in metric.compute().items()}
 
 
@@ -279,7 +280,7 @@ def test_pixels_are_the_sample_itself() -> None:
 
 def random_features(x: Tensor, seed: int = 0) -> Tensor:
     extractor = Random(4, seed)
-    extractor.prepare(facts(x))
+    extractor.setup(facts(x))
     return extractor(x)["features"]
 
 
@@ -303,7 +304,7 @@ def test_random_features_are_those_of_their_seed() -> None:
 
 def test_random_features_see_each_image_alone() -> None:
     x, extractor = torch.rand(6, 1, 8, 8), Random(4)
-    extractor.prepare(facts(x))
+    extractor.setup(facts(x))
     first = extractor(x)["features"]
     torch.testing.assert_close(torch.cat([extractor(x[:2])["features"], extractor(x[2:])["features"]]), first)
     assert (first[0] != first[1]).any()
@@ -312,7 +313,7 @@ def test_random_features_see_each_image_alone() -> None:
 @pytest.mark.parametrize("extractor", [Random(), Classifier(), Inception()])
 def test_image_features_refuse_points(extractor: Extractor) -> None:
     with pytest.raises(ValueError, match=r"shape \[2\]"):
-        extractor.prepare(facts(torch.zeros(4, 2)))
+        extractor.setup(facts(torch.zeros(4, 2)))
 
 
 def striped(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -335,31 +336,31 @@ def test_the_classifier_learns_the_labels_once(cache: Path) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = Classifier(steps=30)
-    first.prepare(facts(x, y, 2))
+    first.setup(facts(x, y, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert first.accuracy == 1.0
     unseen, labels = striped(50, 1)
-    outputs = first(as_floats(unseen))
+    outputs = first(to_float(unseen))
     assert outputs["features"].shape == (50, 128) and torch.equal(outputs["logits"].argmax(1), labels)
     (file,) = cache.rglob("*.pt")
     written = file.stat().st_mtime_ns
     again = Classifier(steps=30)
-    again.prepare(facts(x, y, 2))
+    again.setup(facts(x, y, 2))
     assert file.stat().st_mtime_ns == written and again.fingerprint == first.fingerprint and again.accuracy == 1.0
-    assert torch.equal(again(as_floats(unseen))["logits"], outputs["logits"])
+    assert torch.equal(again(to_float(unseen))["logits"], outputs["logits"])
     x[0, 0, 0, 0] += 1
-    Classifier(steps=30).prepare(facts(x, y, 2))
+    Classifier(steps=30).setup(facts(x, y, 2))
     assert len(list(cache.rglob("*.pt"))) == 2  # one changed pixel is another data set
 
 
 def test_a_damaged_classifier_is_made_anew(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     x, y = striped(300)
     first = Classifier(steps=5)
-    first.prepare(facts(x, y, 2))
+    first.setup(facts(x, y, 2))
     (file,) = cache.rglob("*.pt")
     file.write_bytes(file.read_bytes()[:5000])
     again = Classifier(steps=5)
-    again.prepare(facts(x, y, 2))
+    again.setup(facts(x, y, 2))
     assert "damaged and made anew" in caplog.text and again.fingerprint == first.fingerprint
 
 
@@ -367,17 +368,17 @@ def test_the_classifier_of_stacked_images_reads_each_channel(cache: Path) -> Non
     parts = [striped(300, seed) for seed in range(3)]
     x, y = torch.cat([x for x, _ in parts], 1), sum(4 >> i & 7 and label * 2 ** (2 - i) for i, (_, label) in enumerate(parts))
     extractor = Classifier(steps=30)
-    extractor.prepare(facts(x, y, 8, by_channel=True))
-    outputs = extractor(as_floats(x[:5]))
+    extractor.setup(facts(x, y, 8, by_channel=True))
+    outputs = extractor(to_float(x[:5]))
     assert outputs["features"].shape == (5, 3 * 128) and outputs["logits"].shape == (5, 3, 2)
     assert torch.equal(read(outputs["logits"]), y[:5])
     with pytest.raises(ValueError, match="7 are not the combinations of 3 channels"):
-        extractor.prepare(facts(x, y, 7, by_channel=True))
+        extractor.setup(facts(x, y, 7, by_channel=True))
 
 
 def test_the_classifier_needs_labels() -> None:
     with pytest.raises(ValueError, match="needs data with labels"):
-        Classifier().prepare(facts(torch.zeros(8, 1, 8, 8, dtype=torch.uint8)))
+        Classifier().setup(facts(torch.zeros(8, 1, 8, 8, dtype=torch.uint8)))
 
 
 @pytest.mark.parametrize(
@@ -385,9 +386,9 @@ def test_the_classifier_needs_labels() -> None:
     [((1, 8, 8), 2, "classifier"), ((1, 8, 8), 0, "random"), ((2,), 0, "pixels"), ((2,), 8, "pixels"), ((1, 2, 2), 2, "random")],
 )
 def test_the_fitting_extractor(shape: tuple[int, ...], classes: int, name: str, cache: Path) -> None:
-    extractor = Fitting()
+    extractor = AutoExtractor()
     x = torch.randint(256, (64, *shape)).to(torch.uint8) if len(shape) == 3 else torch.rand(64, *shape)
-    extractor.prepare(facts(x, torch.arange(64) % max(classes, 1), classes))
+    extractor.setup(facts(x, torch.arange(64) % max(classes, 1), classes))
     assert extractor.name == name == FID(extractor).name.removeprefix("fid/")
     assert extractor(torch.rand(3, *shape))["features"].shape[0] == 3
 
@@ -418,14 +419,14 @@ def test_inception_is_torch_fidelitys(weights: tuple[Path, str]) -> None:
     file, sha256 = weights
     extractor = Inception(str(file), sha256[:8])
     x = torch.randint(256, (4, 3, 40, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    extractor.prepare(facts(x))
+    extractor.setup(facts(x))
     features, logits = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(file))(x)
-    outputs = extractor(as_floats(x))
+    outputs = extractor(to_float(x))
     torch.testing.assert_close(outputs["features"], features)
     torch.testing.assert_close(outputs["logits"], logits)
     assert features.std() > 0 and FID(extractor).name == "fid/inception" and extractor.fingerprint == sha256[:16]
-    grey = extractor(as_floats(x[:, :1]))["features"]
-    torch.testing.assert_close(grey, extractor(as_floats(x[:, :1].expand(-1, 3, -1, -1)))["features"])
+    grey = extractor(to_float(x[:, :1]))["features"]
+    torch.testing.assert_close(grey, extractor(to_float(x[:, :1].expand(-1, 3, -1, -1)))["features"])
 
 
 def test_inception_finds_what_torch_keeps(weights: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,20 +434,20 @@ def test_inception_finds_what_torch_keeps(weights: tuple[Path, str], tmp_path: P
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     shutil.copy(file, tmp_path / "checkpoints")
-    Inception(sha256=sha256).prepare(facts(torch.zeros(2, 3, 8, 8)))
+    Inception(sha256=sha256).setup(facts(torch.zeros(2, 3, 8, 8)))
 
 
 def test_inception_of_another_file(weights: tuple[Path, str], tmp_path: Path) -> None:
     file, _ = weights
     with pytest.raises(ValueError, match=r"weights: .*its SHA-256 begins with .*, not 6726825d"):
-        Inception(str(file)).prepare(facts(torch.zeros(2, 3, 8, 8)))
+        Inception(str(file)).setup(facts(torch.zeros(2, 3, 8, 8)))
     other = tmp_path / "other.pth"
     torch.save({"a": torch.zeros(3)}, other)
     sha256 = hashlib.sha256(other.read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="does not hold this network"):
-        Inception(str(other), sha256).prepare(facts(torch.zeros(2, 3, 8, 8)))
+        Inception(str(other), sha256).setup(facts(torch.zeros(2, 3, 8, 8)))
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        Inception(str(tmp_path / "none.pth")).prepare(facts(torch.zeros(2, 3, 8, 8)))
+        Inception(str(tmp_path / "none.pth")).setup(facts(torch.zeros(2, 3, 8, 8)))
 
 
 def test_inception_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,7 +459,7 @@ def test_inception_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         FileNotFoundError, match=r"weights: put weights-inception.*6726825d.pth \(91 MB, from https://.*hub/checkpoints"
     ):
-        Inception().prepare(facts(torch.zeros(2, 3, 8, 8)))
+        Inception().setup(facts(torch.zeros(2, 3, 8, 8)))
 
 
 # -- parity with torch-fidelity and with the reference of precision and recall -------------------------------------------
@@ -556,7 +557,7 @@ def plane(centres: list[list[float]], sigma: float) -> Any:
 def test_modes_by_hand() -> None:
     """Of 8 points, 3 at a centre, 2 within 3 σ of another, 2 just outside, 1 nearest to the third."""
     metric = Modes(Pixels())
-    metric.prepare(plane([[0, 0], [1, 0], [0, 1]], 0.1))
+    metric.setup(plane([[0, 0], [1, 0], [0, 1]], 0.1))
     points = [[0, 0], [0, 0], [0, 0], [1.29, 0], [1, -0.29], [1.31, 0], [1, -0.31], [0, 5]]
     metric.update(torch.tensor(points)[:3], real=False)
     metric.update(torch.tensor(points)[3:], real=False)
@@ -568,7 +569,7 @@ def test_modes_by_hand() -> None:
 
 def test_modes_are_of_data_that_has_them() -> None:
     with pytest.raises(ValueError, match="data=ring and data=grid"):
-        Modes(Pixels()).prepare(facts(torch.zeros(4, 2)))
+        Modes(Pixels()).setup(facts(torch.zeros(4, 2)))
 
 
 def test_the_real_points_have_all_modes() -> None:
@@ -576,7 +577,7 @@ def test_the_real_points_have_all_modes() -> None:
     ring = Gaussians([2], 3, 64, 0, [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], 0.01, points=20_000)
     ring.prepare()
     metric = Modes(Pixels())
-    metric.prepare(ring)
+    metric.setup(ring)
     metric.update(ring.x, real=False)
     found = {name.split("/")[0]: float(value) for name, value in metric.compute().items()}
     assert found["high_quality"] == pytest.approx(1 - np.exp(-4.5), abs=0.003)
@@ -587,7 +588,7 @@ def test_the_real_points_have_all_modes() -> None:
 
 def test_class_modes_by_hand() -> None:
     metric = ClassModes(LogitsAsTheyAre())
-    metric.prepare(facts(torch.zeros(4, 4), classes=4))
+    metric.setup(facts(torch.zeros(4, 4), classes=4))
     metric.update(torch.eye(4).repeat(99, 1), real=True)
     metric.update(torch.eye(4)[[0, 0, 0, 1]], real=False)
     expected = {"modes/pixels": 2, "reverse_kl/pixels": 0.75 * np.log(3) + 0.25 * np.log(1)}

@@ -89,7 +89,7 @@ MISTAKES = [
     ("task=compare", "task.runs: at least two, task.runs=["),
     ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: no metric kid/x is measured, only swd/pixels"),
     ("model.g_steps=0", "model.g_steps: at least 1, not 0"),
-    ("model.width=0", "model.width: a factor above 0"),
+    ("model.width_multiplier=0", "model.width_multiplier: a factor above 0"),
     ("loss=relativistic model.separate=true", "model.separate: Relativistic compares real with fake"),
     ("model=vae loss=hinge", "loss: model=vae has no use for it; its loss is model.loss"),
     ("model=vae optimizer.discriminator.lr=1e-3", "optimizer.discriminator.lr: model=vae has no use for it"),
@@ -103,9 +103,9 @@ MISTAKES = [
     ("model=dcgan model.discriminator.outputs=0", "the discriminator must give logits [N, K], not [2, 0]"),
     ("model=dcgan_anime", "model.generator: this network takes images [channels, height, width] with sides from 16 px on"),
     ("model=dcgan data=cats data.root=nowhere", "nowhere/cats, nor cats.zip; put cropped cat faces"),
-    ("trainer.log_mean=0", "trainer.log_mean: at least 1, not 0"),
+    ("trainer.log_window=0", "trainer.log_window: at least 1, not 0"),
     ("trainer.num_samples=0", "trainer.num_samples: at least 1, not 0"),
-    ("model.width=abc", "model.width: a factor above 0, not abc"),
+    ("model.width_multiplier=abc", "model.width_multiplier: a factor above 0, not abc"),
     ("metrics=[sharpness,swd] callbacks.checkpoint.monitor=sharpness/laplacian", "monitor: sharpness/laplacian is best near 1"),
     ("-m task=resume run=a,b", "-m: starts new runs; task=resume continues one"),
     ("task=resume run=pictures hydra.run.dir=x", "hydra.run.dir: a run resumes in its own folder"),
@@ -178,7 +178,7 @@ MISTAKES = [
     ("model=mlp data=sine ~model/latent", "model.generator.latent_dim: Interpolation key 'model.latent.dim' not found"),
     ("model=mlp data=sine model.latent._target_=builtins.dict", "model"),
     ("task=sample task.needs=[]", "task.needs: belongs to the option"),
-    ("trainer.log_mean=9223372036854775808", "trainer.log_mean: below 2**31, not 9223372036854775808"),
+    ("trainer.log_window=9223372036854775808", "trainer.log_window: below 2**31, not 9223372036854775808"),
     ("~data.shape.0", "the config cannot be composed: list indices must be integers"),
     ("model.optimizer={generator:{a:1},discriminator:{a:1}}", "'dict' object is not callable"),
     ("model.schedule={a:1}", "model.schedule: 'dict' object is not callable"),
@@ -314,7 +314,7 @@ def test_mnist_offline_names_the_files(cli: Callable[..., Answer], tmp_path: Pat
 QUICK = """
 import sys
 sys.argv = ["ganexp"] + sys.argv[1:]
-from ganexp.__main__ import main
+from ganexp.cli.main import main
 try:
     main()
 finally:

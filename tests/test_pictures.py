@@ -95,12 +95,12 @@ def test_the_axes_follow_the_real_points() -> None:
 
 def test_draw_knows_images_from_points() -> None:
     images = torch.rand(4, 1, 8, 8)
-    assert np.array_equal(np.array(pictures.draw(images, 2, images, "")), np.array(pictures.grid(images, 2)))
-    scatter = pictures.draw(POINTS, 2, POINTS, "title")
+    assert np.array_equal(np.array(pictures.render(images, 2, images, "")), np.array(pictures.grid(images, 2)))
+    scatter = pictures.render(POINTS, 2, POINTS, "title")
     assert np.array_equal(np.array(scatter), np.array(pictures.scatter(POINTS, POINTS, "title")))
     for shape in ((4, 3), (4, 1), (4,)):
         with pytest.raises(ValueError, match="no picture"):
-            pictures.draw(torch.zeros(shape), 2, torch.zeros(shape), "")
+            pictures.render(torch.zeros(shape), 2, torch.zeros(shape), "")
 
 
 @pytest.mark.parametrize("n, columns", [(1, 1), (2, 2), (4, 2), (5, 3), (64, 8), (65, 9)])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
+from helpers import compose, play
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -119,7 +119,7 @@ def test_g_learns_through_it() -> None:
 
 @pytest.mark.parametrize("options", [["model.classes=10"], ["regularizer=[r1,feature_matching]", "model.discriminator.size=32"]])
 def test_it_plays(options: list[str]) -> None:
-    play(compose("model=projected", "loss=hinge", "model.width=0.04", *TINY, *options))
+    play(compose("model=projected", "loss=hinge", "model.width_multiplier=0.04", *TINY, *options))
 
 
 @pytest.mark.parametrize("message, options", [

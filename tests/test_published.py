@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ganexp import checks, config
-from ganexp.build import build
+from ganexp.cli import checks, config
+from ganexp.cli.build import build
 from ganexp.networks.output import Output
 
 
@@ -272,7 +272,7 @@ def test_glorot_uniform_weights(name: str) -> None:
 
 
 def test_truncated_normal_weights() -> None:
-    for layer in fresh_layers("cats_dcgan", "model.width=0.25"):  # the law does not depend on the width
+    for layer in fresh_layers("cats_dcgan", "model.width_multiplier=0.25"):  # the law does not depend on the width
         assert 0.039 < layer.weight.abs().max() <= 0.04, layer
         # N(0, 1) cut at ±2 has a deviation of √(1 - 2 · 2φ(2) / (Φ(2) - Φ(-2))) = 0.8796.
         assert layer.weight.std().item() == pytest.approx(0.8796 * 0.02, rel=2 / sqrt(layer.weight.numel())), layer
@@ -351,7 +351,13 @@ def normal(dim: int) -> dict[str, Any]:
 
 
 # Nothing that a tutorial does not have.
-PLAIN: dict[str, Any] = {"model.ema_half_life": None, "model.width": 1.0, "regularizer": {}, "augment": {}, "model.anneal": {}}
+PLAIN: dict[str, Any] = {
+    "model.ema_half_life": None,
+    "model.width_multiplier": 1.0,
+    "regularizer": {},
+    "augment": {},
+    "model.anneal": {},
+}
 ONE_TO_ONE: dict[str, Any] = {
     "model.d_steps": 1,
     "model.g_steps": 1,
@@ -439,7 +445,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "data.replacement": True,
         "trainer.max_steps": 10_000,
         "trainer.log_every": 500,
-        "trainer.log_mean": 250,
+        "trainer.log_window": 250,
         "callbacks.samples.every": 100,
         "callbacks.checkpoint.every": 500,
     },

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
+from helpers import compose, play
 from torch import nn
 
-from ganexp.build import build
+from ganexp.cli.build import build
 from ganexp.networks.r3gan import Block, Discriminator, Down, Generator, Up
 from ganexp.regularizers import R1, R2
 from ganexp.round import Round
@@ -75,7 +75,7 @@ def test_the_size_of_the_model() -> None:
     """model=r3gan, without another number; half as wide."""
     for width, g, d in ((1.0, 465_344, 457_280), (2.0, 1_504_128, 1_488_000)):
         with torch.device("meta"):
-            system = build(compose("model=r3gan", "data.shape=[3,64,64]", f"model.width={width}")["model"], "model")
+            system = build(compose("model=r3gan", "data.shape=[3,64,64]", f"model.width_multiplier={width}")["model"], "model")
         assert (count(system.generator), count(system.discriminator)) == (g, d)
 
 
@@ -235,7 +235,7 @@ def test_second_derivatives_are_right() -> None:
 # -- in the game -------------------------------------------------------------------------------------------------------
 
 TERMS = ["loss=relativistic", "regularizer=[r1,r2]"]
-NARROW = ["model.width=0.04", "data.shape=[1,16,16]"]
+NARROW = ["model.width_multiplier=0.04", "data.shape=[1,16,16]"]
 
 
 def test_two_batches_of_itself() -> None:
@@ -246,7 +246,7 @@ def test_two_batches_of_itself() -> None:
 @pytest.mark.parametrize("half", ["generator", "discriminator"])
 def test_two_batches_with_another(half: str) -> None:
     other = {"generator": "stylegan2", "discriminator": "dcgan"}[half]
-    play(compose(f"model={other}", f"model/{half}=r3gan", *TERMS, *TINY, "model.width=0.04", "data.shape=[3,16,16]"))
+    play(compose(f"model={other}", f"model/{half}=r3gan", *TERMS, *TINY, "model.width_multiplier=0.04", "data.shape=[3,16,16]"))
 
 
 def test_as_an_encoder() -> None:

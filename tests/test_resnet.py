@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
+from helpers import PLAIN, Y, compose, count, far, image, play
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ganexp.build import build
+from ganexp.cli.build import build
 from ganexp.networks import dcgan, resnet
 from ganexp.networks.attention import SelfAttention
 from ganexp.networks.resnet import BatchNorm, Discriminator, Down, Generator, Up
-
-Y = torch.tensor([0, 1, 2])
-
-
-def count(make: Any, *arguments: Any, **options: Any) -> int:
-    """Trainable scalars of a network, of which only the shapes are made; spectral norm has none, and takes a while."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in make(*arguments, **options).parameters())
-
-
-PLAIN = {"spectral_norm": False}
-
-
-def image(side: int) -> tuple[int, int, int]:
-    return 3, side, side
-
-
-def far(network: nn.Module) -> nn.Module:
-    """Every parameter far from its start, biases and attention's gamma as well."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn_like(p))
-    return network
-
 
 # -- published sizes -----------------------------------------------------------------------------------------------------
 
@@ -89,7 +62,7 @@ def test_sizes_of_narrow_ones(side: int, width_g: int, width_d: int, g: int, d: 
 
 
 def test_a_quarter_of_the_width() -> None:
-    model = compose("model=resnet", "data=celeba", "model.width=0.25", "data.shape=[3,64,64]")["model"]
+    model = compose("model=resnet", "data=celeba", "model.width_multiplier=0.25", "data.shape=[3,64,64]")["model"]
     with torch.device("meta"):
         system = build(model, "model")
     assert [sum(p.numel() for p in n.parameters()) for n in system.networks().values()] == [635_329, 1_162_051]
@@ -328,16 +301,21 @@ def test_where_attention_stands() -> None:
     ids=" ".join,
 )
 def test_it_plays(options: list[str]) -> None:
-    play(compose(*options, *TINY, "model.width=0.04"))
+    play(compose(*options, *TINY, "model.width_multiplier=0.04"))
 
 
 def test_it_plays_in_bf16() -> None:
-    play(compose("model=resnet", "model.classes=10", "model.generator.attention=8", *TINY, "model.width=0.04"), "bf16-mixed")
+    play(
+        compose("model=resnet", "model.classes=10", "model.generator.attention=8", *TINY, "model.width_multiplier=0.04"),
+        "bf16-mixed",
+    )
 
 
 def test_its_average_samples() -> None:
     """The average has the spectral norm's vectors of the network it follows."""
-    composed = compose("model=resnet", "model.generator.spectral_norm=true", "data.shape=[1,8,8]", *TINY, "model.width=0.04")
+    composed = compose(
+        "model=resnet", "model.generator.spectral_norm=true", "data.shape=[1,8,8]", *TINY, "model.width_multiplier=0.04"
+    )
     system = play(composed)
     for mine, theirs in zip(system.ema.average.buffers(), system.generator.buffers(), strict=True):
         assert torch.equal(mine, theirs)

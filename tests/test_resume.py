@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from conftest import Answer
+from helpers import SHORT, kill_after, rows, same, state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-SHORT = [
-    "hardware=cpu", "data.batch_size=512", "trainer.log_every=1", "trainer.log_mean=3", "trainer.samples_every=2", "seed=5",
-    "trainer.metrics_every=2", "trainer.checkpoint_every=2", "trainer.num_samples=10", "callbacks.metrics.num=32",
-    "model.width=0.05",
-]  # fmt: skip
 
 NOISY = ["loss.real=[0.8,1]", "loss.generator=[0.8,1]"]  # labels drawn for every sample
 STATEFUL = [  # averages in terms, probabilities in an augmentation, vectors in a constraint
     "regularizer=[lecam,path_length]", "regularizer.lecam.start=3", "augment=[ada]", "constraint=[spectral_norm]",
 ]  # fmt: skip
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
-
-
-def state(run: Path) -> dict[str, Any]:
-    """All of the last checkpoint that the folder's name and the clock do not change."""
-    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    kept = ("state_dict", "optimizer_states", "lr_schedulers", "random", "images_seen", "callbacks")
-    return {key: content[key] for key in kept}
-
-
-def kill_after(step: int, run: Path) -> None:
-    """Leave the folder as if the run had been killed in the middle of writing what comes after a step."""
-    for file in (run / "checkpoints").iterdir():
-        if file.name != f"step-{step:08d}.ckpt":
-            file.unlink()
-    csv = run / "metrics.csv"
-    csv.write_bytes(csv.read_bytes()[:-40])
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | {"status": "running"}))
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(

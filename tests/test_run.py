@@ -16,7 +16,7 @@ from conftest import NARROW, TINY, Answer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ganexp import checks, config, jobs
+from ganexp.cli import checks, config, jobs
 from ganexp.losses import BCE
 
 LONGER = [*TINY, "trainer.max_steps=10", "trainer.samples_every=5", "trainer.metrics_every=5", "trainer.checkpoint_every=5"]

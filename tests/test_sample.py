@@ -86,7 +86,7 @@ def test_evaluate(cli: Cli, trained: Callable[..., Path]) -> None:
     assert answer.code == 0, answer.err
     result = json.loads((answer.run / "evaluation.json").read_text())
     assert result["values"].keys() == {"fid/random", "swd/pixels"}
-    assert all(v["value"] > 0 and v["print"] in answer.out for v in result["values"].values())
+    assert all(v["value"] > 0 and v["fingerprint"] in answer.out for v in result["values"].values())
     protocol = result["protocols"]["fid/random"]
     assert (protocol["generated"], protocol["real"]["images"], result["step"], protocol["ema"]) == (300, 300, 3, True)
     assert "fid/random" in answer.out

@@ -8,57 +8,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers import Watch, fit, make_gan
 from torch import Tensor, nn
 
-from ganexp import ema, latents, losses, regularizers
-from ganexp.callbacks.log import Log
+from ganexp import ema, losses, regularizers
 from ganexp.data.toy import Sine
 from ganexp.networks import mlp
 from ganexp.round import Round
 from ganexp.systems.contexts import evaluating, frozen
-from ganexp.systems.gan import GAN
-
-
-def make_gan(**changes: Any) -> GAN:
-    torch.manual_seed(0)
-    parts: dict[str, Any] = {
-        "latent": latents.Normal(2),
-        "generator": mlp.Generator([2], 2, [8]),
-        "discriminator": mlp.Discriminator([2], [8], dropout=0.0),
-        "loss": losses.BCE(),
-        "regularizers": {},
-        "augment": {},
-        "optimizer": {
-            "generator": lambda p: torch.optim.SGD(p, 0.1),
-            "discriminator": lambda p: torch.optim.SGD(p, 0.2),
-        },
-        "schedule": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0, 0),
-    }
-    return GAN(**(parts | changes))
-
-
-def fit(system: GAN, steps: int, *callbacks: pl.Callback, data: Any = None) -> pl.Trainer:
-    if data is None:
-        data = Sine([2], 0, batch_size=16, seed=0)
-        data.prepare()
-    trainer = pl.Trainer(
-        max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, callbacks=[Log(), *callbacks],
-    )  # fmt: skip
-    trainer.fit(system, datamodule=data)
-    return trainer
-
-
-class Watch(pl.Callback):
-    """The weights of both networks after every batch."""
-
-    def __init__(self) -> None:
-        self.d: list[Tensor] = []
-        self.g: list[Tensor] = []
-
-    def on_train_batch_end(self, trainer: Any, system: Any, *rest: Any) -> None:
-        self.d.append(nn.utils.parameters_to_vector(system.discriminator.parameters()).detach().clone())
-        self.g.append(nn.utils.parameters_to_vector(system.generator.parameters()).detach().clone())
 
 
 def test_one_batch_is_one_step() -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Answer
-from test_resume import rows, same, state
+from helpers import rows, same, state
 
 RUN = [
     "model=mlp", "data=sine", "hardware=cpu", "trainer.max_steps=3000", "trainer.log_every=1", "trainer.samples_every=1000",
-    "trainer.metrics_every=1000", "trainer.checkpoint_every=1000", "callbacks.metrics.num=32", "model.width=0.05",
+    "trainer.metrics_every=1000", "trainer.checkpoint_every=1000", "callbacks.metrics.num=32", "model.width_multiplier=0.05",
 ]  # fmt: skip
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
+from helpers import compose, play
 from torch import nn
 from torch.nn import functional as F
 
-from ganexp.build import build
+from ganexp.cli.build import build
 from ganexp.constraints import SpectralNorm
 from ganexp.networks import stylegan2
 from ganexp.networks.layers import map_sizes
@@ -273,7 +273,7 @@ def test_the_mean_of_w_follows_while_training() -> None:
 
 
 def test_truncated_to_nothing_all_are_one_picture() -> None:
-    system = build(compose("model=stylegan2", "model.width=0.04")["model"], "model")
+    system = build(compose("model=stylegan2", "model.width_multiplier=0.04")["model"], "model")
     noisy(system.generator).w_mean.normal_()
     system.ema.update(system.generator, 8, 8)
     z, y = torch.randn(3, 128), torch.zeros(3, dtype=torch.long)
@@ -346,7 +346,7 @@ def test_second_derivatives_are_right() -> None:
 
 # -- in the game -------------------------------------------------------------------------------------------------------
 
-SMALL = [*TINY, "model.width=0.04", "data.shape=[1,16,16]"]
+SMALL = [*TINY, "model.width_multiplier=0.04", "data.shape=[1,16,16]"]
 TERMS = ["regularizer=[r1,path_length]", "regularizer.path_length.every=1"]
 
 
@@ -360,7 +360,7 @@ def test_two_batches_of_itself() -> None:
 @pytest.mark.parametrize("half", ["generator", "discriminator"])
 def test_two_batches_with_another(half: str) -> None:
     terms = TERMS if half == "generator" else ["regularizer=[r1]"]
-    play(compose("model=dcgan", f"model/{half}=stylegan2", "data.shape=[3,16,16]", *TINY, "model.width=0.04", *terms))
+    play(compose("model=dcgan", f"model/{half}=stylegan2", "data.shape=[3,16,16]", *TINY, "model.width_multiplier=0.04", *terms))
 
 
 def test_as_an_encoder() -> None:

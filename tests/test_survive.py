@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Answer, data_overrides
+from helpers import MODELS, REGULARIZERS, SHORT, kill_after, rows, same, state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_composition import MODELS, REGULARIZERS
-from test_resume import SHORT, kill_after, rows, same, state
 
-from ganexp.tasks.checkpoint import read
+from ganexp.runtime.restoring import read
 
 CSV_STEP = re.compile(r"step-(\d+)\.ckpt")
 
@@ -134,7 +133,7 @@ def litter(run: Path) -> list[str]:
 
 STEPS = 4000  # rows reach metrics.csv by the hundred: a run that goes on makes at least so many
 LONG = [
-    "data=digits", "model=cdcgan", "model.width=0.25", "hardware=cpu", "regularizer=[r1]", "regularizer.r1.every=4",
+    "data=digits", "model=cdcgan", "model.width_multiplier=0.25", "hardware=cpu", "regularizer=[r1]", "regularizer.r1.every=4",
     "augment=[flip]", f"trainer.max_steps={STEPS}", "trainer.log_every=1", "trainer.samples_every=500",
     "trainer.metrics_every=500", "trainer.checkpoint_every=20", "callbacks.metrics.num=200",
 ]  # fmt: skip
@@ -214,7 +213,7 @@ def test_killed_thirty_times(tmp_path: Path) -> None:
 
 
 HEAVY = [
-    "data=digits", "data.batch_size=512", "model=cdcgan", "model.width=0.5", "hardware=cpu", "regularizer=[r1]",
+    "data=digits", "data.batch_size=512", "model=cdcgan", "model.width_multiplier=0.5", "hardware=cpu", "regularizer=[r1]",
     "trainer.max_steps=40", "trainer.log_every=1", "trainer.samples_every=10", "trainer.metrics_every=10",
     "trainer.checkpoint_every=4", "callbacks.metrics.num=64",
 ]  # fmt: skip
@@ -254,7 +253,7 @@ def test_stopped_in_every_way(tmp_path: Path) -> None:
 
 SINE = [
     "model=mlp", "data=sine", "hardware=cpu", "trainer.log_every=1", "trainer.samples_every=20", "trainer.metrics_every=20",
-    "trainer.checkpoint_every=10", "callbacks.metrics.num=32", "model.width=0.05", "trainer.max_steps=80",
+    "trainer.checkpoint_every=10", "callbacks.metrics.num=32", "model.width_multiplier=0.05", "trainer.max_steps=80",
 ]  # fmt: skip
 
 
@@ -417,7 +416,8 @@ def check_constant(counts: np.ndarray) -> None:
 def test_a_long_run_does_not_grow(tmp_path: Path) -> None:
     """20,000 steps: the same memory, files and threads after the first 5,000."""
     run = Run(
-        tmp_path, "model=mlp", "data=sine", "hardware=cpu", "model.width=0.25", "trainer.max_steps=20000", "trainer.log_every=50",
+        tmp_path, "model=mlp", "data=sine", "hardware=cpu", "model.width_multiplier=0.25",
+        "trainer.max_steps=20000", "trainer.log_every=50",
         "trainer.samples_every=500", "trainer.metrics_every=500", "trainer.checkpoint_every=500", "callbacks.metrics.num=500",
         *watched(tmp_path, 1000), f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
@@ -456,7 +456,8 @@ def test_a_hundred_jobs_leave_nothing_behind(tmp_path: Path) -> None:
     work.mkdir()
     shared = set(os.listdir("/dev/shm"))
     run = Run(
-        work, "-m", "seed=range(0,100)", "model=mlp", "data=sine", "hardware=cpu", "model.width=0.05", "trainer.max_steps=2",
+        work, "-m", "seed=range(0,100)", "model=mlp", "data=sine", "hardware=cpu", "model.width_multiplier=0.05",
+        "trainer.max_steps=2",
         "trainer.num_samples=4", "callbacks.metrics.num=32", *watched(work, 2), TMPDIR=str(temporary),
     )  # fmt: skip
     assert run.end() == 0, run.said()

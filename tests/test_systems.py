@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_step import Watch, fit, make_gan
+from helpers import Watch, adam, constant, fit, fit_data, labelled, make_gan, make_vae
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,19 +19,10 @@ from ganexp.round import Round
 from ganexp.systems.base import System
 from ganexp.systems.gan import GAN
 from ganexp.systems.gmmn import GMMN
-from ganexp.systems.vae import VAE
 
 
 def sgd(rate: float) -> Any:
     return lambda p: torch.optim.SGD(p, rate)
-
-
-def adam(parameters: Any) -> Any:
-    return torch.optim.Adam(parameters, 3e-3)
-
-
-def constant(optimizer: Any) -> Any:
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0, 0)
 
 
 class Known:
@@ -70,14 +61,6 @@ def test_separate_updates_are_two() -> None:
         F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target)).backward()
         optimizer.step()
     torch.testing.assert_close(vector(d), watch.d[0])
-
-
-def fit_data() -> Any:
-    from ganexp.data.toy import Sine
-
-    data = Sine([2], 0, batch_size=16, seed=0)
-    data.prepare()
-    return data
 
 
 def test_the_loss_is_the_sum_of_both_updates() -> None:
@@ -124,7 +107,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"^g_steps: at least 1, not 0"):
         make_gan(g_steps=0)
     with pytest.raises(ValueError, match=r"^width: "):
-        make_gan(width=0.0)
+        make_gan(width_multiplier=0.0)
     make_gan(discriminator=mlp.Discriminator([2], [8], outputs=3)).check_shapes((2,))  # all adversarial
     for shape in ([4], [4, 0], [4, 1, 1], [3, 1]):
         with pytest.raises(ValueError, match=r"^the discriminator must give logits \[N, K\], not "):
@@ -235,13 +218,6 @@ def test_the_step_of_acgan_minimizes_the_adversarial_loss_and_both_terms() -> No
     torch.testing.assert_close(vector(g), watch.g[0])
 
 
-def labelled() -> Any:
-    """The sine's points, with three classes."""
-    data = fit_data()
-    data.y = torch.arange(len(data.x)) % 3
-    return data
-
-
 @pytest.mark.parametrize("named", [0, 2, 5])
 def test_the_class_head_fits_the_classes(named: int) -> None:
     expected = rf"^regularizers\.class_d: the discriminator names {named} classes; .*auxiliary to 3,\s+or to 4 with a class"
@@ -258,19 +234,6 @@ def test_acgan_needs_classes(classes: int | None) -> None:
 
 
 # -- VAE and moment matching -----------------------------------------------------------------------------------------
-
-
-def make_vae(**changes: Any) -> VAE:
-    torch.manual_seed(0)
-    parts: dict[str, Any] = {
-        "latent": latents.Normal(2),
-        "generator": mlp.Generator([1, 8, 8], 2, [32]),
-        "encoder": mlp.Discriminator([1, 8, 8], [32], dropout=0.0, outputs=4),
-        "loss": losses.ELBO(),
-        "optimizer": {"generator": adam},
-        "schedule": constant,
-    }
-    return VAE(**(parts | changes))
 
 
 def train(system: System, steps: int) -> pl.Trainer:

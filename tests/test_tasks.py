@@ -13,8 +13,8 @@ import pytest
 import yaml
 from conftest import NARROW, TINY, Answer
 
-from ganexp import checks, config
-from ganexp.mistakes import Mistake, options
+from ganexp.cli import checks, config
+from ganexp.cli.messages import ConfigError, options
 
 Cli = Callable[..., Answer]
 ROOT = Path(__file__).parent.parent
@@ -97,7 +97,7 @@ def test_every_option_of_every_task_is_explained() -> None:
 
 
 def test_a_task_gets_what_it_needs_and_no_more(tmp_path: Path) -> None:
-    from ganexp.jobs import config_of_task
+    from ganexp.cli.jobs import config_of_task
 
     def of(*words: str) -> dict[str, Any]:
         with config.config_tree():
@@ -224,7 +224,7 @@ def test_a_traceback_for_whoever_asks(cli: Cli, mine: Callable[[str], None], mon
     mine(WHOLE)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(sys, "argv", ["ganexp", "--config-dir", "mine", "task=count", "task.to=13"])
-    from ganexp.__main__ import main
+    from ganexp.cli.main import main
 
     with pytest.raises(KeyError):
         main()
@@ -245,6 +245,6 @@ def test_a_task_in_the_folder_of_a_run(cli: Cli, mine: Callable[[str], None], tm
 
 
 def test_spelled_like_nothing() -> None:
-    with config.config_tree(), pytest.raises(Mistake, match="alignn: there is no such key") as refused:
+    with config.config_tree(), pytest.raises(ConfigError, match="alignn: there is no such key") as refused:
         checks.compose_checked(["alignn=true"])
     assert "background" not in str(refused.value) and "colour_only" not in str(refused.value)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
-from test_composition import compose, play
+from helpers import compose, play
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_restores_the_same() -> None:
 
 @pytest.mark.parametrize("options", [["model=cdcgan"], ["model=dcgan", "regularizer=[r1,feature_matching]"]])
 def test_it_plays(options: list[str]) -> None:
-    play(compose(*options, "model/discriminator=unet", "loss=hinge", "model.width=0.04", *TINY))
+    play(compose(*options, "model/discriminator=unet", "loss=hinge", "model.width_multiplier=0.04", *TINY))
 
 
 @pytest.mark.parametrize("message, options", [

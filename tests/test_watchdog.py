@@ -15,7 +15,7 @@ import torch
 from conftest import Answer
 
 RUN = [
-    "model=mlp", "data=sine", "model.width=0.1", "hardware=cpu", "data.batch_size=64", "trainer.max_steps=12",
+    "model=mlp", "data=sine", "model.width_multiplier=0.1", "hardware=cpu", "data.batch_size=64", "trainer.max_steps=12",
     "trainer.log_every=1", "trainer.samples_every=6", "trainer.metrics_every=2", "trainer.checkpoint_every=3",
     "callbacks.metrics.num=64",     "callbacks.checkpoint.keep=9", "hydra.run.dir=run",
 ]  # fmt: skip
@@ -94,10 +94,10 @@ def test_gradients_that_are_not_finite(cli: Callable[..., Answer], tmp_path: Pat
 
 
 def test_back_with_lower_rates(spoiled: Callable[..., Answer]) -> None:
-    answer = spoiled(8, float("nan"), 1, "callbacks.watchdog.on_nan=back", "schedule=linear")
+    answer = spoiled(8, float("nan"), 1, "callbacks.watchdog.on_nan=rollback", "schedule=linear")
     assert answer.code == 0, answer.err
     assert "back to step 6, with lower learning rates" in (answer.folder / "run" / "log.txt").read_text() + answer.err
-    (back,) = record(answer)["gone_back"]
+    (back,) = record(answer)["rollbacks"]
     assert back["to"] == 6 and back["because"].startswith("step 8: ")
     assert record(answer)["status"] == "finished" and record(answer)["steps"] == 12
     with (answer.folder / "run" / "metrics.csv").open(newline="") as file:
@@ -108,15 +108,15 @@ def test_back_with_lower_rates(spoiled: Callable[..., Answer]) -> None:
 
 
 def test_back_only_so_often(spoiled: Callable[..., Answer]) -> None:
-    answer = spoiled(8, float("nan"), 9, "callbacks.watchdog.on_nan=back", "callbacks.watchdog.tries=2")
+    answer = spoiled(8, float("nan"), 9, "callbacks.watchdog.on_nan=rollback", "callbacks.watchdog.max_rollbacks=2")
     assert answer.code == 1 and "the last good checkpoint is run/checkpoints/step-00000006.ckpt" in answer.err
-    assert len(record(answer)["gone_back"]) == 2
+    assert len(record(answer)["rollbacks"]) == 2
 
 
 def test_going_back_survives_a_resume(spoiled: Callable[..., Answer], cli: Callable[..., Answer]) -> None:
     """The lowered rates are in the checkpoints."""
-    answer = spoiled(5, float("nan"), 1, "callbacks.watchdog.on_nan=back")
-    assert answer.code == 0 and record(answer)["gone_back"][0]["to"] == 4
+    answer = spoiled(5, float("nan"), 1, "callbacks.watchdog.on_nan=rollback")
+    assert answer.code == 0 and record(answer)["rollbacks"][0]["to"] == 4
     for name in ("last.ckpt", "step-00000012.ckpt"):
         (answer.folder / "run" / "checkpoints" / name).unlink()
     whole = (answer.folder / "run" / "metrics.csv").read_bytes()
@@ -148,10 +148,15 @@ def test_a_discriminator_that_has_won(cli: Callable[..., Answer]) -> None:
 
 def test_a_metric_that_rebounds(spoiled: Callable[..., Answer]) -> None:
     answer = spoiled(
-        7, 50.0, 99, "callbacks.watchdog.on_rebound=back", "callbacks.watchdog.tries=1", "callbacks.watchdog.patience=1"
+        7,
+        50.0,
+        99,
+        "callbacks.watchdog.on_rebound=rollback",
+        "callbacks.watchdog.max_rollbacks=1",
+        "callbacks.watchdog.patience=1",
     )
     assert answer.code == 1 and "swd/pixels is " in answer.err and "at step 6" in answer.err
-    assert record(answer)["gone_back"][0]["to"] == 6
+    assert record(answer)["rollbacks"][0]["to"] == 6
 
 
 def test_one_rank_alone_ends_both(tmp_path: Path) -> None:
@@ -171,7 +176,7 @@ def test_one_rank_alone_ends_both(tmp_path: Path) -> None:
     [
         ("on_nan", "retry", "callbacks.watchdog.on_nan: 'retry' is not of type"),
         ("patience", "0", "callbacks.watchdog.patience: at least 1, not 0"),
-        ("lower", "2.0", "callbacks.watchdog.lower: a factor above 0, at most 1, not 2.0"),
+        ("lower", "2.0", "callbacks.watchdog.lr_factor: a factor above 0, at most 1, not 2.0"),
         ("rebound", "1.0", "callbacks.watchdog.rebound: a factor above 1, not 1.0"),
     ],
 )

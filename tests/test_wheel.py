@@ -26,7 +26,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", [[sys.executable, "-m", "ganexp"], ["bin/ganexp"]], ids=["module", "script"])
 def test_it_runs_elsewhere(command: list[str], installed: Path, tmp_path: Path) -> None:
     words = [str(installed / word) if word.startswith("bin/") else word for word in command]
-    where = "import ganexp.config as c; print(c.CONF_DIR)"
+    where = "import ganexp.cli.config as c; print(c.CONF_DIR)"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.stdout.strip() == str(installed / "ganexp" / "conf")

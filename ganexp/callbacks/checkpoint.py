@@ -18,7 +18,7 @@ from ganexp.files import replace, sync_folder
 Kind = TypeVar("Kind")
 
 
-class Synced(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the file's final name and syncs, where Lightning's own writes to the machine's temporary folder first."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

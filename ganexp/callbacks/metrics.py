@@ -35,12 +35,12 @@ class Metrics(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, system: Any, stage: str) -> None:
         if self.evaluation is None:
-            self.prepare(trainer.datamodule, system)  # type: ignore[attr-defined]
+            self.setup_evaluation(trainer.datamodule, system)  # type: ignore[attr-defined]
 
-    def prepare(self, data: DataModule, system: Any) -> None:
+    def setup_evaluation(self, data: DataModule, system: Any) -> None:
         """Raises ValueError if a metric cannot be of such data or samples, FileNotFoundError for an extractor's file."""
         self.evaluation = Evaluation(self.metrics, data, self.num, bool(system.classes))
-        self.evaluation.prepare()
+        self.evaluation.setup()
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         if trainer.global_step == 0:

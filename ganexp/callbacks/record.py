@@ -19,8 +19,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 import ganexp
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.log import due
+from ganexp.cli.messages import format_message
 from ganexp.files import read_json, write_json
-from ganexp.mistakes import told
 from ganexp.systems.base import System
 
 
@@ -65,7 +65,7 @@ class Record(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
         if trainer.is_global_zero:
             interrupted = isinstance(exception, KeyboardInterrupt | SystemExit)
-            error = None if interrupted else told(exception)
+            error = None if interrupted else format_message(exception)
             with suppress(OSError):  # which may be the exception itself
                 self.write(trainer, system, "interrupted" if interrupted else "failed", error)
 

@@ -1,4 +1,4 @@
-"""The training picture: the same latents drawn again and again as the generator learns."""
+"""The training picture: samples of the same latents, again and again as the generator learns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
 
-from ganexp import pictures
-from ganexp.systems.base import CHUNK, System
-from ganexp.systems.contexts import seeded
+from ganexp import pictures, sampling
+from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +37,15 @@ class Samples(pl.Callback):
         self.every, self.num = every, num
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
-        self.drawable = trainer.datamodule.shape == (2,) or len(trainer.datamodule.shape) == 3  # type: ignore[attr-defined]
-        if not self.drawable and trainer.is_global_zero:
+        self.can_render = trainer.datamodule.shape == (2,) or len(trainer.datamodule.shape) == 3  # type: ignore[attr-defined]
+        if not self.can_render and trainer.is_global_zero:
             log.warning("samples: no pictures, there is none of points of shape %s", trainer.datamodule.shape)  # type: ignore[attr-defined]
         if trainer.global_step == 0:
-            self.draw(trainer, system)
+            self.render(trainer, system)
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
-            self.draw(trainer, system)
+            self.render(trainer, system)
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
         self.animate(trainer)
@@ -60,14 +58,14 @@ class Samples(pl.Callback):
         if trainer.is_global_zero:
             pictures.animate(sorted(self.folder.glob("step-*.png")), self.gif)
 
-    def draw(self, trainer: pl.Trainer, system: System) -> None:
-        if not trainer.is_global_zero or not self.drawable:
+    def render(self, trainer: pl.Trainer, system: System) -> None:
+        if not trainer.is_global_zero or not self.can_render:
             return
-        samples = fixed_samples(system, self.num)
+        samples = sampling.sample(system, self.num, seed=0)
         columns = pictures.columns_for(self.num, system.classes)
         real = trainer.datamodule.real(2000) if samples.ndim == 2 else samples  # type: ignore[attr-defined]
         step = trainer.global_step
-        self.show(trainer, pictures.draw(samples, columns, real, f"step {step:,}"), "samples", f"step-{step:08d}.png")
+        self.show(trainer, pictures.render(samples, columns, real, f"step {step:,}"), "samples", f"step-{step:08d}.png")
         if hasattr(system, "reconstruct") and samples.ndim == 4:
             self.show(trainer, self.reconstructions(trainer, system), "reconstructions", f"reconstructions-{step:08d}.png")
 
@@ -85,16 +83,3 @@ class Samples(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, pictures.to_tensor(picture), trainer.global_step)
-
-
-def fixed_samples(system: System, n: int, seed: int = 0, label: int | None = None) -> Tensor:
-    """n samples that depend on the weights and `seed` alone; the random state is left as it was.
-
-    Conditional systems draw the classes in turn, or `label` only.
-    """
-    with seeded(seed, system.device):
-        y = torch.arange(n, device=system.device) % system.classes if system.classes else None
-        if label is not None:
-            y = torch.full((n,), label, device=system.device)
-        parts = [slice(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
-        return torch.cat([system.sample(p.stop - p.start, None if y is None else y[p]) for p in parts])

@@ -11,20 +11,20 @@ from torch import Tensor
 
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
+from ganexp.cli.messages import Diverged
 from ganexp.evaluation import Evaluation, samples_of
 from ganexp.metrics.metric import FeatureMetric
-from ganexp.mistakes import Diverged
 from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
-Action = Literal["warn", "stop", "back"]
+Action = Literal["warn", "stop", "rollback"]
 
 
 class Watchdog(pl.Callback):
     """Looks at every step for NaN and Inf, and at every `every`-th for three slower signs that a game has gone wrong.
 
-    What to do about each is `warn`, `stop`, `back` (go on from the last checkpoint before the sign, with all learning rates
-    times `lower`; after `tries` of these, stop), or null, not to look:
+    What to do about each is `warn`, `stop`, `rollback` (go on from the last checkpoint before the sign, with all learning rates
+    times `lr_factor`; after `max_rollbacks` of these, stop), or null, not to look:
     `on_nan`: losses, gradients (where their norms are logged) or weights that are not finite. No checkpoint is written of such
     weights. On one CPU this is seen at the very step, elsewhere within `every` steps.
     `on_saturation`: D's loss, smoothed over about 50 steps, lies between 0 and `saturation`: G is learning nothing. (The loss of
@@ -47,17 +47,17 @@ class Watchdog(pl.Callback):
         collapse: float = 0.1,
         rebound: float = 3.0,
         patience: int = 3,
-        lower: float = 0.5,
-        tries: int = 3,
+        lr_factor: float = 0.5,
+        max_rollbacks: int = 3,
     ):
-        for name, value in (("every", every), ("patience", patience), ("tries", tries)):
+        for name, value in (("every", every), ("patience", patience), ("max_rollbacks", max_rollbacks)):
             if value < 1:
                 raise ValueError(f"{name}: at least 1, not {value}")
-        if not 0 < lower <= 1:
-            raise ValueError(f"lower: a factor above 0, at most 1, not {lower}")
+        if not 0 < lr_factor <= 1:
+            raise ValueError(f"lr_factor: a factor above 0, at most 1, not {lr_factor}")
         if rebound <= 1:
             raise ValueError(f"rebound: a factor above 1, not {rebound}")
-        self.every, self.patience, self.lower, self.tries = every, patience, lower, tries
+        self.every, self.patience, self.lr_factor, self.max_rollbacks = every, patience, lr_factor, max_rollbacks
         self.on_nan = on_nan
         self.actions = {"saturation": on_saturation, "collapse": on_collapse, "rebound": on_rebound}
         self.saturation, self.collapse, self.rebound = saturation, collapse, rebound
@@ -67,7 +67,7 @@ class Watchdog(pl.Callback):
         self.nan_since: Tensor | None = None  # the first step with one; 0 for none
         self.diversity = diversity
         self.evaluation: Evaluation | None = None
-        self.lowered, self.gone_back = 0, 0  # how often the learning rates were lowered, and are to be
+        self.lowered, self.rollbacks = 0, 0  # how often the learning rates were lowered, and are to be
         self.warned: list[str] = []
 
     # -- every step --------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class Watchdog(pl.Callback):
             self.nan_since.zero_()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, system: Any, checkpoint: dict[str, Any]) -> None:
-        if self.on_nan in ("stop", "back") and (weights := weights_not_finite(system)):
+        if self.on_nan in ("stop", "rollback") and (weights := weights_not_finite(system)):
             self.good["nan"] = trainer.global_step - 1
             self.act(self.on_nan, trainer, "nan", "; ".join(weights), trainer.global_step)
 
@@ -129,7 +129,7 @@ class Watchdog(pl.Callback):
             return False, ""
         if self.evaluation is None:
             self.evaluation = Evaluation([self.diversity], trainer.datamodule, 64, bool(system.classes))  # type: ignore[attr-defined]
-            self.evaluation.prepare()
+            self.evaluation.setup()
         values, _ = self.evaluation.measure(samples_of(system), system.device, trainer.global_rank, trainer.world_size)
         if not values:  # the real ones are all alike, or the samples not finite
             return False, ""
@@ -154,16 +154,18 @@ class Watchdog(pl.Callback):
 
     def act(self, action: Action | None, trainer: pl.Trainer, sign: str, said: str, step: int) -> None:
         """Warn once, until the sign is gone; or raise Diverged."""
-        if action in ("stop", "back"):
-            raise Diverged(f"step {step:,}: {said}", self.good[sign], action == "back" and self.gone_back < self.tries)
+        if action in ("stop", "rollback"):
+            raise Diverged(
+                f"step {step:,}: {said}", self.good[sign], action == "rollback" and self.rollbacks < self.max_rollbacks
+            )
         if action == "warn" and sign not in self.warned:
             self.warned.append(sign)
             if trainer.is_global_zero:
                 log.warning("watchdog: step %s: %s", f"{step:,}", said)
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
-        factor = self.lower ** (self.gone_back - self.lowered)
-        self.lowered = self.gone_back
+        factor = self.lr_factor ** (self.rollbacks - self.lowered)
+        self.lowered = self.rollbacks
         for config in trainer.lr_scheduler_configs:  # each computes its rates from these, or from the last ones
             config.scheduler.base_lrs = [rate * factor for rate in config.scheduler.base_lrs]
         for group in [group for optimizer in trainer.optimizers for group in optimizer.param_groups]:

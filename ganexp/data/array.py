@@ -74,7 +74,7 @@ def read_once(
         bar = tqdm(files, desc="comparing with what is known", leave=False, disable=None)
         made = folder / digest(recipe, ((name, content_of(source, name)) for name in bar))
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(made, source.root):
+    with locked(made, source.root):
         found = known(made, names)
         if found is None:
             Reading(source, names, shape, decode, allowed, made).run()
@@ -83,14 +83,14 @@ def read_once(
                 raise ValueError(f"{source.root} has changed while it was read; wait until it is complete")
             found = Pictures(made, names)
         if not pointer.is_file():
-            with alone(pointer, source.root):
+            with locked(pointer, source.root):
                 replace(pointer, lambda file: file.write(made.name.encode()))
-    check_share(found.left_out, len(names), allowed, source, made / "about.json")
+    check_unreadable(found.left_out, len(names), allowed, source, made / "about.json")
     return found
 
 
 @contextmanager
-def alone(path: Path, root: Path) -> Iterator[None]:
+def locked(path: Path, root: Path) -> Iterator[None]:
     """Only one process at a time; the others wait, and say so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock")
@@ -129,7 +129,7 @@ def content_of(source: Source, name: str) -> bytes:
         return b"unreadable"
 
 
-def check_share(left_out: Mapping[str, str], total: int, allowed: float, source: Source, listed: Path) -> None:
+def check_unreadable(left_out: Mapping[str, str], total: int, allowed: float, source: Source, listed: Path) -> None:
     """Raises ValueError for more unreadable files than are allowed."""
     if len(left_out) > allowed * total:
         name, why = next(iter(left_out.items()))
@@ -210,7 +210,7 @@ class Reading:
         file.flush()
         os.fsync(file.fileno())
         write_json({"files": done, "rows": rows, "left_out": self.left_out}, self.part / "so_far.json")
-        check_share(self.left_out, len(self.names), self.allowed, self.source, self.part / "so_far.json")
+        check_unreadable(self.left_out, len(self.names), self.allowed, self.source, self.part / "so_far.json")
 
     def finish(self, file: Any, rows: int) -> None:
         """Header and hash, then its name."""

@@ -88,10 +88,10 @@ class CelebA(Faces):
         split: Literal["train", "valid", "test", "all"] = "all",
         fit: Fit = "squash",
         background: str = "black",
-        unreadable: float = 0.01,
+        max_unreadable: float = 0.01,
         replacement: bool = False,
     ):
-        super().__init__(root, shape, classes, batch_size, seed, fit, background, unreadable, replacement)
+        super().__init__(root, shape, classes, batch_size, seed, fit, background, max_unreadable, replacement)
         if len(set(attributes)) < len(attributes):
             raise ValueError(f"attributes: each once, not {list(attributes)}")
         if classes != (2 ** len(attributes) if attributes else 0):
@@ -198,7 +198,7 @@ class Cats(Faces):
     """Faces of cats: in `root/cats`, cropped; or the CAT data set as published (Zhang et al. 2008), whole photographs with
     `NAME.jpg.cat` beside each: then the face is turned so that its eyes are level, and cut out.
 
-    `least`: px of a cut-out face; smaller ones are left out, and noted.
+    `min_face_size`: px of a cut-out face; smaller ones are left out, and noted.
     """
 
     folder = "cats"
@@ -211,14 +211,14 @@ class Cats(Faces):
         classes: int,
         batch_size: int,
         seed: int,
-        least: int = 128,
+        min_face_size: int = 128,
         fit: Fit = "crop",
         background: str = "black",
-        unreadable: float = 0.01,
+        max_unreadable: float = 0.01,
         replacement: bool = False,
     ):
-        super().__init__(root, shape, classes, batch_size, seed, fit, background, unreadable, replacement)
-        self.least = least
+        super().__init__(root, shape, classes, batch_size, seed, fit, background, max_unreadable, replacement)
+        self.min_face_size = min_face_size
         self.annotations: dict[str, str] = {}
 
     def place(self) -> Path | None:
@@ -233,10 +233,10 @@ class Cats(Faces):
     def chosen(self, source: Source) -> dict[str, int]:
         chosen = super().chosen(source)
         annotations = self.annotations = self.beside(source, list(chosen))
-        small = {name for name, file in annotations.items() if self.side(source, file) < self.least}
+        small = {name for name, file in annotations.items() if self.side(source, file) < self.min_face_size}
         if annotations:
             cut = f"{len(annotations) - len(small):,} faces are cut out by the eyes"
-            self.notes.append(f"{cut}; {len(small):,} of less than {self.least} px are left out")
+            self.notes.append(f"{cut}; {len(small):,} of less than {self.min_face_size} px are left out")
         return {name: label for name, label in chosen.items() if name not in small}
 
     @staticmethod

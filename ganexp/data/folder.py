@@ -29,7 +29,7 @@ class Folder(DataModule):
     this one: `crop` the middle, `pad` with the background, or `squash`. `background`: the colour behind transparent parts, by its
     name or as #rrggbb. Pictures are resized with antialiasing, once: they are kept in the cache folder, see array.py.
     `classes`: 0 for no labels; else they are those of a `labels.csv` in the folder (columns `file` and `label`, a number or a
-    name), or the names of the folders directly below. `unreadable`: the share of the files that may be unreadable; they are
+    name), or the names of the folders directly below. `max_unreadable`: the share of the files that may be unreadable; they are
     left out and noted.
     Raises FileNotFoundError for a folder that is not there or holds no image, ValueError where more are unreadable, for another
     number of classes, or for a shape that is no image's.
@@ -46,17 +46,17 @@ class Folder(DataModule):
         seed: int,
         fit: Fit = "crop",
         background: str = "black",
-        unreadable: float = 0.01,
+        max_unreadable: float = 0.01,
         replacement: bool = False,
     ):
         super().__init__(shape, classes, batch_size, seed, replacement)
         if len(shape) != 3 or shape[0] not in MODES:
             raise ValueError(f"shape: images are [1-4 channels, height, width], not {list(shape)}")
-        if not 0 <= unreadable <= 1:
-            raise ValueError(f"unreadable: a share from 0 to 1, not {unreadable}")
+        if not 0 <= max_unreadable <= 1:
+            raise ValueError(f"max_unreadable: a fraction from 0 to 1, not {max_unreadable}")
         if not root:
             raise ValueError("root: must be given: the folder of the pictures, or an archive of them")
-        self.root, self.fit, self.unreadable = Path(root).expanduser(), fit, unreadable
+        self.root, self.fit, self.max_unreadable = Path(root).expanduser(), fit, max_unreadable
         self.background = checked_colour(background)
         self.resize = f"bicubic to {shape[1]}×{shape[2]}, {fit}"
 
@@ -79,7 +79,7 @@ class Folder(DataModule):
             recipe,
             self.decode(),
             self.beside(source, list(chosen)),
-            self.unreadable,
+            self.max_unreadable,
         )
         self.left_out, self.pixels_hash = read.left_out, read.hash
         others = Counter(os.path.splitext(name)[1].lower() for name in source.names if not is_picture(name))
@@ -171,7 +171,7 @@ def labels_of_csv(source: Source) -> dict[str, str]:
     return labels
 
 
-class Exact(DataModule):
+class UnresizedFolder(DataModule):
     """All images below `root` as they are, for measuring: all of one size, grey or in colour, as uint8 [N, 1 or 3, H, W].
 
     Raises FileNotFoundError for a folder that is not there or holds no image, ValueError for a file that cannot be read, for

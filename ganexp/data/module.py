@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ganexp.data.resizing import described, resized
+from ganexp.images import to_float
 
 RELEASED_AFTER = 2**22  # bytes taken from a mapped array; the system maps some five times as many, those around them
 
@@ -154,7 +155,7 @@ class DataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         x, y = batch
-        return to_unit_range(x), y
+        return to_float(x), y
 
     def label_counts(self) -> Tensor:
         """How many samples each class has, int64 [max(classes, 1)]; without labels one class has all. Call `prepare` first."""
@@ -168,7 +169,7 @@ class DataModule(pl.LightningDataModule):
     def labelled(self, n: int) -> tuple[Tensor, Tensor]:
         """The n samples of `real` and their labels [n]."""
         order = self.order(n)
-        return to_unit_range(self.take(order)), self.y[order]
+        return to_float(self.take(order)), self.y[order]
 
     def order(self, n: int) -> Tensor:
         """The indices of `real`."""
@@ -188,8 +189,3 @@ def content_hash(x: Tensor, y: Tensor, pixels_hash: str | None = None) -> str:
 def in_memory(x: Tensor) -> Tensor:
     """Samples as they lie in memory: images with their channels last."""
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
-
-
-def to_unit_range(x: Tensor) -> Tensor:
-    """uint8 images to float32 in [-1, 1]; points as they are."""
-    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x

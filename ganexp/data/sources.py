@@ -11,7 +11,7 @@ from typing import Any, Protocol
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 
 
-DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # or locked, or packed otherwise
+DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # or encrypted, or compressed in an unknown way
 
 
 class Source(Protocol):

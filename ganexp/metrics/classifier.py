@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ganexp.files import cache_folder, replace
-from ganexp.metrics.features import Data, Extractor, as_floats, hash_of
+from ganexp.images import to_float
+from ganexp.metrics.features import Data, Extractor, hash_of
 
 log = logging.getLogger(__name__)
 RECIPE = 2  # another one makes the classifiers in the cache stale
@@ -49,15 +50,15 @@ class Classifier(Extractor):
         )  # fmt: skip
         self.head = nn.Sequential(nn.Linear(128, classes))
 
-    def prepare(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         if len(data.shape) != 3 or min(data.shape[1:]) < 4:
             raise ValueError(f"a classifier is of images [C, H, W] of 4 px and more, not of shape {list(data.shape)}")
         if data.classes < 2:
             raise ValueError("a classifier needs data with labels; for others take extractor=random or extractor=inception")
         self.by_channel = data.labels_by_channel
-        x, y = lessons(data) if self.by_channel else (data.x, data.y)
+        x, y = channel_digits(data) if self.by_channel else (data.x, data.y)
         file = cache_folder() / "classifiers" / f"{hash_of(RECIPE, self.steps, data.fingerprint)}.pt"
-        kept = read_kept(file)
+        kept = read_cached(file)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.build(x.shape[1], int(y.max()) + 1)
@@ -84,14 +85,14 @@ class Classifier(Extractor):
         with torch.enable_grad():
             for _ in tqdm(range(steps), desc="training the classifier", leave=False, disable=None):
                 i = seen[torch.randint(len(seen), (128,))]
-                loss = F.cross_entropy(self.logits(as_floats(x[i])), y[i])
+                loss = F.cross_entropy(self.logits(to_float(x[i])), y[i])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
         self.eval()
         with torch.no_grad():
-            read = torch.cat([self.logits(as_floats(x[i])).argmax(1) for i in unseen.split(500)])
+            read = torch.cat([self.logits(to_float(x[i])).argmax(1) for i in unseen.split(500)])
         return float((read == y[unseen]).float().mean())
 
     def logits(self, x: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class Classifier(Extractor):
         return {"features": features, "logits": logits}
 
 
-def lessons(data: Data) -> tuple[Tensor, Tensor]:
+def channel_digits(data: Data) -> tuple[Tensor, Tensor]:
     """The channels as images of their own, and their labels: an image's label is a number with a digit for each channel, the
     first channel's the most significant. Of three stacked MNIST digits 7, 0, 1 it is 701."""
     channels = data.shape[0]
@@ -121,7 +122,7 @@ def lessons(data: Data) -> tuple[Tensor, Tensor]:
     return data.x.flatten(0, 1)[:, None], torch.stack(digits, 1).flatten()
 
 
-def read_kept(file: Path) -> dict[str, Any] | None:
+def read_cached(file: Path) -> dict[str, Any] | None:
     """What the cache holds in a file, null if nothing whole."""
     if not file.is_file():
         return None

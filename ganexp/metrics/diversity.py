@@ -9,10 +9,10 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from ganexp.metrics.features import Extractor
-from ganexp.metrics.metric import FeatureMetric, Kept
+from ganexp.metrics.metric import CachedFeatures, FeatureMetric
 
 
-class Diversity(Kept):
+class Diversity(CachedFeatures):
     """The mean distance of two samples' features over that of two real ones', ≥ 0: near 1 is right, near 0 is a collapse.
 
     Raises ValueError for real samples that are all alike.
@@ -24,7 +24,7 @@ class Diversity(Kept):
     def values(self) -> Sequence[Tensor]:
         distances = {}
         for side in self.sides:
-            f = self.kept(side)
+            f = self.cached(side)
             pairs = len(f) * (len(f) - 1)
             distances[side] = sum(torch.cdist(rows, f).sum(dtype=torch.float64) for rows in f.split(1024)) / pairs
         self.refuse_alike("real", not distances["real"] > 0)
@@ -41,7 +41,7 @@ class MSSSIM(FeatureMetric):
 
     names = ("ms_ssim", "ms_ssim_real")
     higher_is_better = None  # that of the real ones is right
-    reads = "images"
+    output = "images"
     real_sum: Tensor
     fake_sum: Tensor
     real_pairs: Tensor

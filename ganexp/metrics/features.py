@@ -27,7 +27,7 @@ class Data(Protocol):
 class Extractor(nn.Module):
     """Samples [N, *shape] in [-1, 1] to named outputs [N, …], float32: at least `features` [N, dim].
 
-    `prepare` makes it ready for a data set; `resize` says how it changes an image's size before the network; `costly` that its
+    `setup` makes it ready for a data set; `resize` says how it changes an image's size before the network; `costly` that its
     features of real images are worth keeping.
     """
 
@@ -35,7 +35,7 @@ class Extractor(nn.Module):
     resize = "none"
     costly = True
 
-    def prepare(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         """Raises ValueError where it cannot be of such data, FileNotFoundError for weights that are not there."""
 
     @property
@@ -65,7 +65,7 @@ class Laplacian(Extractor):
     costly = False
     fingerprint = "laplacian"
 
-    def prepare(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         if len(data.shape) != 3 or min(data.shape[1:]) < 4:
             raise ValueError(f"sharpness is of images [C, H, W] of 4 px and more, not of shape {list(data.shape)}")
 
@@ -90,7 +90,7 @@ class Random(Extractor):
         self.width, self.seed = width, seed
         self.levels = nn.ModuleList()
 
-    def prepare(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         if len(data.shape) != 3:
             raise ValueError(f"random features are of images [C, H, W], not of points of shape {list(data.shape)}")
         with torch.random.fork_rng(devices=[]):
@@ -115,16 +115,6 @@ class Random(Extractor):
             if min(x.shape[2:]) >= 4:
                 x = F.avg_pool2d(x, 2)
         return {"features": torch.cat(features, 1)}
-
-
-def as_bytes(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as they would be saved: uint8."""
-    return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def as_floats(x: Tensor) -> Tensor:
-    """uint8 images in [-1, 1]."""
-    return x.float().div(127.5).sub(1)
 
 
 def hash_of(*parts: Any) -> str:

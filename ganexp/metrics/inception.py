@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ganexp.metrics.features import Data, Extractor, as_bytes
+from ganexp.images import to_uint8
+from ganexp.metrics.features import Data, Extractor
 
 
 class Inception(Extractor):
@@ -29,7 +30,7 @@ class Inception(Extractor):
         self.weights, self.sha256 = weights, sha256
         self.network: nn.Module | None = None
 
-    def prepare(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         if len(data.shape) != 3 or data.shape[0] not in (1, 3):
             raise ValueError(f"Inception is of grey or colour images [1 or 3, H, W], not of shape {list(data.shape)}")
         if self.network is not None:
@@ -75,5 +76,5 @@ class Inception(Extractor):
     @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         assert self.network is not None
-        features, logits = self.network(as_bytes(x).expand(-1, 3, -1, -1))
+        features, logits = self.network(to_uint8(x).expand(-1, 3, -1, -1))
         return {"features": features, "logits": logits}

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ganexp.metrics.features import Extractor
-from ganexp.metrics.metric import Kept
+from ganexp.metrics.metric import CachedFeatures
 
 
-class KID(Kept):
+class KID(CachedFeatures):
     """The squared MMD with the kernel (a·b / dim + 1)³, unbiased: `kid`, its mean over random subsets, and their standard
     deviation, `kid_sd`. Below 0 is possible where the two sets are equally distributed.
 
@@ -28,7 +28,7 @@ class KID(Kept):
         if subsets < 1 or subset_size < 2:
             raise ValueError("subsets, subset_size: at least 1 subset of 2 samples")
         self.subsets, self.subset_size = subsets, subset_size
-        self.least = subset_size
+        self.min_samples = subset_size
         self.of_real: tuple[Tensor, Tensor, Tensor] | None = None  # subsets, features, and what is known of them
 
     @property
@@ -36,7 +36,7 @@ class KID(Kept):
         return {"subsets": self.subsets, "subset_size": self.subset_size}
 
     def values(self) -> Sequence[Tensor]:
-        real, fake = self.kept("real").double(), self.kept("fake").double()
+        real, fake = self.cached("real").double(), self.cached("fake").double()
         m = self.subset_size
         random = np.random.RandomState(2020)
         of_fake, of_real = torch.zeros(2, self.subsets, max(len(fake), len(real)), dtype=torch.float64)

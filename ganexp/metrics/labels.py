@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ganexp.metrics.features import Extractor
-from ganexp.metrics.metric import FeatureMetric, Kept
+from ganexp.metrics.metric import CachedFeatures, FeatureMetric
 
 
-class InceptionScore(Kept):
+class InceptionScore(CachedFeatures):
     """exp of the mean divergence of a sample's class probabilities from all samples' (Salimans et al. 2016, arXiv:1606.03498,
     section 4): `is`, from 1 to the number of classes, larger is better; `is_sd` over `splits` parts of the samples.
 
@@ -22,21 +22,21 @@ class InceptionScore(Kept):
 
     names = ("is", "is_sd")
     higher_is_better = True
-    reads = "logits"
+    output = "logits"
     sides = ("fake",)
 
     def __init__(self, features: Extractor, splits: int = 10):
         super().__init__(features)
         if splits < 1:
             raise ValueError(f"splits: at least 1, not {splits}")
-        self.splits = self.least = splits
+        self.splits = self.min_samples = splits
 
     @property
     def settings(self) -> dict[str, Any]:
         return {"splits": self.splits}
 
     def values(self) -> Sequence[Tensor]:
-        logits = self.kept("fake").double()
+        logits = self.cached("fake").double()
         n = len(logits)
         logits = logits[np.random.RandomState(2020).permutation(n)]  # as torch-fidelity shuffles them
         scores = []
@@ -55,7 +55,7 @@ class Accuracy(FeatureMetric):
 
     names = ("accuracy",)
     higher_is_better = True
-    reads = "logits"
+    output = "logits"
     sides = ("fake",)
     wants_labels = True
     right: Tensor

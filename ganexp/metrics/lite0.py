@@ -28,7 +28,7 @@ class Lite0(Extractor):
         self.size, self.resize = size, f"bicubic to {size}×{size}, antialiased"
         self.network: EfficientNetLite0 | None = None
 
-    def prepare(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         if len(data.shape) != 3:
             raise ValueError(f"lite0 needs images [C, H, W], not points of shape {list(data.shape)}")
         if self.network is None:

@@ -18,18 +18,18 @@ SIDES = {"real": "real", "fake": "generated"}
 class FeatureMetric(Metric):
     """One or more numbers about generated samples, most of them against real ones.
 
-    `features`: the extractor whose `reads` [N, …] are given to `update`. `compute` gives {name: value} with the extractor's name
+    `features`: the extractor whose `output` [N, …] are given to `update`. `compute` gives {name: value} with the extractor's name
     in each name: `fid/inception`. Subclasses keep what they need of a batch (`add`) and compute from it (`values`). Raises
-    ValueError, from `compute` and on every rank alike, for fewer samples than `least` on one of the `sides`, and for samples with
-    NaN or infinite features.
+    ValueError, from `compute` and on every rank alike, for fewer samples than `min_samples` on one of the `sides`, or for samples
+    with NaN or infinite features.
     """
 
     full_state_update = False
     higher_is_better: bool | None = False
     names: ClassVar[tuple[str, ...]]  # of the values; by the first one the best checkpoint is chosen
-    reads: ClassVar[str] = "features"  # which of the extractor's outputs
+    output: ClassVar[str] = "features"  # which of the extractor's outputs
     sides: ClassVar[tuple[str, ...]] = ("real", "fake")
-    least: int = 2
+    min_samples: int = 2
     wants_labels: ClassVar[bool] = False  # whether it is of samples that were asked for
 
     def __init__(self, features: Extractor):
@@ -39,9 +39,9 @@ class FeatureMetric(Metric):
             self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
             self.add_state(f"{side}_bad", torch.zeros((), dtype=torch.int64), "sum")
 
-    def prepare(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         """Make ready for a data set. Raises ValueError where it cannot be of such data, FileNotFoundError as extractors do."""
-        self.features.prepare(data)
+        self.features.setup(data)
 
     @property
     def name(self) -> str:
@@ -72,8 +72,8 @@ class FeatureMetric(Metric):
             count, bad = int(getattr(self, f"{side}_count")), int(getattr(self, f"{side}_bad"))
             if bad:
                 raise ValueError(f"{self.name}: {bad} of {count} {SIDES[side]} samples have NaN or infinite features")
-            if count < self.least:
-                raise ValueError(f"{self.name}: {count} {SIDES[side]} samples; at least {self.least} are needed")
+            if count < self.min_samples:
+                raise ValueError(f"{self.name}: {count} {SIDES[side]} samples; at least {self.min_samples} are needed")
         values = zip(self.names, self.values(), strict=True)
         return {f"{name}/{self.features.name}": value for name, value in values}
 
@@ -89,7 +89,7 @@ class FeatureMetric(Metric):
             raise ValueError(f"{self.name}: the {SIDES[side]} samples are all alike")
 
 
-class Kept(FeatureMetric):
+class CachedFeatures(FeatureMetric):
     """A metric that needs all features at once, `real` and `fake` [N, dim] float32: memory grows with the samples."""
 
     def __init__(self, features: Extractor):
@@ -100,5 +100,5 @@ class Kept(FeatureMetric):
     def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
         getattr(self, f"{side}_features").append(features.float())
 
-    def kept(self, side: str) -> Tensor:
+    def cached(self, side: str) -> Tensor:
         return dim_zero_cat(getattr(self, f"{side}_features"))

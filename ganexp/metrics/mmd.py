@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ganexp.metrics.features import Extractor
-from ganexp.metrics.metric import Kept
+from ganexp.metrics.metric import CachedFeatures
 
 
-class MMD(Kept):
+class MMD(CachedFeatures):
     """The squared maximum mean discrepancy of features, unbiased: 0 on average for equal distributions, smaller is better.
 
     `discrepancy(fake, real)`: of two sets of features, with its kernel.
@@ -23,5 +23,5 @@ class MMD(Kept):
         self.discrepancy = discrepancy
 
     def values(self) -> Sequence[Tensor]:
-        self.refuse_alike("real", (self.kept("real") == self.kept("real")[0]).all())
-        return [self.discrepancy(self.kept("fake"), self.kept("real"))]
+        self.refuse_alike("real", (self.cached("real") == self.cached("real")[0]).all())
+        return [self.discrepancy(self.cached("fake"), self.cached("real"))]

@@ -29,8 +29,8 @@ class Modes(FeatureMetric):
     nearest: Tensor
     fake_count: Tensor
 
-    def prepare(self, data: Data) -> None:
-        super().prepare(data)
+    def setup(self, data: Data) -> None:
+        super().setup(data)
         if not hasattr(data, "centres"):
             raise ValueError("modes: counts the modes of data=ring and data=grid; of labelled images metrics=[class_modes]")
         self.sigma = float(data.sigma)  # type: ignore[attr-defined]
@@ -61,12 +61,12 @@ class ClassModes(FeatureMetric):
 
     names = ("modes", "reverse_kl")
     higher_is_better = True
-    reads = "logits"
+    output = "logits"
     real_labels: Tensor
     fake_labels: Tensor
 
-    def prepare(self, data: Data) -> None:
-        super().prepare(data)
+    def setup(self, data: Data) -> None:
+        super().setup(data)
         for side in self.sides:
             self.add_state(f"{side}_labels", torch.zeros(data.classes, dtype=torch.int64), "sum")
 

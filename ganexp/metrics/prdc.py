@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ganexp.metrics.features import Extractor
-from ganexp.metrics.metric import Kept
+from ganexp.metrics.metric import CachedFeatures
 
 
-class PRDC(Kept):
+class PRDC(CachedFeatures):
     """Whether samples lie among the real ones (`precision`, `density`), and real ones among the samples (`recall`, `coverage`).
 
     A set's manifold is the union of balls around its members, each as large as the distance to its `k`-th neighbour. All are
@@ -26,14 +26,14 @@ class PRDC(Kept):
         super().__init__(features)
         if k < 1:
             raise ValueError(f"k: at least 1 neighbour, not {k}")
-        self.k, self.least = k, k + 1
+        self.k, self.min_samples = k, k + 1
 
     @property
     def settings(self) -> dict[str, Any]:
         return {"k": self.k}
 
     def values(self) -> Sequence[Tensor]:
-        real, fake = self.kept("real"), self.kept("fake")
+        real, fake = self.cached("real"), self.cached("fake")
         for side, f in (("real", real), ("fake", fake)):
             self.refuse_alike(side, (f == f[0]).all())
         real_radii, fake_radii = self.radii(real), self.radii(fake)

@@ -19,7 +19,7 @@ class Sharpness(FeatureMetric):
 
     names = ("sharpness",)
     higher_is_better = None  # 1 is right
-    least = 1
+    min_samples = 1
     real_sum: Tensor
     fake_sum: Tensor
     real_count: Tensor

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ganexp.metrics.features import Extractor
-from ganexp.metrics.metric import Kept
+from ganexp.metrics.metric import CachedFeatures
 
 
-class SlicedWasserstein(Kept):
+class SlicedWasserstein(CachedFeatures):
     """Mean over random directions of the Wasserstein-1 distance of the projections, ≥ 0, smaller is better.
 
     `directions`: drawn from a fixed seed, the same for every call. Both sides are compared quantile by quantile, so their counts
@@ -20,7 +20,7 @@ class SlicedWasserstein(Kept):
     """
 
     names = ("swd",)
-    least = 1
+    min_samples = 1
 
     def __init__(self, features: Extractor, directions: int = 256):
         super().__init__(features)
@@ -33,7 +33,7 @@ class SlicedWasserstein(Kept):
         return {"directions": self.directions}
 
     def values(self) -> Sequence[Tensor]:
-        real, fake = self.kept("real"), self.kept("fake")
+        real, fake = self.cached("real"), self.cached("fake")
         seeded = torch.Generator().manual_seed(0)
         directions = torch.randn(real.shape[1], self.directions, generator=seeded).to(real.device)
         directions /= directions.norm(dim=0)

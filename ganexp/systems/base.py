@@ -21,7 +21,6 @@ from ganexp.systems.ranks import Ranks, average, broadcast
 
 MakeOptimizer = Callable[[Any], Optimizer]
 MakeSchedule = Callable[[Optimizer], LRScheduler]
-CHUNK = 256  # samples generated at a time where many are asked for
 
 
 class System(pl.LightningModule):
@@ -30,10 +29,10 @@ class System(pl.LightningModule):
     `generator(z, y) -> x`; one with a second latent space also has `map(z, y) -> w`, `synthesize(w) -> x` and the mean `w_mean`.
     `optimizer`: by the names of `learners`. `schedule`: of all learning rates. `anneal`: other numbers that change, by their name
     in the log. `classes`: number of classes the networks are conditioned on; null is unconditional. `ema_half_life`: images after
-    which an old weight of the averaged generator counts half; null keeps no average. `width`: factor on the channels of all
-    networks, whose options refer to it. `accumulate`: parts in which a batch is gone through, one after another, for less memory;
-    the update is that of the whole batch (batch norm apart, which sees the parts). Raises ValueError for numbers that make no
-    sense. One step is one optimizer step of the first learner: see `uncounted`.
+    which an old weight of the averaged generator counts half; null keeps no average. `width_multiplier`: factor on the channels
+    of all networks, whose options refer to it. `accumulate`: parts in which a batch is processed, one after another, to save
+    memory; the update is that of the whole batch, except that batch norm sees the parts. Raises ValueError for numbers out of
+    range. One step is one optimizer step of the first learner: see `uncounted`.
     """
 
     progress: ClassVar[dict[str, str]] = {}  # what the progress bar shows: a short name, and the scalar's name in the log
@@ -48,15 +47,15 @@ class System(pl.LightningModule):
         schedule: MakeSchedule,
         classes: int | None,
         ema_half_life: float | None,
-        width: float = 1.0,
+        width_multiplier: float = 1.0,
         accumulate: int = 1,
         anneal: Mapping[str, Anneal] | None = None,
     ):
         super().__init__()
         if accumulate < 1:
             raise ValueError(f"accumulate: at least 1 part, not {accumulate}")
-        if width <= 0:
-            raise ValueError(f"width: a factor above 0, not {width}")
+        if width_multiplier <= 0:
+            raise ValueError(f"width_multiplier: a factor above 0, not {width_multiplier}")
         if classes == 0:
             raise ValueError("classes: this model is conditional, the data has no classes; set data.classes, or take model=dcgan")
         if ema_half_life is not None and ema_half_life <= 0:

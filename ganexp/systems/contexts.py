@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ganexp.lightning_internals import swap_step_hooks
+
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
@@ -45,13 +47,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def uncounted(optimizer: Any) -> Iterator[None]:
-    """Inside, steps of `optimizer` stay out of Lightning's global step, which counts every optimizer's.
-
-    Lightning hangs its counters on these two hooks (no public way: a test reads the event file).
-    """
-    hooks = optimizer._on_before_step, optimizer._on_after_step
-    optimizer._on_before_step = optimizer._on_after_step = lambda: None
+    """Inside, steps of `optimizer` stay out of Lightning's global step, which counts every optimizer's."""
+    hooks = swap_step_hooks(optimizer, (lambda: None, lambda: None))
     try:
         yield
     finally:
-        optimizer._on_before_step, optimizer._on_after_step = hooks
+        swap_step_hooks(optimizer, hooks)

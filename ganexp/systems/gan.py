@@ -66,12 +66,12 @@ class GAN(System):
         fresh_fakes: bool = False,
         separate: bool = False,
         ema_half_life: float | None = None,
-        width: float = 1.0,
+        width_multiplier: float = 1.0,
         accumulate: int = 1,
         clip_g: float | None = None,
         clip_d: float | None = None,
     ):
-        super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width, accumulate, anneal)
+        super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width_multiplier, accumulate, anneal)
         if min(d_steps, g_steps) < 1:
             raise ValueError(f"{'d_steps' if d_steps < 1 else 'g_steps'}: at least 1, not {min(d_steps, g_steps)}")
         if not hasattr(loss, "discriminator"):

@@ -35,10 +35,10 @@ class GMMN(System):
         anneal: Mapping[str, Anneal] | None = None,
         classes: int | None = None,
         ema_half_life: float | None = None,
-        width: float = 1.0,
+        width_multiplier: float = 1.0,
         clip: float | None = None,
     ):
-        super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width, anneal=anneal)
+        super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width_multiplier, anneal=anneal)
         if not callable(loss):
             raise ValueError(f"loss: {type(loss).__name__} needs a discriminator; model.loss is a distance of samples, MMD")
         if classes is not None:

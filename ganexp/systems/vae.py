@@ -39,11 +39,11 @@ class VAE(System):
         anneal: Mapping[str, Anneal] | None = None,
         classes: int | None = None,
         ema_half_life: float | None = None,
-        width: float = 1.0,
+        width_multiplier: float = 1.0,
         accumulate: int = 1,
         clip: float | None = None,
     ):
-        super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width, accumulate, anneal)
+        super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width_multiplier, accumulate, anneal)
         if not isinstance(latent, Normal):
             raise ValueError("latent: the prior of a VAE is normal")
         if not callable(loss):

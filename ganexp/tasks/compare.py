@@ -16,7 +16,7 @@ from PIL import Image
 
 from ganexp import pictures
 from ganexp.files import read_json, replace, write_json
-from ganexp.tasks.screen import shown, table
+from ganexp.runtime.console import shown, table
 
 log = logging.getLogger(__name__)
 SHOWN = ("best", "last", "mean_of_last_5")
@@ -84,12 +84,12 @@ class Compare:
             for kind in (kind for kind in SHOWN if any(kind in values for values in measured)):
                 cells = [f"{values[kind]:.4g}" if values.get(kind) is not None else "–" for values in measured]
                 rows.append([f"{name} {kind.replace('_', ' ')}", *cells])
-            rows.append([f"{name} protocol", *(self.print_of(record, name) or "–" for record in self.records)])
+            rows.append([f"{name} protocol", *(self.fingerprint_of(record, name) or "–" for record in self.records)])
         return ["run", *self.labels], rows
 
     @staticmethod
-    def print_of(record: dict[str, Any], name: str) -> str:
-        return str(record.get("protocols", {}).get(name, {}).get("print", ""))
+    def fingerprint_of(record: dict[str, Any], name: str) -> str:
+        return str(record.get("protocols", {}).get(name, {}).get("fingerprint", ""))
 
     def notes(self) -> list[str]:
         """What one must know before reading the table."""
@@ -98,11 +98,11 @@ class Compare:
             having = [
                 (label, record) for label, record in zip(self.labels, self.records, strict=True) if name in record["metrics"]
             ]
-            prints = {self.print_of(record, name) for _, record in having}
-            if len(prints) == 1:
+            fingerprints = {self.fingerprint_of(record, name) for _, record in having}
+            if len(fingerprints) == 1:
                 continue
             protocols = [record.get("protocols", {}).get(name, {}) for _, record in having]
-            keys = dict.fromkeys(key for protocol in protocols for key in protocol if key != "print")
+            keys = dict.fromkeys(key for protocol in protocols for key in protocol if key != "fingerprint")
             differing = [key for key in keys if len({repr(protocol.get(key)) for protocol in protocols}) > 1]
             notes.append(f"{name}: measured under different protocols ({', '.join(differing)}): do not compare these values")
         for label, record in zip(self.labels, self.records, strict=True):

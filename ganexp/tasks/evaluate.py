@@ -6,18 +6,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ganexp.build import build, located
-from ganexp.data.folder import Exact
+from ganexp.cli.build import build, located
+from ganexp.cli.messages import ConfigError
+from ganexp.data.folder import UnresizedFolder
 from ganexp.data.module import DataModule
 from ganexp.evaluation import Evaluation, images_of, samples_of
 from ganexp.files import write_json
-from ganexp.mistakes import Mistake
 from ganexp.runs import find_checkpoint
+from ganexp.runtime.console import quiet, shown, table
+from ganexp.runtime.restoring import restore, restore_data
+from ganexp.runtime.trainer import device
 from ganexp.systems.base import System
-from ganexp.tasks.checkpoint import restore, restore_data
-from ganexp.tasks.hardware import device
-from ganexp.tasks.screen import shown, table
-from ganexp.tasks.train import prepare_metrics, quiet
+from ganexp.tasks.train import setup_metrics
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Evaluate:
     """The chosen metrics of `num_images` samples of a trained model, config["run"], against as many real ones: of config["data"]
     if given, otherwise of the model's own data. Or of the images in the folder `fake` against those in `real`, all of one size.
 
-    The values go to the screen and to evaluation.json, each with its protocol and the short hash of that. Raises Mistake or
+    The values go to the screen and to evaluation.json, each with its protocol and the short hash of that. Raises ConfigError or
     ValueError for what cannot be compared, before anything is written; run() raises ValueError for samples that a metric cannot
     measure.
     """
@@ -37,51 +37,54 @@ class Evaluate:
         run = config.get("run")
         check_sides(run, real, fake)
         if real is not None and config.get("data") is not None:
-            raise Mistake("data: the real images are those of task.real; leave one out")
+            raise ConfigError("data: the real images are those of task.real; leave one out")
         if num_images < 2:
             raise ValueError(f"num_images: at least 2, not {num_images}")
-        self.config, self.run_dir = config, run_dir
-        quiet()
         if not config["metrics"]:
-            raise Mistake("metrics: none chosen; for example metrics=[fid,swd]")
-        self.device = device(config["hardware"])
-        self.system: System | None = None
+            raise ConfigError("metrics: none chosen; for example metrics=[fid,swd]")
+        self.config, self.run_dir, self.num_images, self.folders = config, run_dir, num_images, (real, fake)
+        self.system: System | None = None  # or, of folders:
         self.fake: DataModule | None = None
-        self.of: dict[str, Any] = {}
+        self.measured: dict[str, Any] = {}  # what: for evaluation.json
+
+    def setup(self) -> None:
+        """Load both sides, and make the metrics ready for them."""
+        quiet()
+        self.device = device(self.config["hardware"])
+        real, fake = self.folders
         if real is None or fake is None:
-            assert run is not None
-            data = self.of_checkpoint(find_checkpoint(run))
+            data = self.restore(find_checkpoint(self.config["run"]))
         else:
-            data, self.fake = load(Exact(real), "task.real"), load(Exact(fake), "task.fake")
+            data, self.fake = load(UnresizedFolder(real), "task.real"), load(UnresizedFolder(fake), "task.fake")
             if data.shape != self.fake.shape:
                 raise ValueError(
                     f"fake: its images are {size(self.fake)}, those of real are {size(data)}; resize one of the folders"
                 )
-            self.of = {"real": str(Path(real).resolve()), "fake": str(Path(fake).resolve())}
-            num_images = min(num_images, len(self.fake.x))
-        metrics = [build(metric, f"metrics.{name}") for name, metric in config["metrics"].items()]
-        self.evaluation = Evaluation(metrics, data, num_images, bool(self.system and self.system.classes))
-        prepare_metrics(self.evaluation.prepare)
+            self.measured = {"real": str(Path(real).resolve()), "fake": str(Path(fake).resolve())}
+            self.num_images = min(self.num_images, len(self.fake.x))
+        metrics = [build(metric, f"metrics.{name}") for name, metric in self.config["metrics"].items()]
+        self.evaluation = Evaluation(metrics, data, self.num_images, bool(self.system and self.system.classes))
+        setup_metrics(self.evaluation.setup)
 
-    def of_checkpoint(self, file: Path) -> DataModule:
-        """Restore the system, and its data or the given."""
+    def restore(self, file: Path) -> DataModule:
+        """Restore the system; its data, or those that the command line names."""
         self.system, trained, step = restore(file, self.config["trust"])
-        self.of = {"checkpoint": str(file.resolve()), "step": step}
+        self.measured = {"checkpoint": str(file.resolve()), "step": step}
         if self.config.get("data") is not None:
             data = build(self.config["data"], "data")
         else:
             data = restore_data(trained, self.config["trust"])
-        drawn = list(self.system.sample(2).shape[1:])
-        if list(data.shape) != drawn:
-            raise Mistake(f"data.shape: {list(data.shape)}, but the model generates {drawn}")
+        generated = list(self.system.sample(2).shape[1:])
+        if list(data.shape) != generated:
+            raise ConfigError(f"data.shape: {list(data.shape)}, but the model generates {generated}")
         self.system.to(self.device)
         return load(data, "data")
 
     def run(self) -> None:
         """Measure, print, and write into the run folder."""
         evaluation = self.evaluation
-        draw = samples_of(self.system) if self.system is not None else images_of(self.fake, self.device)  # type: ignore[arg-type]
-        values, failed = evaluation.measure(draw, self.device, show="measuring")
+        sampler = samples_of(self.system) if self.system is not None else images_of(self.fake, self.device)  # type: ignore[arg-type]
+        values, failed = evaluation.measure(sampler, self.device, show="measuring")
         if failed:
             raise ValueError("; ".join(failed.values()))
         protocols = evaluation.protocols(self.system.ema is not None if self.system is not None else None)
@@ -91,18 +94,18 @@ class Evaluate:
                 log.warning("%s: with %s images it is biased upwards: compare it only with values of as many", metric.name,
                             f"{min(real, evaluation.num):,}")  # fmt: skip
         result = {
-            **self.of,
+            **self.measured,
             "data": type(evaluation.data).__name__,
-            "values": {name: {"value": value, "print": protocols[name]["print"]} for name, value in values.items()},
+            "values": {name: {"value": value, "fingerprint": protocols[name]["fingerprint"]} for name, value in values.items()},
             "protocols": protocols,
         }
         write_json(result, self.run_dir / "evaluation.json")
         if self.system is not None:
-            print(f"  checkpoint {shown(Path(self.of['checkpoint']))}, step {self.of['step']:,}")
+            print(f"  checkpoint {shown(Path(self.measured['checkpoint']))}, step {self.measured['step']:,}")
             print(f"  {evaluation.num:,} samples against {real:,} real ones of {result['data']}")
         else:
-            print(f"  {evaluation.num:,} images of {self.of['fake']} against {real:,} real ones of {self.of['real']}")
-        rows = [[name, f"{value:.6g}", protocols[name]["print"]] for name, value in values.items()]
+            print(f"  {evaluation.num:,} images of {self.measured['fake']} against {real:,} real ones of {self.measured['real']}")
+        rows = [[name, f"{value:.6g}", protocols[name]["fingerprint"]] for name, value in values.items()]
         print(table(["metric", "value", "protocol"], rows))
         print(f"  written to {shown(self.run_dir / 'evaluation.json')}")
 
@@ -110,7 +113,7 @@ class Evaluate:
 def check_sides(run: str | None, real: str | None, fake: str | None) -> None:
     """Raises an error unless there is either a run or two folders."""
     if real is None and fake is None and run is None:
-        raise Mistake(
+        raise ConfigError(
             "run: required by task=evaluate: run=outputs/NAME/TIME, run=latest, or run=FILE.ckpt; "
             "or two folders of images: task.real=FOLDER task.fake=FOLDER"
         )

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from ganexp import pictures
-from ganexp.build import build
+from ganexp.cli.build import build
 from ganexp.data.folder import Folder
-from ganexp.data.module import DataModule, to_unit_range
+from ganexp.data.module import DataModule
 from ganexp.files import write_json
+from ganexp.images import to_float
+from ganexp.runtime.console import quiet, shown, table
 from ganexp.tasks.evaluate import load
-from ganexp.tasks.screen import shown, table
-from ganexp.tasks.train import quiet
 
 AT_ONCE = 1024
 
@@ -26,15 +26,18 @@ class Inspect:
     """Counts, classes, mean and deviation, duplicates and 64 samples of a data set; of files also their sizes, kinds and modes,
     and those that cannot be used. To the screen, and to inspection.json and thumbnails.png (points: scatter.png).
 
-    Raises Mistake for data that are not there. Unreadable files do not stop it: that is what it is asked for.
+    Raises ConfigError for data that are not there. Unreadable files do not stop it: that is what it is asked for.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path):
-        self.run_dir = run_dir
+        self.config, self.run_dir = config, run_dir
+
+    def setup(self) -> None:
+        """Load the data."""
         quiet()
-        node = {**config["data"], "batch_size": 2}  # a few samples are worth a look too
-        if "unreadable" in node:
-            node["unreadable"] = 1.0
+        node = {**self.config["data"], "batch_size": 2}  # a few samples are worth a look too
+        if "max_unreadable" in node:
+            node["max_unreadable"] = 1.0
         self.data: DataModule = build(node, "data")
         load(self.data, "data")
 
@@ -62,7 +65,7 @@ class Inspect:
         write_json(facts, self.run_dir / "inspection.json")
         n = 64 if len(data.shape) == 3 else 2000
         samples = data.real(n)
-        picture = pictures.draw(samples, 8, samples, facts["data"])
+        picture = pictures.render(samples, 8, samples, facts["data"])
         name = "thumbnails.png" if samples.ndim == 4 else "scatter.png"
         pictures.save(picture, self.run_dir / name)
         print(table(["data", facts["data"]], self.rows(facts)))
@@ -97,7 +100,7 @@ def moments(data: DataModule) -> tuple[list[float], list[float]]:
     total = square = torch.zeros(data.shape[0], dtype=torch.float64)
     count = 0
     for i in torch.arange(len(data.x)).split(AT_ONCE):
-        x = to_unit_range(data.take(i)).double().transpose(0, 1).flatten(1)
+        x = to_float(data.take(i)).double().transpose(0, 1).flatten(1)
         total, square, count = total + x.sum(1), square + x.square().sum(1), count + x.shape[1]
     mean = total / count
     return mean.tolist(), (square / count - mean**2).clamp(min=0).sqrt().tolist()

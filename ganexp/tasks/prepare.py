@@ -17,13 +17,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from ganexp import pictures
+from ganexp.cli.messages import ConfigError
 from ganexp.data.decoding import UNREADABLE, Fit, checked_colour, fitted, picture
 from ganexp.data.parallel import in_parallel
 from ganexp.data.preparing import Prepared, Settings, detector, perceptual_hash, prepare
 from ganexp.data.sources import Source, Tree, is_picture, pictures_in
 from ganexp.files import replace, write_json
-from ganexp.mistakes import Mistake
-from ganexp.tasks.screen import shown, table
+from ganexp.runtime.console import shown, table
 
 PREPARED, JOURNAL, SHEET, SIDE = "report.json", "prepare.jsonl", 64, 96
 
@@ -66,16 +66,19 @@ class Prepare:
             detect, margin, align, min_size, colour_only, min_sharpness, (sides[0], sides[1]), fit, background
         )
         checked_colour(background)
-        try:
-            self.source = pictures_in(self.root)
-        except FileNotFoundError as error:
-            raise ValueError(f"source: {error}") from error
         self.duplicates = duplicates
         self.workers = workers if workers is not None else os.cpu_count() or 1
         if self.duplicates is not None and not 0 <= self.duplicates <= 64:
             raise ValueError(f"duplicates: from 0 to 64 bits, or null to keep all, not {self.duplicates}")
         if self.workers < 1:
             raise ValueError(f"workers: at least 1, not {self.workers}")
+
+    def setup(self) -> None:
+        """Look for the pictures, for what is needed to detect and compare them, and for what an earlier call has made."""
+        try:
+            self.source = pictures_in(self.root)
+        except FileNotFoundError as error:
+            raise ValueError(f"source: {error}") from error
         try:
             if self.settings.detect != "none":
                 detector(self.settings.detect)
@@ -133,7 +136,7 @@ class Prepare:
             with FileLock(self.target / ".lock", timeout=0):
                 self.report(self.prepare())
         except Timeout as error:
-            raise Mistake(f"task.target: another process is preparing {self.target}") from error
+            raise ConfigError(f"task.target: another process is preparing {self.target}") from error
         except (KeyboardInterrupt, SystemExit):
             print(f"  {len(self.done):,} of {len(self.names):,} pictures are done; the same command goes on")
             raise

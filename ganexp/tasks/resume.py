@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from ganexp.build import OURS, one_line
-from ganexp.checks import check_nodes
-from ganexp.config import OF_THE_CALL, TYPED
-from ganexp.mistakes import Mistake
-from ganexp.tasks.checkpoint import OtherFormat, read
-from ganexp.tasks.processes import external
+from ganexp.cli.build import OURS, one_line
+from ganexp.cli.checks import check_nodes
+from ganexp.cli.config import OF_THE_CALL, TYPED
+from ganexp.cli.messages import ConfigError
+from ganexp.runtime.processes import external
+from ganexp.runtime.restoring import OtherFormat, read
 from ganexp.tasks.train import Train
 
 log = logging.getLogger(__name__)
@@ -35,28 +35,34 @@ class Resume:
     and pictures are those of a run that never stopped. One that was killed before its first checkpoint starts at its first step.
 
     `chosen`: full keys of `config` that replace the run's own. What is below MAY_CHANGE may change, so or in config.yaml. A
-    damaged checkpoint is skipped for the one before it. Raises Mistake for a folder without a run of this version or without a
-    whole checkpoint, for another config or other data than the checkpoint's, for a config.yaml that names classes neither
+    damaged checkpoint is skipped for the one before it. Raises ConfigError for a folder without a run of this version or without
+    a whole checkpoint, for another config or other data than the checkpoint's, for a config.yaml that names classes neither
     ganexp's nor in config["trust"], for a run at its last step, and for more steps than its schedule is for.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path, chosen: Sequence[str] = ()):
+        self.config, self.run_dir, self.chosen = config, run_dir, chosen
+
+    def setup(self) -> None:
+        """Find the checkpoint, change the run's config where that is allowed, and set up its training."""
+        run_dir = self.run_dir
         check_places(run_dir)
         checkpoint, content, self.notes = newest(run_dir / "checkpoints")
         kept = read_config(run_dir / "config.yaml")
         step = content["global_step"] if content else 0
         before = content["config"] if content else kept
         refuse(differences(before, kept), f"run: {run_dir / 'config.yaml'} is not what the run was started with")
-        change(kept, config, chosen)
+        change(kept, self.config, self.chosen)
         check_schedule(before, kept)
         self.notes += [f"{key} from {old} to {new}" for key, (old, new) in differences(before, kept).items()]
         if step >= kept["trainer"]["max_steps"]:
-            raise Mistake(f"run: {run_dir} is at its last step, {step}; to go on, add trainer.max_steps={2 * step}")
+            raise ConfigError(f"run: {run_dir} is at its last step, {step}; to go on, add trainer.max_steps={2 * step}")
         self.notes.insert(0, f"resumed at step {step:,}" if content else "no checkpoint yet: starts at the first step")
-        allowed = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in config.get("trust", []))]
+        allowed = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in self.config.get("trust", []))]
         self.train = Train(kept, run_dir, checkpoint, allowed)
+        self.train.setup()
         if content and content["data"] != self.train.data.fingerprint:
-            raise Mistake("data: these are not the samples that the run has learned from so far; a run keeps its data")
+            raise ConfigError("data: these are not the samples that the run has learned from so far; a run keeps its data")
         ranks = len(content["random"]) if content else self.train.trainer.world_size
         if ranks != self.train.trainer.world_size:
             self.notes.append(f"on {self.train.trainer.world_size} devices instead of {ranks}: no longer bit for bit")
@@ -70,39 +76,39 @@ class Resume:
 
 
 def check_places(run_dir: Path) -> None:
-    """Raises Mistake for a file where the run has a folder, or a folder where it has a file."""
+    """Raises ConfigError for a file where the run has a folder, or a folder where it has a file."""
     for path in (run_dir / "samples", run_dir / "checkpoints"):
         if path.exists() and not path.is_dir():
-            raise Mistake(f"run: {path} is not a folder")
+            raise ConfigError(f"run: {path} is not a folder")
     for path in (run_dir / name for name in ("metrics.csv", "run.json", "hparams.yaml", "log.txt", "training.gif")):
         if path.is_dir():
-            raise Mistake(f"run: {path} is a folder, where a file belongs")
+            raise ConfigError(f"run: {path} is a folder, where a file belongs")
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A run's config.yaml. Raises Mistake if it is not there or not one of this version's."""
+    """A run's config.yaml. Raises ConfigError if it is not there or not one of this version's."""
     if not file.is_file():
-        raise Mistake(f"run: {file.parent} has no config.yaml; name the folder of a run, outputs/NAME/TIME")
+        raise ConfigError(f"run: {file.parent} has no config.yaml; name the folder of a run, outputs/NAME/TIME")
     try:
         kept = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Mistake(f"run: {file} is damaged: {one_line(error)}") from error
+        raise ConfigError(f"run: {file} is damaged: {one_line(error)}") from error
     for path, kind in TYPED.items():
         node = kept if not path else kept.get(path)
         missing = kind.__dataclass_fields__.keys() - (node.keys() if isinstance(node, dict) else set()) - set(OF_THE_CALL)
         if missing:
             key = f"{path}.{min(missing)}".lstrip(".")
-            raise Mistake(f"run: {file} is damaged or of another version of ganexp: it has no {key}")
+            raise ConfigError(f"run: {file} is damaged or of another version of ganexp: it has no {key}")
     try:
         check_nodes(kept)
-    except (Mistake, TypeError, AttributeError) as error:
-        raise Mistake(f"run: {file} is damaged or of another version of ganexp: {one_line(error)}") from error
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise ConfigError(f"run: {file} is damaged or of another version of ganexp: {one_line(error)}") from error
     return kept
 
 
 def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """The last whole checkpoint, its content, and a note for each that is damaged; null and nothing where none was written yet.
-    Raises Mistake if there are only damaged ones, or one of another version."""
+    Raises ConfigError if there are only damaged ones, or one of another version."""
     damaged: list[str] = []
     for file in [folder / "last.ckpt", *sorted(folder.glob("step-*.ckpt"), reverse=True)]:
         if not file.is_file():
@@ -113,11 +119,11 @@ def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
                 raise ValueError("is of another version of ganexp")
             return file, content, damaged
         except OtherFormat as error:
-            raise Mistake(f"run: {file} {error}") from error
+            raise ConfigError(f"run: {file} {error}") from error
         except ValueError as error:
             damaged.append(f"left aside: {file.name} {error}")
     if damaged:
-        raise Mistake(f"run: there is no whole checkpoint in {folder}; {'; '.join(damaged)}")
+        raise ConfigError(f"run: there is no whole checkpoint in {folder}; {'; '.join(damaged)}")
     return None, {}, []
 
 
@@ -125,7 +131,7 @@ def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 
 
 def change(kept: dict[str, Any], config: dict[str, Any], chosen: Sequence[str]) -> None:
-    """Put the `chosen` keys into the run's config. Raises Mistake, with the differences, for what cannot change."""
+    """Put the `chosen` keys into the run's config. Raises ConfigError, with the differences, for what cannot change."""
     named = [key for key in [*chosen, *(kept if "experiment" in chosen else [])] if not below(key, (*NOT_COMPARED, "hydra"))]
     asked = {key: pair for key, pair in differences(kept, config).items() if below(key, named)}
     refuse(asked, "run: a run that resumes keeps its config")
@@ -174,18 +180,18 @@ def below(key: str, keys: Iterable[str]) -> bool:
 
 
 def refuse(found: dict[str, tuple[Any, Any]], why: str) -> None:
-    """Raises Mistake, showing them, for differences in what may not change."""
+    """Raises ConfigError, showing them, for differences in what may not change."""
     others = [key.removesuffix("._target_") for key in found if key.endswith("._target_")]  # whose arguments differ anyway
-    told = {key: pair for key, pair in sorted(found.items()) if key.endswith("._target_") or not below(key, others)}
-    fixed = [f"{key} is {old}, not {new}" for key, (old, new) in told.items() if not below(key, (*MAY_CHANGE, *FOLLOWS))]
+    shown = {key: pair for key, pair in sorted(found.items()) if key.endswith("._target_") or not below(key, others)}
+    fixed = [f"{key} is {old}, not {new}" for key, (old, new) in shown.items() if not below(key, (*MAY_CHANGE, *FOLLOWS))]
     if fixed:
         more = f"; and {len(fixed) - 5} more" if len(fixed) > 5 else ""
-        raise Mistake(f"{why}: {'; '.join(fixed[:5])}{more} (what may change: {', '.join(MAY_CHANGE)})")
+        raise ConfigError(f"{why}: {'; '.join(fixed[:5])}{more} (what may change: {', '.join(MAY_CHANGE)})")
 
 
 def check_schedule(before: dict[str, Any], kept: dict[str, Any]) -> None:
-    """Raises Mistake for steps beyond the end of a schedule that was made for fewer."""
+    """Raises ConfigError for steps beyond the end of a schedule that was made for fewer."""
     old, new = before["trainer"]["max_steps"], kept["trainer"]["max_steps"]
     if new > old and old in kept["schedule"].values():
         name = kept["schedule"]["_target_"].rpartition(".")[2]
-        raise Mistake(f"trainer.max_steps: {new}, but the schedule, {name}, was made for {old} steps and has ended there")
+        raise ConfigError(f"trainer.max_steps: {new}, but the schedule, {name}, was made for {old} steps and has ended there")

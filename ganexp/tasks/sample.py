@@ -12,10 +12,9 @@ from tqdm import tqdm
 from ganexp import pictures
 from ganexp.files import replace
 from ganexp.model import load
-from ganexp.tasks.checkpoint import restore_data
-from ganexp.tasks.hardware import device
-from ganexp.tasks.screen import shown
-from ganexp.tasks.train import quiet
+from ganexp.runtime.console import quiet, shown
+from ganexp.runtime.restoring import restore_data
+from ganexp.runtime.trainer import device
 
 
 class Sample:
@@ -27,12 +26,15 @@ class Sample:
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path, num: int = 64, label: int | None = None, grid: bool = True):
-        quiet()
         if num < 1:
             raise ValueError(f"num: at least 1 sample, not {num}")
         self.config, self.run_dir, self.num, self.label, self.grid = config, run_dir, num, label, grid
-        self.model = load(config["run"], device(config["hardware"]), config["trust"])
-        self.model.check_label(label)
+
+    def setup(self) -> None:
+        """Load the model."""
+        quiet()
+        self.model = load(self.config["run"], device(self.config["hardware"]), self.config["trust"])
+        self.model.check_label(self.label)
 
     def run(self) -> None:
         """Sample, and write into the run folder."""

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from ganexp.build import OURS, build, one_line
 from ganexp.callbacks.state import FORMAT
+from ganexp.cli.build import OURS, build, one_line
+from ganexp.cli.messages import ConfigError
 from ganexp.data.module import DataModule
-from ganexp.mistakes import Mistake
 from ganexp.systems.base import System
 
 Built = TypeVar("Built")
@@ -22,37 +22,37 @@ Built = TypeVar("Built")
 def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], int]:
     """The system of a checkpoint, its run's config and its step. Runs no code from the file.
 
-    `trust`: module prefixes that the config in it may name beside ganexp's own. Raises Mistake for a file that is not
+    `trust`: module prefixes that the config in it may name beside ganexp's own. Raises ConfigError for a file that is not
     there, not a whole checkpoint of ours, or names anything else.
     """
     if not file.is_file():
-        raise Mistake(f"run: there is no file {file}")
+        raise ConfigError(f"run: there is no file {file}")
     try:
         content = read(file)
     except ValueError as error:
-        raise Mistake(f"run: {file} {error}") from error
+        raise ConfigError(f"run: {file} {error}") from error
     config, step = content["config"], content["global_step"]
     try:
         if not isinstance(step, int) or not isinstance(config, dict):
-            raise Mistake("its step is not a number or its config is not a mapping")
+            raise ConfigError("its step is not a number or its config is not a mapping")
         system = build_node(config, "model", System, trust)
         system.load_state_dict(content["state_dict"])
-    except Mistake as mistake:
-        raise Mistake(f"run: {file}: {mistake}") from mistake
+    except ConfigError as mistake:
+        raise ConfigError(f"run: {file}: {mistake}") from mistake
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise Mistake(f"run: {file} does not fit its own config: {one_line(error)[:300]}") from error
+        raise ConfigError(f"run: {file} does not fit its own config: {one_line(error)[:300]}") from error
     return system.eval(), config, step
 
 
 def transfer(system: System, file: Path) -> list[str]:
     """Give the networks of `system` the weights of a checkpoint, wherever names and shapes are the same (transfer learning); the
     average starts from the checkpoint's. Optimizers, steps and random states stay new. Returns notes of what was taken and what
-    was not. Raises Mistake as `restore` does, and where a network has nothing in common with the checkpoint's.
+    was not. Raises ConfigError as `restore` does, and where a network has nothing in common with the checkpoint's.
     """
     try:
         theirs = read(file)["state_dict"]
     except ValueError as error:
-        raise Mistake(f"start_from: {file} {error}") from error
+        raise ConfigError(f"start_from: {file} {error}") from error
     prefixes = {name: [f"{name}."] for name in system.networks()}
     if system.ema is not None:
         prefixes["ema.average"] = ["ema.average.", "generator."]  # of a checkpoint without an average, its generator
@@ -63,7 +63,7 @@ def transfer(system: System, file: Path) -> list[str]:
         ours = network.state_dict()
         same = {k: theirs[source + k] for k, v in ours.items() if source + k in theirs and theirs[source + k].shape == v.shape}
         if not same:
-            raise Mistake(f"start_from: {file} has no weights that fit this model's {name}")
+            raise ConfigError(f"start_from: {file} has no weights that fit this model's {name}")
         network.load_state_dict(same, strict=False)
         new = [key for key in ours if key not in same]
         rest = f", but for {len(new)} of {len(ours)} tensors, which are new: {new[0]} …" if new else ""
@@ -99,6 +99,11 @@ def read(file: Path) -> dict[str, Any]:
     return content
 
 
+def step_of(checkpoint: Path) -> int:
+    """How far a checkpoint was trained."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+
+
 class OtherFormat(ValueError):
     """A whole checkpoint that another version of ganexp has written."""
 
@@ -114,19 +119,19 @@ def check_format(number: object) -> None:
 
 
 def restore_data(config: dict[str, Any], trust: Sequence[str]) -> DataModule:
-    """The data of a checkpoint's config, not loaded yet. Raises Mistake as `restore` does."""
+    """The data of a checkpoint's config, not loaded yet. Raises ConfigError as `restore` does."""
     try:
         return build_node(config, "data", DataModule, trust)
-    except Mistake as mistake:
-        raise Mistake(f"run: the checkpoint's config: {mistake}") from mistake
+    except ConfigError as mistake:
+        raise ConfigError(f"run: the checkpoint's config: {mistake}") from mistake
 
 
 def build_node(config: dict[str, Any], key: str, kind: type[Built], trust: Sequence[str]) -> Built:
     """The object of one node of a config that a file holds."""
     node = config.get(key)
     if not isinstance(node, dict) or "_target_" not in node:
-        raise Mistake(f"{key}: must be a mapping with a _target_")
+        raise ConfigError(f"{key}: must be a mapping with a _target_")
     built = build(node, key, [*OURS, *(prefix.rstrip(".") + "." for prefix in trust)])
     if not isinstance(built, kind):
-        raise Mistake(f"{key}._target_: {node['_target_']} is not a {kind.__name__}")
+        raise ConfigError(f"{key}._target_: {node['_target_']} is not a {kind.__name__}")
     return built

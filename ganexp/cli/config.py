@@ -17,8 +17,6 @@ from typing import Any, cast
 
 import yaml
 from hydra import compose, version
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,9 +26,10 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from ganexp.mistakes import Mistake, explain, groups, options
+from ganexp.cli.hydra_internals import Hydra, create_config_search_path, unresolved
+from ganexp.cli.messages import ConfigError, explain, groups, options
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a clone
 
 
@@ -43,7 +42,7 @@ class Training:
     samples_every: int = MISSING
     metrics_every: int = MISSING
     checkpoint_every: int = MISSING
-    log_mean: int = MISSING
+    log_window: int = MISSING
     num_samples: int = MISSING
 
 
@@ -98,9 +97,9 @@ def fields(path: str) -> list[str]:
 
 
 def scaled(size: int | Sequence[int], factor: float) -> Any:
-    """`${scaled:64,${model.width}}`: a layer's size, or several layers', times a factor; at least 1. Raises Mistake."""
+    """`${scaled:64,${model.width_multiplier}}`: a size, or several, times a factor; at least 1. Raises ConfigError."""
     if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 < factor < math.inf:
-        raise Mistake(f"model.width: a factor above 0, not {factor}")
+        raise ConfigError(f"model.width_multiplier: a factor above 0, not {factor}")
     if isinstance(size, Sequence):
         return OmegaConf.create([scaled(each, factor) for each in size])
     return max(1, round(size * factor))
@@ -120,9 +119,9 @@ OmegaConf.register_new_resolver("plus", lambda a, b: (a or 0) + b, replace=True)
 
 @contextmanager
 def config_tree(config_dir: str | None = None) -> Iterator[None]:
-    """Hydra on our config tree, and on the user's own (`--config-dir`) after it. Raises Mistake if that is not a folder."""
+    """Hydra on our config tree, and on the user's own (`--config-dir`) after it. Raises ConfigError if that is not a folder."""
     if config_dir is not None and not Path(config_dir).is_dir():
-        raise Mistake(f"--config-dir: there is no folder {config_dir}")
+        raise ConfigError(f"--config-dir: there is no folder {config_dir}")
     search_path = create_config_search_path(str(CONF_DIR))
     if config_dir is not None:
         search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}", anchor="schema")
@@ -185,10 +184,10 @@ def drop_keys(node: Any, own: Any, others: Sequence[Any]) -> list[str]:
     dropped = []
     others = [other for other in others if OmegaConf.is_dict(other)]
     for key in list(node):
-        below = [other._get_node(key) for other in others if key in other]
+        below = [unresolved(other, key) for other in others if key in other]
         if key in own:
-            inner = node._get_node(key)
-            dropped += [f"{key}.{path}" for path in drop_keys(inner, own._get_node(key), below)]
+            inner = unresolved(node, key)
+            dropped += [f"{key}.{path}" for path in drop_keys(inner, unresolved(own, key), below)]
         elif below:
             del node[key]
             dropped.append(str(key))
@@ -196,14 +195,14 @@ def drop_keys(node: Any, own: Any, others: Sequence[Any]) -> list[str]:
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The config without Hydra's part, as plain containers. Raises Mistake for an interpolation that leads nowhere."""
+    """The config without Hydra's part, as plain containers. Raises ConfigError for an interpolation that leads nowhere."""
     job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
         container = OmegaConf.to_container(job, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, Mistake):  # of a resolver
+        if isinstance(error.__cause__, ConfigError):  # of a resolver
             raise error.__cause__ from error
-        raise Mistake(explain(error, fields)) from error
+        raise ConfigError(explain(error, fields)) from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
@@ -218,7 +217,7 @@ def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
 def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
     """For every override the values it takes in turn; other sweepers than Hydra's own choose what lies in an interval.
 
-    Raises Mistake for an interval that nobody can sweep.
+    Raises ConfigError for an interval that nobody can sweep.
     """
     own = not any(text.startswith("hydra/sweeper=") for text in overrides)
     axes = []
@@ -228,7 +227,7 @@ def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
         elif override.is_discrete_sweep():
             axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
         elif own:
-            raise Mistake(f"{override.key_or_group}: {text} has no end; name the values, or use range(start,stop,step)")
+            raise ConfigError(f"{override.key_or_group}: {text} has no end; name the values, or use range(start,stop,step)")
     return axes
 
 
@@ -251,7 +250,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
     except HydraException as error:
-        raise Mistake(f"the command line cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"the command line cannot be read: {' '.join(str(error).split())}") from error
 
 
 def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
@@ -260,18 +259,18 @@ def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
             warnings.filterwarnings("error", message=".*is not available", category=UserWarning)  # of hydra.searchpath
             cfg = compose(config_name, overrides=list(overrides), return_hydra_config=True)
     except UserWarning as error:
-        raise Mistake(f"hydra.searchpath: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"hydra.searchpath: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException) as error:
         message = explain(error, fields)
         for recipe in (o.removeprefix("experiment=") for o in overrides if o.startswith("experiment=")):
             message = re.sub("^config.yaml:", f"experiment/{recipe}.yaml:", message)  # Hydra blames who included it
-        raise Mistake(message) from error
+        raise ConfigError(message) from error
     except ValueError as error:
-        raise Mistake(" ".join(str(error).split())) from error
+        raise ConfigError(" ".join(str(error).split())) from error
     except yaml.YAMLError as error:
-        raise Mistake(f"a config file is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"a config file is not YAML: {' '.join(str(error).split())}") from error
     except (AssertionError, TypeError, AttributeError, LookupError, RecursionError) as error:  # of Hydra, on odd nodes and keys
-        raise Mistake(
+        raise ConfigError(
             f"the config cannot be composed: {' '.join(str(error).split()) or 'a file or a key is malformed'}"
         ) from error
     HydraConfig.instance().set_config(cfg)  # for the interpolations that ask Hydra

@@ -8,7 +8,7 @@ from ganexp.metrics.classifier import Classifier
 from ganexp.metrics.features import Data, Extractor, Pixels, Random
 
 
-class Fitting(Extractor):
+class AutoExtractor(Extractor):
     """Needs no download: a Classifier where there are labels, Random for other images, Pixels for points. Its name in the log is
     theirs."""
 
@@ -16,12 +16,12 @@ class Fitting(Extractor):
         super().__init__()
         self.chosen: Extractor = Pixels()
 
-    def prepare(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         if len(data.shape) != 3:
             self.chosen = Pixels()
         else:
             self.chosen = Classifier() if data.classes > 1 and min(data.shape[1:]) >= 4 else Random()
-        self.chosen.prepare(data)
+        self.chosen.setup(data)
         self.name, self.resize, self.costly = self.chosen.name, self.chosen.resize, self.chosen.costly
 
     @property

@@ -11,33 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from ganexp import checks, config
-from ganexp.config import CONF_DIR
+from ganexp.cli import checks, config
+from ganexp.cli.config import CONF_DIR
+from ganexp.cli.hydra_internals import Callbacks, result_of
+from ganexp.cli.messages import ConfigError, Diverged, format_message
 from ganexp.files import read_json, write_json
-from ganexp.mistakes import Diverged, Mistake, told
 from ganexp.runs import find_run
 
 log = logging.getLogger(__name__)
 
 
 def build_task(cfg: DictConfig, folder: Path) -> Any:
-    """The task, built and checked but not run. Raises Mistake; writes nothing."""
-    from ganexp.build import build_task as build  # torch: only now
+    """The task, built and checked but not run. Raises ConfigError; writes nothing."""
+    from ganexp.cli.build import build_task as build  # torch: only now
 
     whole = config.resolved(cfg)
     chosen = config.keys_of(config.as_typed(HydraConfig.get().overrides.task))
     arguments = {key: value for key, value in whole["task"].items() if key == "_target_" or key not in config.TASK_KEYS}
     try:
         return build(arguments, config_of_task(whole, chosen), folder, chosen if in_run_folder(cfg) else None)
-    except Mistake as mistake:
-        raise Mistake(checks.as_written(cfg, str(mistake))) from mistake
+    except ConfigError as mistake:
+        raise ConfigError(checks.as_written(cfg, str(mistake))) from mistake
 
 
 def config_of_task(whole: dict[str, Any], chosen: list[str]) -> dict[str, Any]:
@@ -60,18 +60,18 @@ def exit_code(result: Any) -> int:
     return result if type(result) is int else 0
 
 
-def tell(notes: Sequence[str]) -> None:
+def announce(notes: Sequence[str]) -> None:
     """On the screen and in the log."""
     for note in notes:
         print(f"ganexp: {note}", file=sys.stderr)
         log.info(note)
 
 
-def keep(notes: Sequence[str], folder: Path) -> None:
+def record(notes: Sequence[str], folder: Path) -> None:
     """In the run's record, if the task has left one."""
     file = folder / "run.json"
-    if notes and (record := read_json(file)):
-        write_json({**record, "notes": [*notes, *record.get("notes", [])]}, file)
+    if notes and (content := read_json(file)):
+        write_json({**content, "notes": [*notes, *content.get("notes", [])]}, file)
 
 
 def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
@@ -89,22 +89,22 @@ def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
             break
         except FileExistsError:  # another run took the same second
             if under_torchrun():
-                raise Mistake(f"hydra.run.dir: {folder} was taken by another run just now; start again") from None
+                raise ConfigError(f"hydra.run.dir: {folder} was taken by another run just now; start again") from None
         except OSError as error:
-            raise Mistake(f"hydra.run.dir: the run folder {folder} cannot be made: {error.strerror}") from error
+            raise ConfigError(f"hydra.run.dir: the run folder {folder} cannot be made: {error.strerror}") from error
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(cfg))
 
-    def told_first(_: DictConfig) -> Any:
-        tell(notes)  # the log is open only now
+    def announced(_: DictConfig) -> Any:
+        announce(notes)  # the log is open only now
         return task.run()
 
     try:
-        result = run_job(told_first, cfg, "hydra.run.dir", None, context)._return_value
+        result = result_of(run_job(announced, cfg, "hydra.run.dir", None, context))
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the one the other
         print(f"ganexp: interrupted; what was saved so far is in {folder}", file=sys.stderr)
         return 130
     finally:
-        keep(notes, folder)
+        record(notes, folder)
     if isinstance(result, Exception):
         print(f"ganexp: {report(result, folder)}", file=sys.stderr)
         return 1
@@ -118,20 +118,20 @@ def under_torchrun() -> bool:
 def settle_folder(cfg: DictConfig) -> Path:
     """The run folder, absolute; written into Hydra's part of the config for interpolations to see.
 
-    A new one, except for a task that works in the run's own. Raises Mistake where that does not exist.
+    A new one, except for a task that works in the run's own. Raises ConfigError where that does not exist.
     """
     if in_run_folder(cfg):
         if chosen(cfg, "run"):
-            raise Mistake("hydra.run.dir: a run resumes in its own folder, run=…")
+            raise ConfigError("hydra.run.dir: a run resumes in its own folder, run=…")
         folder = find_run(cfg.run).resolve()
         if not os.access(folder, os.W_OK):
-            raise Mistake(f"run: the folder {folder} cannot be written to")
+            raise ConfigError(f"run: the folder {folder} cannot be written to")
     else:
         folder = free_folder(cfg, "run")
     if under_torchrun():
-        from ganexp.tasks.processes import agree
+        from ganexp.runtime.processes import broadcast_text
 
-        folder = Path(agree(str(folder)))
+        folder = Path(broadcast_text(str(folder)))
     with read_write(cfg.hydra), open_dict(cfg.hydra):
         cfg.hydra.run.dir = str(folder)
         cfg.hydra.runtime.output_dir = str(folder)
@@ -145,11 +145,12 @@ def chosen(cfg: DictConfig, mode: str) -> bool:
 
 
 def free_folder(cfg: DictConfig, mode: str) -> Path:
-    """The folder of a `run` or a `sweep`: with another number where one is there. Raises Mistake if the user named a full one."""
+    """The folder of a `run` or a `sweep`: with another number where one is there. Raises ConfigError if the user named one
+    that is not empty."""
     wanted = Path(str(cfg.hydra[mode].dir)).resolve()
     if chosen(cfg, mode):
         if wanted.is_dir() and any(wanted.iterdir()):
-            raise Mistake(f"hydra.{mode}.dir: {wanted} is there and not empty; every {mode} has a folder of its own")
+            raise ConfigError(f"hydra.{mode}.dir: {wanted} is there and not empty; every {mode} has a folder of its own")
         return wanted
     folder, n = wanted, 1
     while folder.exists():
@@ -160,12 +161,12 @@ def free_folder(cfg: DictConfig, mode: str) -> Path:
 
 def report(error: BaseException, folder: Path) -> str:
     """The error in one line; the whole trace goes to `folder`/error.txt, where there is room for it."""
-    where = "" if isinstance(error, Mistake | Diverged) else f" (the whole trace: {folder / 'error.txt'})"
+    where = "" if isinstance(error, ConfigError | Diverged) else f" (the whole trace: {folder / 'error.txt'})"
     try:
         (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError:  # a full disk may be the error itself
         where = ""
-    return told(error) + where
+    return format_message(error) + where
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------
@@ -180,13 +181,13 @@ def hydra_main() -> int:
 def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) -> int:
     """Run all jobs, each in its own folder, then say how each ended. 1 if any failed or is missing.
 
-    `cfg`: of the first job. `jobs`: how many there are at least. Raises Mistake if the sweep's folder cannot be made.
+    `cfg`: of the first job. `jobs`: how many there are at least. Raises ConfigError if the sweep's folder cannot be made.
     """
     folder = free_folder(cfg, "sweep")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Mistake(f"hydra.sweep.dir: {folder} cannot be made: {error.strerror}") from error
+        raise ConfigError(f"hydra.sweep.dir: {folder} cannot be made: {error.strerror}") from error
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     mine = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
     sys.argv[1:] = ["--multirun", *flags, *mine, f"hydra.sweep.dir='{quoted}'"]
@@ -206,13 +207,13 @@ def sweep_job(cfg: DictConfig) -> None:
     try:
         notes = config.drop_leftovers(cfg, config.as_typed(HydraConfig.get().overrides.task))
         task = build_task(cfg, folder)
-        tell(notes)
+        announce(notes)
         code = exit_code(task.run())
         outcome = {"status": "interrupted"} if code else outcome
     except Exception as error:
         outcome = {"status": "failed", "error": report(error, folder)}
         print(f"ganexp: job {HydraConfig.get().job.num} failed: {outcome['error']}", file=sys.stderr)
-    keep(notes, folder)
+    record(notes, folder)
     job = {"job": HydraConfig.get().job.num, "overrides": config.as_typed(HydraConfig.get().overrides.task)}
     write_json({**read_json(file), **outcome, **job}, file)
     if code:  # and with it the sweep

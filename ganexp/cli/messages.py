@@ -10,28 +10,29 @@ from functools import lru_cache
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
+
+from ganexp.cli.hydra_internals import groups_below, options_of
 
 NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-class Mistake(Exception):
+class ConfigError(Exception):
     """What the user got wrong, in one line: the command line shows it without a traceback and ends with exit code 2; ganexp.load
     raises it."""
 
 
 class Diverged(Exception):
-    """A run that shall not go on as it is: what was seen, at which step. `good`: the last step before it. `back`: whether to go
-    on from there."""
+    """A run that must not continue as it is: what was seen, at which step. `last_good_step`: the last one before it. `rollback`:
+    whether to continue from there."""
 
-    def __init__(self, said: str, good: int = 0, back: bool = False):
-        super().__init__(said)
-        self.good, self.back = good, back
+    def __init__(self, message: str, last_good_step: int = 0, rollback: bool = False):
+        super().__init__(message)
+        self.last_good_step, self.rollback = last_good_step, rollback
 
 
-def told(error: BaseException) -> str:
+def format_message(error: BaseException) -> str:
     """What ended a run, in one line: of an error that led to others, the first, if it is of a disk."""
-    if isinstance(error, Mistake | Diverged):
+    if isinstance(error, ConfigError | Diverged):
         return str(error)
     cause = error
     while cause.__cause__ is not None:
@@ -47,14 +48,18 @@ def groups() -> list[str]:
     return _groups(GlobalHydra.instance().config_loader())
 
 
-@lru_cache(maxsize=1)  # Hydra searches the folders anew for each question
-def _groups(loader: ConfigLoader, parent: str = "") -> list[str]:
-    paths = [f"{parent}/{name}" if parent else name for name in loader.list_groups(parent)]
-    return [group for path in paths if path != "hydra" for group in [path, *_groups.__wrapped__(loader, path)]]
+@lru_cache(maxsize=1)
+def _groups(loader: ConfigLoader) -> list[str]:
+    return [group for group in groups_below(loader, "") if group.split("/")[0] != "hydra"]
 
 
 def options(group: str) -> list[str]:
-    return sorted(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
+    return _options(GlobalHydra.instance().config_loader(), group)
+
+
+@lru_cache(maxsize=64)
+def _options(loader: ConfigLoader, group: str) -> list[str]:
+    return options_of(loader, group)
 
 
 RENAMED = {"checkpoint": "run"}  # words that are not near the right one

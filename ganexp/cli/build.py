@@ -9,13 +9,14 @@ import pathlib
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from ganexp.mistakes import Mistake, nearest
+from ganexp.cli.messages import ConfigError, nearest
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it says each error again that we explain
 PARTS = ("systems", "networks", "losses", "regularizers", "augment", "constraints", "controls", "latents", "data")
@@ -26,7 +27,7 @@ HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = None) -> Any:
     """The object a node describes. `path`: its full key in the config, for messages.
 
-    `allowed`: for a config read from a file, prefixes of the classes it may name. Raises Mistake for an unknown or
+    `allowed`: for a config read from a file, prefixes of the classes it may name. Raises ConfigError for an unknown or
     missing argument, a value of a wrong type, a target that is not there or not allowed, and for whatever the constructor
     itself refuses.
     """
@@ -43,43 +44,53 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
 def build_task(
     node: Mapping[str, Any], config: dict[str, Any], run_dir: pathlib.Path, chosen: Sequence[str] | None = None
 ) -> Any:
-    """The task of a node, which holds the task's own arguments: `Task(config=config, run_dir=run_dir, **arguments)`.
+    """The task of a node, which holds the task's own arguments: `Task(config=config, run_dir=run_dir, **arguments)`, after its
+    `setup()` if it has one.
 
-    `chosen`: the keys that the command line sets, for a task that works in a run's folder: one argument more. Raises Mistake for
-    an unknown, missing or reserved argument, for whatever the constructor raises (HYDRA_FULL_ERROR=1 shows the traceback
-    instead), and for an object without run().
+    `chosen`: the keys that the command line sets, for a task that works in a run's folder: one argument more. Raises
+    ConfigError for an unknown, missing or reserved argument, for whatever constructor and setup raise (HYDRA_FULL_ERROR=1 shows
+    the traceback instead), and for an object without run().
     """
     given = {"config": config, "run_dir": run_dir} | ({} if chosen is None else {"chosen": list(chosen)})
     target = node["_target_"]
     for key in sorted(given.keys() & node.keys()):
-        raise Mistake(f"task.{key}: is set by ganexp itself")
+        raise ConfigError(f"task.{key}: is set by ganexp itself")
     make = build({**node, "_partial_": True}, "task")
     parameters = signature(get_object(target))
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in given.keys() - parameters.keys():
-            raise Mistake(f"task._target_: the constructor of {target} must take {key}; a task takes {', '.join(given)}")
+            raise ConfigError(f"task._target_: the constructor of {target} must take {key}; a task takes {', '.join(given)}")
     for name, p in parameters.items():
         required = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         if required and name not in {*node, *given}:
-            raise Mistake(f"task.{name}: {target} needs this argument")
-    try:
+            raise ConfigError(f"task.{name}: {target} needs this argument")
+    with errors_of_task():
         task = make(**given)
-    except Mistake:
+    if not callable(getattr(task, "run", None)):
+        raise ConfigError(f"task._target_: {target} has no method run()")
+    with errors_of_task():
+        getattr(task, "setup", lambda: None)()
+    return task
+
+
+@contextmanager
+def errors_of_task() -> Iterator[None]:
+    """Whatever is raised inside becomes a ConfigError; with HYDRA_FULL_ERROR=1 it stays as it is, with its traceback."""
+    try:
+        yield
+    except ConfigError:
         raise
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
         if isinstance(error, ValueError | TypeError | OSError):
             raise located(error, "task") from error
-        raise Mistake(f"task: {type(error).__name__}: {one_line(error)}") from error
-    if not callable(getattr(task, "run", None)):
-        raise Mistake(f"task._target_: {target} has no method run()")
-    return task
+        raise ConfigError(f"task: {type(error).__name__}: {one_line(error)}") from error
 
 
-def located(error: BaseException, path: str) -> Mistake:
-    """The error of a node at `path` as a Mistake. Errors that begin with an argument's name, `shape: …`, get its full key."""
-    return Mistake(f"{path}{'.' if re.match(r'[a-z0-9_.]+: ', str(error)) else ': '}{one_line(error)}")
+def located(error: BaseException, path: str) -> ConfigError:
+    """The error of a node at `path` as a ConfigError. Errors that begin with an argument's name, `shape: …`, get its full key."""
+    return ConfigError(f"{path}{'.' if re.match(r'[a-z0-9_.]+: ', str(error)) else ': '}{one_line(error)}")
 
 
 def one_line(error: BaseException) -> str:
@@ -88,7 +99,7 @@ def one_line(error: BaseException) -> str:
 
 
 def refuse_interpolations(value: Any, path: str) -> None:
-    """Raises Mistake for one in a config that a file holds: it could ask for the environment."""
+    """Raises ConfigError for one in a config that a file holds: it could ask for the environment."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             refuse_interpolations(item, f"{path}.{key}")
@@ -96,11 +107,11 @@ def refuse_interpolations(value: Any, path: str) -> None:
         for i, item in enumerate(value):
             refuse_interpolations(item, f"{path}[{i}]")
     elif isinstance(value, str) and "${" in value:
-        raise Mistake(f"{path}: the file holds an interpolation, {value}; a resolved config has none")
+        raise ConfigError(f"{path}: the file holds an interpolation, {value}; a resolved config has none")
 
 
 def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:
-    """Check every node in `value` against the signature of what it builds. Raises Mistake, naming the full key."""
+    """Check every node in `value` against the signature of what it builds. Raises ConfigError, naming the full key."""
     if isinstance(value, list | tuple):
         for i, item in enumerate(value):
             check(item, f"{path}[{i}]", allowed)
@@ -114,7 +125,7 @@ def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:
 
 def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None) -> None:
     target = str(node["_target_"])
-    refused = Mistake(
+    refused = ConfigError(
         f"{path}._target_: the file asks to run {target}, which is not one of ganexp's own classes; "
         f"if you trust the file, add trust=[{target.split('.')[0]}]"
     )
@@ -123,24 +134,24 @@ def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] |
     try:
         made = get_object(target)
     except Exception as error:
-        raise Mistake(f"{path}._target_: {target} cannot be imported: {one_line(error)}") from error
+        raise ConfigError(f"{path}._target_: {target} cannot be imported: {one_line(error)}") from error
     if allowed is not None and not (inspect.isclass(made) and f"{made.__module__}.".startswith(tuple(allowed))):
         raise refused  # a module reaches others: ganexp.data.module.torch.os.system
     if not callable(made):
-        raise Mistake(f"{path}._target_: {target} is not a class or a function")
+        raise ConfigError(f"{path}._target_: {target} is not a class or a function")
     parameters = signature(made)
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for key in set() if anything else node.keys() - HYDRA_KEYS - set(known):
-        raise Mistake(f"{path}.{key}: {target} has no such argument{nearest(key, known)}")
+        raise ConfigError(f"{path}.{key}: {target} has no such argument{nearest(key, known)}")
     required = {n for n in known if parameters[n].default is inspect.Parameter.empty}
     for key in sorted(required - node.keys()):
         if not node.get("_partial_"):
-            raise Mistake(f"{path}.{key}: {target} needs this argument")
+            raise ConfigError(f"{path}.{key}: {target} needs this argument")
     hints = type_hints(made)
     for key in node.keys() & hints.keys():
         if not fits(node[key], hints[key]) and not (node[key] is None and parameters[key].default is None):
-            raise Mistake(f"{path}.{key}: {node[key]!r} is not of type {spelled(hints[key])}")
+            raise ConfigError(f"{path}.{key}: {node[key]!r} is not of type {spelled(hints[key])}")
 
 
 def spelled(hint: Any) -> str:

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from ganexp.config import (
+from ganexp.cli.config import (
     OF_THE_CALL,
     PICK_ANY,
     TASK_KEYS,
@@ -28,7 +28,7 @@ from ganexp.config import (
     parse,
     resolved,
 )
-from ganexp.mistakes import Mistake, groups, nearest, options
+from ganexp.cli.messages import ConfigError, groups, nearest, options
 
 GAME = (
     "loss", "regularizer", "augment", "constraint", "anneal", "schedule",
@@ -40,7 +40,7 @@ PICK_ONE = ("model", "data", "loss", "schedule", "extractor", "hardware")
 
 
 def compose_checked(overrides: Sequence[str], config_name: str = "config", notes: list[str] | None = None) -> DictConfig:
-    """The config of one job, Hydra's own part included. Raises Mistake for anything that composing can see.
+    """The config of one job, Hydra's own part included. Raises ConfigError for anything that composing can see.
 
     `notes`: gets a line for everything that an experiment had set and that has no effect.
     """
@@ -57,7 +57,7 @@ def compose_checked(overrides: Sequence[str], config_name: str = "config", notes
 
 
 def check_spelling(overrides: Sequence[str], config_name: str) -> list[Override]:
-    """The parsed overrides. Raises Mistake for a group, an option or a key that is not there."""
+    """The parsed overrides. Raises ConfigError for a group, an option or a key that is not there."""
     parsed = parse(overrides)
     for override in parsed:
         check_option(override)
@@ -74,26 +74,26 @@ def values_of(override: Override) -> list[str | None]:
 
 
 def check_option(override: Override) -> None:
-    """Raises Mistake for an option that its group does not have, and for a group that is not there."""
+    """Raises ConfigError for an option that its group does not have, and for a group that is not there."""
     group = override.key_or_group
     known = groups()
     if "/" in group and group not in known and not options(group):
-        raise Mistake(f"{group}: there is no such group{nearest(group, known)}")
+        raise ConfigError(f"{group}: there is no such group{nearest(group, known)}")
     if not (group in known or group == "experiment" or group.startswith("hydra/")) or override.is_delete():
         return
     offered = options(group)
     values = values_of(override)
     if group not in PICK_ANY and not override.is_sweep_override() and isinstance(override.value(), list):
-        raise Mistake(f"{group}: takes one option, not a list; to try several, separate them by commas and add -m")
+        raise ConfigError(f"{group}: takes one option, not a list; to try several, separate them by commas and add -m")
     for value in values:
         if value is None:
-            raise Mistake(f"{group}: cannot be null{'; for none write ' + group + '=[]' if group in PICK_ANY else ''}")
+            raise ConfigError(f"{group}: cannot be null{'; for none write ' + group + '=[]' if group in PICK_ANY else ''}")
         if value is not None and value not in offered:
-            raise Mistake(f"{group}={value}: there is no such option{nearest(value, offered)}")
+            raise ConfigError(f"{group}={value}: there is no such option{nearest(value, offered)}")
 
 
 def check_keys(parsed: Sequence[Override], config_name: str) -> None:
-    """Raises Mistake for a key that the chosen options do not have."""
+    """Raises ConfigError for a key that the chosen options do not have."""
     chosen = [o for o in parsed if is_group(o)]
     fixed = [str(o.input_line) for o in chosen if not o.is_sweep_override()]
     cfg = composed(fixed, config_name)
@@ -115,7 +115,7 @@ def check_keys(parsed: Sequence[Override], config_name: str) -> None:
                     hint = "; this task has no options of its own"
                 elif inside in PICK_ANY and part in options(inside):
                     hint = f"; to choose it, add {inside}=[{part}]"
-                raise Mistake(f"{path}: there is no such key{hint}")
+                raise ConfigError(f"{path}: there is no such key{hint}")
             node = None if i + 1 == len(parts) or OmegaConf.is_missing(node, part) else node[part]
 
 
@@ -133,36 +133,38 @@ def is_group(override: Override) -> bool:
 
 
 def check_nodes(config: dict[str, Any]) -> None:
-    """Raises Mistake for a mapping that is neither a typed field nor has a `_target_`, and for impossible numbers.
+    """Raises ConfigError for a mapping that is neither a typed field nor has a `_target_`, and for impossible numbers.
 
     `config`: of a command line, or of a run, which has no keys OF_THE_CALL.
     """
     for path, kind in TYPED.items():
         node = config[path] if path else config
         for key in sorted(kind.__dataclass_fields__.keys() - node.keys() - set(OF_THE_CALL)):
-            raise Mistake(f"{f'{path}.{key}'.lstrip('.')}: is required")
+            raise ConfigError(f"{f'{path}.{key}'.lstrip('.')}: is required")
         for key in node.keys() - kind.__dataclass_fields__.keys() - {"experiment"}:
             full = f"{path}.{key}".lstrip(".")
-            raise Mistake(f"{full}: there is no such key{nearest(full, fields(path))}")
+            raise ConfigError(f"{full}: there is no such key{nearest(full, fields(path))}")
     nodes = {key: config[key] for key in PICK_ONE}
     for group in PICK_ANY:
         nodes |= {f"{group}.{name}": node for name, node in config[group].items()}
     for key, node in nodes.items():
         if not isinstance(node, dict) or "_target_" not in node:
             group = key.split(".")[0]
-            raise Mistake(f"{key}: must be a mapping with a _target_; choose an option of the group: {', '.join(options(group))}")
+            raise ConfigError(
+                f"{key}: must be a mapping with a _target_; choose an option of the group: {', '.join(options(group))}"
+            )
     for key, value in config["trainer"].items():
         if not 1 <= value < 2**31:
-            raise Mistake(f"trainer.{key}: {'at least 1' if value < 1 else 'below 2**31'}, not {value}")
+            raise ConfigError(f"trainer.{key}: {'at least 1' if value < 1 else 'below 2**31'}, not {value}")
     name = Path(config["name"])
     if not name.parts or name.is_absolute() or ".." in name.parts:
-        raise Mistake(f"name: a folder below outputs/, not {config['name']!r}")
+        raise ConfigError(f"name: a folder below outputs/, not {config['name']!r}")
     if any(len(part.encode()) > 200 for part in name.parts):
-        raise Mistake(f"name: at most 200 bytes, not {len(config['name'].encode())}")
+        raise ConfigError(f"name: at most 200 bytes, not {len(config['name'].encode())}")
     if not 0 <= config["seed"] < 2**32:
-        raise Mistake(f"seed: from 0 to {2**32 - 1}, not {config['seed']}")
+        raise ConfigError(f"seed: from 0 to {2**32 - 1}, not {config['seed']}")
     if "LOCAL_WORLD_SIZE" not in os.environ and HydraConfig.get().runtime.choices.get("hardware") == "multinode":
-        raise Mistake(
+        raise ConfigError(
             "hardware=multinode: is started by torchrun, once on every node: torchrun --nnodes=2 --nproc-per-node=8 "
             "--node-rank=0 --master-addr=HOST --master-port=29500 -m ganexp hardware=multinode …"
         )
@@ -192,14 +194,14 @@ def refers(references: str, part: str) -> bool:
 
 
 def check_game(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
-    """Raises Mistake for a part of the game that the model does not refer to; a note for each that an experiment chose."""
+    """Raises ConfigError for a part of the game that the model does not refer to; a note for each that an experiment chose."""
     references, choices = str(OmegaConf.to_container(cfg.model, resolve=False)), HydraConfig.get().runtime.choices
     for override in parsed:
         key = override.key_or_group
         part = ".".join(key.split(".")[:2]) if key.startswith("optimizer.") else key.split(".")[0]
         if part in GAME and not refers(references, part):
             hint = "; its loss is model.loss" if part == "loss" else ""
-            raise Mistake(f"{key}: model={choices['model']} has no use for it{hint}")
+            raise ConfigError(f"{key}: model={choices['model']} has no use for it{hint}")
     chosen = {part: bool(cfg[part]) for part in ("regularizer", "augment", "constraint")}
     chosen["loss"] = cfg.loss != option_node("loss", "bce")
     unused = [part for part in chosen if chosen[part] and f"${{{part}" not in references]
@@ -207,27 +209,27 @@ def check_game(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
 
 
 def check_task(config: dict[str, Any]) -> None:
-    """Raises Mistake for a task node that is not one, see TASK_KEYS."""
+    """Raises ConfigError for a task node that is not one, see TASK_KEYS."""
     for key in sorted(set(OF_THE_CALL) - config.keys()):
-        raise Mistake(f"{key}: is required")
+        raise ConfigError(f"{key}: is required")
     node = config["task"]
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        raise Mistake(f"task: must be a mapping with a _target_; choose an option of the group: {', '.join(options('task'))}")
+        raise ConfigError(f"task: must be a mapping with a _target_; choose an option of the group: {', '.join(options('task'))}")
     known = sorted({*Config.__dataclass_fields__, "experiment"} - {"task"})
     for key in ("needs", "optional"):
         names = node.get(key, [])
         if not isinstance(names, list):
-            raise Mistake(f"task.{key}: must be a list of top-level keys, not {names!r}")
+            raise ConfigError(f"task.{key}: must be a list of top-level keys, not {names!r}")
         for name in names:
             if name not in known:
-                raise Mistake(f"task.{key}: {name!r} is not a top-level key{nearest(str(name), known)}")
+                raise ConfigError(f"task.{key}: {name!r} is not a top-level key{nearest(str(name), known)}")
     in_run_folder = node.get("in_run_folder", False)
     if not isinstance(in_run_folder, bool) or (in_run_folder and "run" not in node.get("needs", [])):
-        raise Mistake(f"task.in_run_folder: must be false, or true together with needs: [run, …], not {in_run_folder!r}")
+        raise ConfigError(f"task.in_run_folder: must be false, or true together with needs: [run, …], not {in_run_folder!r}")
 
 
 def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
-    """Raises Mistake for a key that the chosen task does not use, and for one that it needs and that is null. Notes, see
+    """Raises ConfigError for a key that the chosen task does not use, and for one that it needs and that is null. Notes, see
     check_game."""
     task, needs = HydraConfig.get().runtime.choices["task"], cfg.task.get("needs") or []
     used = list(dict.fromkeys(["name", *needs, *(cfg.task.get("optional") or [])]))
@@ -235,23 +237,23 @@ def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
     for override in parsed:
         key = re.split(r"[./]", override.key_or_group)[0]
         if key == "task" and override.key_or_group.partition(".")[2].split(".")[0] in TASK_KEYS:
-            raise Mistake(f"{override.key_or_group}: belongs to the option; choose another task")
+            raise ConfigError(f"{override.key_or_group}: belongs to the option; choose another task")
         if key not in ("task", "hydra", *used):
-            raise Mistake(f"{override.key_or_group}: not used by task={task} (it uses: {', '.join([*own, *used])})")
+            raise ConfigError(f"{override.key_or_group}: not used by task={task} (it uses: {', '.join([*own, *used])})")
     notes = check_game(parsed, cfg) if "model" in used else []
     for key in needs:
         if key in cfg and cfg[key] is None:
             examples = RUN if key == "run" and not cfg.task.get("in_run_folder") else RUN_FOLDER if key == "run" else f"{key}=…"
-            raise Mistake(f"{key}: required by task={task}: {examples}")
+            raise ConfigError(f"{key}: required by task={task}: {examples}")
     if not cfg.task.get("in_run_folder"):  # which takes single keys too
         check_optional(parsed, task, cfg.task.get("optional") or [])
     return notes
 
 
 def check_optional(parsed: Sequence[Override], task: str, optional: Sequence[str]) -> None:
-    """Raises Mistake for a key of a group that the command line does not choose: the task would not see it."""
+    """Raises ConfigError for a key of a group that the command line does not choose: the task would not see it."""
     chosen = {o.key_or_group for o in parsed}
     for key in chosen:
         group = key.split(".")[0]
         if "." in key and group in optional and group not in chosen:
-            raise Mistake(f"{group}: task={task} uses the run's own; to change it, choose it too: {group}=… {key}=…")
+            raise ConfigError(f"{group}: task={task} uses the run's own; to change it, choose it too: {group}=… {key}=…")

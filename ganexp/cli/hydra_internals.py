@@ -1,0 +1,46 @@
+"""The private names of Hydra and OmegaConf that ganexp uses, all of them; pyproject.toml bounds the versions, and
+tests/test_internals.py says which one broke them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.object_type import ObjectType
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig
+
+__all__ = [
+    "Callbacks",
+    "Hydra",
+    "create_config_search_path",
+    "get_args_parser",
+    "groups_below",
+    "options_of",
+    "result_of",
+    "unresolved",
+]
+
+
+def groups_below(loader: Any, parent: str) -> list[str]:
+    """All groups below one, nested ones too. The loader's own `list_groups` copies every config that it has read."""
+    names = loader.repository.get_group_options(parent, ObjectType.GROUP)
+    paths = [f"{parent}/{name}".lstrip("/") for name in names]
+    return [group for path in paths for group in [path, *groups_below(loader, path)]]
+
+
+def options_of(loader: Any, group: str) -> list[str]:
+    """The names of a group's options, sorted."""
+    return sorted(loader.repository.get_group_options(group, ObjectType.CONFIG))
+
+
+def result_of(job: JobReturn) -> Any:
+    """What a job returned, or the exception that ended it: the public `return_value` raises that instead."""
+    return job._return_value
+
+
+def unresolved(node: DictConfig, key: Any) -> Any:
+    """The node at a key as it is written, an interpolation included."""
+    return node._get_node(key)

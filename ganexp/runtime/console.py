@@ -1,0 +1,114 @@
+"""What a run says on the screen."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from ganexp.callbacks.checkpoint import Checkpoint, find
+from ganexp.callbacks.metrics import Metrics
+from ganexp.data.module import DataModule
+from ganexp.systems.base import System
+
+log = logging.getLogger(__name__)
+
+
+def announcement(config: dict[str, Any], system: System, data: DataModule, trainer: pl.Trainer, run_dir: Path) -> str:
+    """What is about to happen."""
+    sizes = {name: f"{count(network):,}" for name, network in system.networks().items()}
+    model = config["model"]
+    nodes = [model.get("loss"), *model.get("regularizers", {}).values(), *model.get("augment", {}).values()]
+    parts = [type(system).__name__, *[node["_target_"].rpartition(".")[2] for node in nodes if node]]
+    kind = "images" if len(data.shape) == 3 else "points"
+    root = trainer.strategy.root_device
+    device = torch.cuda.get_device_name(root) if root.type == "cuda" else root.type
+    processes = f"{trainer.world_size} × " if trainer.world_size > 1 else ""
+    rows = {
+        "model": f"{config['name']}: " + ", ".join(f"{name} {size} parameters" for name, size in sizes.items()),
+        "game": " + ".join(parts),
+        "data": f"{type(data).__name__}, {len(data.x):,} {kind} {'×'.join(map(str, data.shape))}",
+        "steps": f"{trainer.max_steps:,} of {data.batch_size} {kind}",
+        "device": f"{processes}{device}, {trainer.precision}, {torch.get_num_threads()} threads",
+        "run folder": shown(run_dir),
+    }
+    return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
+
+
+def closing(trainer: pl.Trainer, run_dir: Path) -> str:
+    """Where everything is."""
+    checkpoint = find(trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
+    pictures = sorted((run_dir / "samples").glob("*.png"))
+    rows = {"run folder": shown(run_dir)}
+    if trainer.global_step < trainer.max_steps:
+        rows["stopped"] = f"at step {trainer.global_step:,}; to continue: python -m ganexp task=resume run={shown(run_dir)}"
+    if checkpoint:
+        rows["sampling"] = f"python -m ganexp task=sample run={shown(run_dir)}"
+    if checkpoint and checkpoint.best:
+        rows["best.ckpt"] = "of step {step:,}, by {metric}".format(**checkpoint.best)
+    metrics = find(trainer.callbacks, Metrics)  # type: ignore[attr-defined]
+    for name, value in (metrics.summary() if metrics else {}).items():
+        best = f"best {value['best']:.4g}, " if "best" in value else ""
+        rows[name] = f"{best}last {value['last']:.4g}, mean of the last five {value['mean_of_last_5']:.4g}"
+    if pictures:
+        rows["samples"] = shown(pictures[-1])
+    if (run_dir / "training.gif").is_file():
+        rows["animation"] = shown(run_dir / "training.gif")
+    if list(run_dir.glob("events.out.tfevents.*")):
+        rows["TensorBoard"] = f"tensorboard --logdir {shown(run_dir)}"
+    width = max(map(len, rows))
+    return "\n".join(f"  {key:<{width}} {value}" for key, value in rows.items())
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def shown(path: Path) -> str:
+    """The path as seen from here, where it lies below."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns as wide as they need to be; numbers to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+             for row in (header, *rows)]  # fmt: skip
+    return "\n".join("  " + "  ".join(line).rstrip() for line in lines)
+
+
+def on_thread_error(args: threading.ExceptHookArgs) -> None:
+    """A line for TensorBoard's writer, whose thread raises its error again at the next value; its trace would come before."""
+    if isinstance(args.exc_value, OSError):
+        log.warning("TensorBoard: its events are not written: %s", args.exc_value)
+    else:
+        threading.__excepthook__(args)
+
+
+def quiet() -> None:
+    """Lightning's advice is for other trainers: our data are in memory, our loop has no epochs, our bar is our own."""
+    threading.excepthook = on_thread_error
+    for library in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    for text in (
+        ".*does not have many workers.*",
+        ".*`IterableDataset` has `__len__` defined.*",
+        ".*is not a `DataLoader`.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*hyperparameters.*",
+        ".*Experiment logs directory.*",
+        ".*find_unused_parameters=True was specified.*",
+        ".*LeafSpec.*",
+        ".*`broadcast_buffers` is deprecated.*",
+        ".*in eval mode at the start of training.*",
+    ):
+        warnings.filterwarnings("ignore", text)

@@ -1,0 +1,122 @@
+"""Several processes: ours on this machine, or torchrun's on many."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing import spawn as spawn_processes
+
+from ganexp.cli.messages import Diverged
+from ganexp.files import read_json
+
+
+def external() -> bool:
+    """Whether somebody else, torchrun or we ourselves, has started this process as one of several."""
+    return "LOCAL_RANK" in os.environ
+
+
+def must_launch(trainer: pl.Trainer) -> bool:
+    return trainer.world_size > 1 and not external()
+
+
+def launch(train: Callable[[], object], ranks: int, hardware: dict[str, Any], run_dir: Path) -> int:
+    """Call `train`, which can be pickled, in `ranks` processes of this machine, and wait. The exit code: 0, or 128 and the signal
+    that ended the run early. Raises Diverged if the run does, and ProcessException, after ending the others, if one dies.
+
+    `hardware`: the node of the config. Not Lightning's launcher: that one repeats the command line, and with it the whole sweep
+    that the run may be part of. The processes find each other through a file, so that no port is chosen, or open to others.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        workers = spawn_processes(worker, (train, ranks, hardware, run_dir, Path(folder) / "ranks"), ranks, join=False)
+        received = 0
+
+        def forward(number: int, frame: Any) -> None:
+            """SIGTERM, which the workers may get twice: a terminal's Ctrl-C reaches them too."""
+            nonlocal received
+            if received and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            received = received or number
+            for pid in workers.pids():
+                with suppress(ProcessLookupError):  # one that has ended
+                    os.kill(pid, signal.SIGTERM)
+
+        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while not workers.join():
+                pass
+        except ProcessRaisedException as error:
+            message = str(error).rpartition(f"{Diverged.__module__}.{Diverged.__name__}: ")
+            if message[1]:
+                raise Diverged(message[2].strip()) from error
+            raise
+        except ProcessExitedException:
+            if not received:  # else a worker that was still starting, and is gone as it should
+                raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    finished = read_json(run_dir / "run.json").get("status") == "finished"
+    return 128 + received if received and not finished else 0
+
+
+def worker(
+    local_rank: int, train: Callable[[], object], ranks: int, hardware: dict[str, Any], run_dir: Path, meeting: Path
+) -> None:
+    """One of the processes. `meeting`: the file through which they find each other."""
+    os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(ranks), "RANK": str(local_rank)}
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    for library in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)  # gradients are nobody else's business
+    if hardware.get("accelerator") == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
+    if local_rank == 0:
+        console = logging.StreamHandler(sys.stdout)
+        console.setLevel(logging.WARNING)  # as in the run's first process, conf/config.yaml
+        file = logging.FileHandler(run_dir / "log.txt")
+        logging.basicConfig(handlers=[file, console], level=logging.INFO, format="%(message)s")
+    strategy = hardware.get("strategy")
+    backend = strategy.get("process_group_backend") if isinstance(strategy, dict) else None
+    on_gpu = torch.cuda.is_available() and hardware.get("accelerator") != "cpu"
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    backend = backend or ("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    dist.init_process_group(backend, init_method=meeting.as_uri(), rank=local_rank, world_size=ranks)
+    train()
+
+
+def main_process_first(work: Callable[[], None]) -> None:
+    """The first process of each machine, then the others: one downloads, all find the files."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    together = dist.is_initialized()
+    if together and not first:
+        dist.barrier()
+    work()
+    if together and first:
+        dist.barrier()
+
+
+def broadcast_text(value: str) -> str:
+    """Rank 0's value, on every rank that torchrun started; for what each would choose differently: the run folder's time."""
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    text = value.encode()
+    size = torch.tensor([len(text)])
+    dist.broadcast(size, 0)
+    content = torch.zeros(int(size), dtype=torch.uint8)
+    if dist.get_rank() == 0:
+        content.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    dist.broadcast(content, 0)
+    return bytes(content.tolist()).decode()

@@ -1,0 +1,28 @@
+"""Samples of a trained system, many at a time, by seed and label."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from ganexp.systems.base import System
+from ganexp.systems.contexts import seeded
+
+CHUNK = 256  # samples generated at a time where many are asked for
+
+
+def sample(system: System, n: int, label: int | None = None, seed: int | None = None, truncation: float = 1.0) -> Tensor:
+    """n samples [n, *shape], without gradient.
+
+    `label`: the class of all of them; without it, a conditional system's classes follow one another, 0, 1, 2, … `seed`: makes the
+    samples a function of the weights and the seed, and leaves the random state as it was; None samples from the random state.
+    `truncation`: see System.generate.
+    """
+    y = torch.arange(n, device=system.device) % system.classes if system.classes else None
+    if label is not None:
+        y = torch.full((n,), label, device=system.device)
+    parts = [slice(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
+    with nullcontext() if seed is None else seeded(seed, system.device):
+        return torch.cat([system.sample(p.stop - p.start, None if y is None else y[p], truncation) for p in parts])

@@ -1,0 +1,58 @@
+"""Private names of Lightning, Hydra and OmegaConf: each library's in one file, all of them there, and doing what is assumed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import hydra
+import omegaconf
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra.core.utils import JobReturn, JobStatus
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.optim import SGD
+
+ROOT = Path(__file__).parent.parent / "ganexp"
+OWN = {
+    "_target_",
+    "_partial_",
+    "_groups",
+    "_mmap",
+    "_replace",
+    "_apply",
+    "_foreach_copy_",
+    "_foreach_lerp_",
+}  # or torch's, numpy's
+
+
+def test_private_names_stand_in_one_file_each() -> None:
+    for file in ROOT.rglob("*.py"):
+        if file.name in ("hydra_internals.py", "lightning_internals.py"):
+            continue
+        text = file.read_text(encoding="utf-8")
+        assert "_internal import" not in text.replace("_internals import", "") and "hydra._internal" not in text, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr) and node.attr not in OWN:
+                assert isinstance(node.value, ast.Name) and node.value.id == "self", f"{file}:{node.lineno}: {node.attr}"
+
+
+def test_hydra_has_them() -> None:
+    try:
+        from ganexp.cli import hydra_internals
+    except ImportError as error:
+        pytest.fail(f"Hydra {hydra.__version__} and OmegaConf {omegaconf.__version__} have moved what ganexp uses: {error}")
+    failed = JobReturn(status=JobStatus.FAILED)
+    failed.return_value = error = ValueError("x")
+    assert hydra_internals.result_of(failed) is error
+    node = omegaconf.OmegaConf.create({"a": 1, "b": "${a}"})
+    assert hydra_internals.unresolved(node, "b")._value() == "${a}", f"OmegaConf {omegaconf.__version__}"
+
+
+def test_lightning_has_them(tmp_path: Path) -> None:
+    version = f"pytorch-lightning {pl.__version__}"
+    assert {"_on_before_step", "_on_after_step"} <= vars(LightningOptimizer(SGD([torch.zeros(1)]))).keys(), version
+    assert isinstance(TensorBoardLogger(tmp_path, name="", version="")._kwargs, dict), version
