@@ -17,16 +17,11 @@ from typing import Any
 
 import pytest
 from conftest import NARROW, TINY
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from PIL import Image
 
 from ganexp import pictures
-from ganexp.__main__ import main
-
-try:
-    from ganexp.cli import checks, config
-except ImportError:  # before these modules moved
-    from ganexp import checks, config  # type: ignore[no-redef]
+from ganexp.cli import checks, config
+from ganexp.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -92,9 +87,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: f"{name_of(COMMANDS[words])}: {shlex.join(words)}")
-def test_every_command_composes(
-    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed_once: None
-) -> None:
+def test_every_command_composes(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = None
     if "--config-dir" in words:
         write_files(tmp_path)
@@ -110,23 +103,6 @@ def test_every_command_composes(
             # The checks compose without the keys first, to say which key is wrong; that takes as long again.
             monkeypatch.setattr(checks, "composed", lambda *_, cfg=cfg: cfg)
             checks.compose_checked(job)
-
-
-@pytest.fixture(scope="module")
-def listed_once() -> Iterator[None]:
-    """Hydra looks into the folders of a group anew for every question, a quarter of the time."""
-    look = ConfigLoaderImpl.get_group_options
-    answers: dict[str, list[str]] = {}
-
-    def get_group_options(self: ConfigLoaderImpl, *asked: Any, **named: Any) -> list[str]:
-        key = f"{self.config_search_path} {asked} {named}"
-        if key not in answers:
-            answers[key] = look(self, *asked, **named)
-        return list(answers[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigLoaderImpl, "get_group_options", get_group_options)
-        yield
 
 
 seen: set[tuple[bool, frozenset[str]]] = set()
