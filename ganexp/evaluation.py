@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,10 +73,11 @@ class Evaluation:
 
         `show`: the name of a progress bar; null shows none.
         """
+        where = summing(device)
         for extractor, metrics in self.groups:
-            extractor.to(device)
             for metric in metrics:
-                metric.to(device).reset()
+                metric.to(where).reset()
+            extractor.to(device)  # one that belongs to the metric went with it
             self.see_real(extractor, metrics, device, chunks(len(self.order), rank, ranks))
         parts = chunks(self.num, rank, ranks)
         for part in tqdm(parts or [ONE], desc=show, disable=None if show else True, leave=False):
@@ -107,7 +108,7 @@ class Evaluation:
         for part in parts or [ONE]:
             y = self.data.y[self.order[part]].to(device) if self.labelled else None  # as many kinds on both sides
             here = slice(part.start - parts[0].start, part.stop - parts[0].start) if parts else ONE
-            outputs = {name: torch.from_numpy(np.array(f[here])).to(device) for name, f in kept.items()}
+            outputs = {name: torch.from_numpy(np.array(f[here])) for name, f in kept.items()}
             see(outputs or extractor(self.real(part, device)), y, looking, real=True, none=not parts)
 
     def kept(self, extractor: Extractor, output: str, device: torch.device, parts: list[slice]) -> np.ndarray:
@@ -179,8 +180,17 @@ class Evaluation:
 def see(outputs: dict[str, Tensor], y: Tensor | None, metrics: Sequence[FeatureMetric], real: bool, none: bool) -> None:
     """`none`: of these samples: a rank with no part must still know the features' shape, which the others gather."""
     for metric in metrics:
-        features = outputs[metric.output]
-        metric.update(features[:0] if none else features, real, None if y is None else y[:0] if none else y)
+        features, labels = outputs[metric.output].to(metric.device), None if y is None else y.to(metric.device)
+        metric.update(features[:0] if none else features, real, labels if labels is None or not none else labels[:0])
+
+
+@lru_cache
+def summing(device: torch.device) -> torch.device:
+    """Where the metrics of what a device computes are: they sum in float64, which Apple's GPUs lack. Said once."""
+    if device.type != "mps":
+        return device
+    log.warning("metrics: computed on the CPU, in float64, which the device mps does not have")
+    return torch.device("cpu")
 
 
 def chunks(n: int, rank: int = 0, ranks: int = 1) -> list[slice]:

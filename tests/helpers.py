@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import NARROW, NARROW_ALL
@@ -17,8 +19,9 @@ from torch import Tensor, nn
 from ganexp import latents, losses
 from ganexp.augment import Augmentation
 from ganexp.callbacks.log import Log
-from ganexp.cli import checks, config, messages
+from ganexp.cli import config, messages
 from ganexp.cli.build import build
+from ganexp.cli.main import main
 from ganexp.data.toy import Sine
 from ganexp.networks import mlp
 from ganexp.networks.output import Output
@@ -34,8 +37,11 @@ def options(group: str) -> list[str]:
 
 @cache
 def composed_once(*overrides: str) -> dict[str, Any]:
+    """Without the checks of the command line, which compose several times."""
     with config.config_tree():
-        return config.resolved(checks.compose_checked(overrides))
+        cfg = config.composed(overrides, "config")
+        config.drop_leftovers(cfg, overrides)
+        return config.resolved(cfg)
 
 
 def compose(*overrides: str) -> dict[str, Any]:
@@ -228,3 +234,14 @@ def far(network: nn.Module) -> nn.Module:
         for p in network.parameters():
             p.copy_(torch.randn_like(p))
     return network
+
+
+def call(folder: Path, *arguments: str) -> int:
+    """`python -m ganexp ARGUMENTS` in a folder, in this process; for fixtures that several tests share. The exit code."""
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "argv", ["ganexp", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0)

@@ -73,14 +73,14 @@ def test_numbers_in_everything_that_holds_some() -> None:
     [
         ("modl.x", "modl.x begins with none of model, loss"),
         ("model", "model begins with none of model, loss"),
-        ("model.nothing", "model.nothing has no nothing"),
-        ("loss.pair.2", "loss.pair.2 has no element 2"),
-        ("loss.pair.x", "loss.pair.x has no element x"),
+        ("model.nothing", "model.nothing leads nowhere: there is no nothing"),
+        ("loss.pair.2", "loss.pair.2 leads nowhere: there is no element 2"),
+        ("loss.pair.x", "loss.pair.x leads nowhere: there is no element x"),
         ("loss.pair", r"loss.pair is \(1, 2\), not a number"),
         ("loss.flag", "loss.flag is True, not a number"),
         ("loss.name", "loss.name is 'abc', not a number"),
         ("loss.none", "loss.none is None, not a number"),
-        ("loss.pair.0.x", "loss.pair.0.x has no x"),
+        ("loss.pair.0.x", "loss.pair.0.x leads nowhere: there is no x"),
     ],
 )
 def test_keys_that_name_no_number(key: str, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer, write_images
+from helpers import call
 from PIL import Image
 from torch import Tensor
 
@@ -34,6 +36,9 @@ CPU = torch.device("cpu")
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "ganexp"
+
+
+pytestmark = pytest.mark.xdist_group("evaluation")  # one worker makes the runs
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +135,7 @@ def on_a_rank(rank: int, port: int, folder: str, num: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("num", [301, 1])
+@pytest.mark.parametrize("num", [301, pytest.param(1, marks=pytest.mark.slow)])
 def test_two_ranks_agree_with_one_process(num: int, tmp_path: Path, cache: Path, free_port: int, digits: Digits) -> None:
     """Also where one of them has nothing to do: of a single sample."""
     torch.multiprocessing.spawn(on_a_rank, (free_port, str(tmp_path), num), nprocs=2)
@@ -269,17 +274,20 @@ def test_exact_images_of_16_bits_are_scaled(tmp_path: Path) -> None:
 # -- in a run, and runs side by side -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def runs(cli: Cli) -> list[Path]:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs that measured the same, and one with other images."""
-    folders = []
+    folder = tmp_path_factory.mktemp("runs")
     for i, more in enumerate(([], ["seed=1"], ["callbacks.metrics.num=48"])):
-        answer = cli(
-            "model=mlp", *TINY, *NARROW["mlp"], "metrics=[swd,fid,prdc]", "extractor=random", *more, f"hydra.run.dir=r{i}"
-        )
-        assert answer.code == 0, answer.err
-        folders.append(answer.folder / f"r{i}")
-    return folders
+        choices = ["model=mlp", *TINY, *NARROW["mlp"], "metrics=[swd,fid,prdc]", "extractor=random", *more]
+        assert call(folder, *choices, f"hydra.run.dir=r{i}") == 0
+    return folder
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path) -> list[Path]:
+    """Copies, which a test may change."""
+    return [Path(shutil.copytree(trained / f"r{i}", tmp_path / f"r{i}")) for i in range(3)]
 
 
 def test_a_run_says_best_last_and_mean(runs: list[Path]) -> None:

@@ -164,7 +164,7 @@ def test_the_protocol_of_unlabelled_samples_has_no_labels() -> None:
     fingerprints = []
     for classes, expected in ((True, "as the training data"), (False, None)):
         evaluation = Evaluation([SlicedWasserstein(Pixels())], data, 64, classes)
-        evaluation.prepare()
+        evaluation.setup()
         (protocol,) = evaluation.protocols(None).values()
         assert protocol["labels"] == expected
         fingerprints.append(protocol["fingerprint"])
@@ -195,7 +195,7 @@ def test_a_perfect_generator_is_measured_as_one() -> None:
     perfect = Perfect(data.take(torch.arange(len(kept))).float() / 127.5 - 1, data.y)
     system = make_gan(generator=perfect, discriminator=mlp.Discriminator([1, 8, 8], [8]), classes=2)
     evaluation = Evaluation([FID(Pixels())], data, len(kept), True)
-    evaluation.prepare()
+    evaluation.setup()
     values = {}
     for name, counts in (("as the data", data.y.bincount().float()), ("uniform", torch.ones(2))):
         system.label_counts.copy_(counts)

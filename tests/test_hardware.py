@@ -67,6 +67,7 @@ def check_two_ranks(folder: Path) -> None:
     assert not any(torch.equal(x, other) for x, other in zip(a["x"], b["x"], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["cdcgan", "mlp"])
 def test_two_processes(model: str, tmp_path: Path) -> None:
     process = start(tmp_path, "ganexp", "hardware=ddp_cpu", f"model={model}", *OVERRIDES, *NARROW[model])
@@ -119,6 +120,7 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(a["weights"][name], weights, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_torchrun_without_multinode_is_refused(tmp_path: Path) -> None:
     process = start(
         tmp_path, "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ganexp", "hardware=cpu", *OVERRIDES
@@ -128,6 +130,7 @@ def test_torchrun_without_multinode_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_two_nodes_under_torchrun(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -147,6 +150,7 @@ def test_two_nodes_under_torchrun(tmp_path: Path) -> None:
     assert answer.record["hardware"]["nodes"] == 2 and answer.record["steps"] == 3
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(
         "import os\nfrom pytorch_lightning import Callback\n\n\nclass Dies(Callback):\n"
@@ -160,6 +164,7 @@ def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
     assert "exit code 3" in out
 
 
+@pytest.mark.slow
 def test_bf16_on_the_cpu(tmp_path: Path) -> None:
     process = start(tmp_path, "ganexp", "hardware=cpu", "hardware.precision=bf16-mixed", *OVERRIDES, *NARROW["cdcgan"])
     out, _ = process.communicate(timeout=300)

@@ -79,9 +79,56 @@ def test_what_is_padded_has_the_colour_of_the_background(tmp_path: Path) -> None
     assert (x[0, :, :4] == 255).all() and x[0, :, 10, 10].tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("size", [(3000, 10), (10, 3000), (2000, 1)])
+def test_a_thin_padded_picture_keeps_one_pixel(tmp_path: Path, size: tuple[int, int]) -> None:
+    for name in "ab":
+        Image.new("RGB", size, (1, 200, 3)).save(tmp_path / f"{name}.png")
+    x = folder(tmp_path, (3, 64, 64), fit="pad").x[0].permute(1, 2, 0)
+    line = x if size[0] > size[1] else x.transpose(0, 1)
+    assert line[32].unique(dim=0).tolist() == [[1, 200, 3]] and int((line != 0).any(2).any(1).sum()) == 1
+
+
 def test_no_colour_of_this_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^background: .*'blakc'"):
         folder(tmp_path, background="blakc")
+
+
+@pytest.mark.parametrize("text", ["#00ff7f", "00ff7f", "springgreen", "'#00ff7f'", "#0f8", "112233", "000000", "1e1000"])
+@pytest.mark.parametrize("task", ["inspect", "prepare"])
+def test_colours_need_no_quotes_on_the_command_line(task: str, text: str, cli: Cli, tmp_path: Path) -> None:
+    """Hydra reads # as nothing, 112233 as a whole number, 1e1000 as infinite."""
+    Image.new("RGB", (20, 10), "white").save(tmp_path / "a.png")
+    key = "data" if task == "inspect" else "task"
+    inspect = ["data=folder", "data.root=.", "data.shape=[3,20,20]"]
+    prepare = ["task.source=a", "task.target=set", "task.size=20", "task.min_size=0", "task.workers=1"]
+    words = [*(inspect if task == "inspect" else prepare), f"{key}.background={text}", f"{key}.fit=pad"]
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (20, 10), "white").save(tmp_path / "a" / "a.png")
+    answer = cli(f"task={task}", *words)
+    assert answer.code == 0, answer.err
+    seen = Image.open(tmp_path / "set" / "a.png" if task == "prepare" else max(tmp_path.glob("outputs/*/*/thumbnails.png")))
+    colours = {"#0f8": (0, 255, 136), "112233": (17, 34, 51), "000000": (0, 0, 0), "1e1000": (30, 16, 0)}
+    assert colours.get(text, (0, 255, 127)) in [colour for _, colour in seen.convert("RGB").getcolors(10**6) or []]
+
+
+def test_colours_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
+    write_images(tmp_path / "p", count=4)
+    answer = cli("-m", "task=inspect", "data=folder", "data.root=p", "data.background=#00ffff,112233,white")
+    assert answer.code == 0 and "all 3 jobs finished" in answer.out, answer.err
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("#00fff", "data.background: a colour's name or #rrggbb, not '#00fff'"),
+        ("Whiet", "data.background: a colour's name or #rrggbb, not 'Whiet'; did you mean white?"),
+        ("12345", "data.background: 12345 is not of type str; text in quotes: data.background=\"'rrggbb'\" on the command line"),
+        ("null", "data.background: None is not of type str; in YAML, # begins a comment: write '#rrggbb' in quotes"),
+    ],
+)
+def test_what_is_no_colour(text: str, message: str, cli: Cli, tmp_path: Path) -> None:
+    answer = cli("task=inspect", "data=folder", "data.root=.", f"data.background={text}")
+    assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}"), answer.err
 
 
 def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
@@ -371,7 +418,9 @@ def test_attributes_are_labels(celeba: Path) -> None:
     both = faces(celeba, ["Male", "Smiling"])
     assert "classes: 0 none of them, 1 Smiling, 2 Male, 3 Male + Smiling" in both.notes
     assert both.y.tolist() == [2 * (k > 5) + k % 2 for k in range(1, 11)]
-    with pytest.raises(ValueError, match=r"^attributes: Smilling is none of CelebA's: Smiling, Male, Young"):
+    with pytest.raises(
+        ValueError, match=r"^attributes: Smilling is none of CelebA's; did you mean Smiling\? \(there are: Smiling, Male, Young"
+    ):
         faces(celeba, ["Smilling"])
 
 
@@ -541,6 +590,29 @@ def test_inspect_other_data(data: str, picture: str, cli: Cli, tmp_path: Path) -
     assert len(list(tmp_path.glob(f"outputs/inspect/*/{picture}"))) == 1
 
 
+@pytest.mark.parametrize("task", ["inspect", "train"])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("data=folder data.max_unreadable=7", "data.max_unreadable: a fraction from 0 to 1, not 7"),
+        ("data=folder data.batch_size=1", "data.batch_size: at least 2, not 1"),
+        ("data=folder data.batch_size=many", "data.batch_size: 'many' is not of type int"),
+        ("data=cats data.min_face_size=-1", "data.min_face_size: at least 0 px, not -1"),
+        ("data=sine data.points=0", "data.points: at least 1, not 0"),
+        ("data=sine data.points_seed=-1", "data.points_seed: at least 0, not -1"),
+        ("data=ring data.points=-1", "data.points: at least 1, not -1"),
+        ("data=ring data.sigma=inf", "data.sigma: above 0 and finite, not inf"),
+        ("data=ring data.points_seed=-1", "data.points_seed: at least 0, not -1"),
+        ("data=stacked_mnist data.images_seed=-1", "data.images_seed: at least 0, not -1"),
+    ],
+)
+def test_inspect_checks_ranges_as_train_does(task: str, words: str, message: str, cli: Cli, tmp_path: Path) -> None:
+    write_images(tmp_path / "p", count=4)
+    root = ["data.root=p"] if words.startswith(("data=folder", "data=cats", "data=stacked")) else []
+    answer = cli(f"task={task}", *words.split(), *root)
+    assert answer.code == 2 and answer.err == f"ganexp: {message}\n" and not (tmp_path / "outputs").exists()
+
+
 def test_inspect_reads_no_more_than_it_says(cli: Cli) -> None:
     answer = cli("task=inspect", "model=mlp")
     assert answer.code == 2 and "model: not used by task=inspect" in answer.err
@@ -600,11 +672,57 @@ def test_a_name_that_is_not_utf8(tmp_path: Path, cache: Path) -> None:
         assert folder(tmp_path / "p", max_unreadable=0.5).left_out.keys() == {name}
 
 
+def test_a_label_that_is_nearly_another(tmp_path: Path) -> None:
+    write_images(tmp_path, count=8)
+    names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
+    rows = [
+        f"{name},{kind}\n" for name, kind in zip(names, ["cat", "dog", "cat", "dog", "Cat", "bird", "dog", "bird"], strict=True)
+    ]
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(rows))
+    with pytest.raises(
+        ValueError, match=r"classes: 3, but labels\.csv .* name 4: Cat, bird, .*; line 6, .*: 'Cat'; did you mean cat\?"
+    ):
+        folder(tmp_path, classes=3)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("data=folder data.fit=Crop", "data.fit: 'Crop' is no choice; did you mean crop? (there are: crop, pad, squash)"),
+        ("data=folder data.fit=SQUASH", "data.fit: 'SQUASH' is no choice; did you mean squash?"),
+        (
+            "data=celeba data.split=Train",
+            "data.split: 'Train' is no choice; did you mean train? (there are: all, test, train, valid)",
+        ),
+        (
+            "task=prepare task.source=p task.target=set task.detect=Cat_face",
+            "task.detect: 'Cat_face' is no choice; did you mean cat_face?",
+        ),
+        ("callbacks.watchdog.on_nan=Stop", "callbacks.watchdog.on_nan: 'Stop' is no choice; did you mean stop?"),
+        ("data=Digits", "data=Digits: there is no such option; did you mean digits?"),
+        ("data=DIGITS", "data=DIGITS: there is no such option; did you mean digits?"),
+    ],
+)
+def test_choices_in_the_wrong_case(words: str, message: str, cli: Cli, tmp_path: Path) -> None:
+    write_images(tmp_path / "p", count=4)
+    answer = cli(*words.split(), *(["data.root=p"] if words.startswith(("data=folder", "data=celeba")) else []))
+    assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}") and answer.err.count("\n") == 1, answer.err
+
+
 def test_labels_that_make_no_sense(tmp_path: Path) -> None:
     write_images(tmp_path, count=4)
     for content, message in (
         ("file,label\n000.jpg,1\n000.jpg,2\n", "line 3 gives 000.jpg a second label"),
-        ("file,label\n000.jpg,\n", "line 2 lacks a file or a label"),
+        ("file,label\n000.jpg,\n", "labels.csv: line 2, 000.jpg: has no label"),
+        ("file,label\n000.jpg,1\n002.png,  \n", "labels.csv: line 3, 002.png: has no label"),
+        ("file,label\n000.jpg\n", "labels.csv: line 2, 000.jpg: has no label"),
+        ("file,label\n,1\n", "labels.csv: line 2 names no file; a line is FILE,LABEL"),
+        ("", "its first line must name the columns file and label; it is empty"),
+        (",label\n", "columns file and label, not '', 'label'"),
+        ("flie,label\n", "columns file and label, not 'flie', 'label'; did you mean file by 'flie'?"),
+        ("file,Label\n", "not 'file', 'Label'; did you mean label by 'Label'?"),
+        ("file;label\n", "not 'file;label'; they are separated by commas"),
+        ("file,label\n000.jpg,0\n002.png,12\n", "name 2: 0, 12; line 3, 002.png: 12 is not from 0 to 4"),
         ("file,label\n000.jpg,caf\xe9\n", "cannot be read"),
         ("file,label\n000.jpg,1\n002.png,01\n", "spell one number in two ways"),
     ):

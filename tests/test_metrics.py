@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ import scipy.linalg
 import scipy.ndimage
 import scipy.stats
 import torch
+from conftest import NARROW, TINY, Answer
 from torch import Tensor
 
 from ganexp.data.toy import Gaussians
@@ -351,6 +354,25 @@ def test_the_classifier_learns_the_labels_once(cache: Path) -> None:
     x[0, 0, 0, 0] += 1
     Classifier(steps=30).setup(facts(x, y, 2))
     assert len(list(cache.rglob("*.pt"))) == 2  # one changed pixel is another data set
+
+
+def test_a_classifier_that_is_trained_is_said(cli: Callable[..., Answer], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the beginning and at the end, with the seconds; on a terminal by a bar; in the log, which is opened later, too."""
+    words = [*TINY, *NARROW["cdcgan"], "metrics=[fid]", "extractor=classifier", "extractor.steps=3"]
+    begun, ended = (
+        "classifier: training on the data's labels, 3 steps",
+        r"classifier: trained on the data's labels in \d+\.\d s, reads ",
+    )
+    answer = cli(*words)
+    assert answer.err.count(begun) == 1 and len(re.findall(ended, answer.err)) == 1, answer.err
+    text = (answer.run / "log.txt").read_text()
+    assert text.count(begun) == 1 and len(re.findall(ended, text)) == 1
+    assert text.index(begun) < text.index("trained on") < text.index("run folder")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    answer = cli(*words, "extractor.steps=4", "hydra.run.dir=outputs/terminal")
+    assert "training the classifier:   0%|" in answer.err and "training on the data's labels" not in answer.err
+    text = (answer.folder / "outputs" / "terminal" / "log.txt").read_text()
+    assert begun.replace("3", "4") in text and re.search(ended, text)
 
 
 def test_a_damaged_classifier_is_made_anew(cache: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer
+from helpers import call
 
 import ganexp
 from ganexp.systems.contexts import seeded
 
 Cli = Callable[..., Answer]
+
+
+pytestmark = pytest.mark.xdist_group("model")  # one worker makes the runs
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "images": ["model=cdcgan", *NARROW["cdcgan"], "optimizer.generator.lr=0.05"],
         "vae": ["model=vae", "model.width_multiplier=0.05"],
     }.items():
-        words = [sys.executable, "-m", "ganexp", *choices, *TINY, f"hydra.run.dir={name}"]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        assert call(folder, *choices, *TINY, f"hydra.run.dir={name}") == 0
     return folder
 
 

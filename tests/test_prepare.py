@@ -108,14 +108,17 @@ def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeyp
         (["source=nowhere", "target=set"], "source: there is no folder nowhere"),
         (["source=raw"], "target: must be given: task.target=…"),
         (["source=raw", "target=raw"], "target: raw is inside source, and would be prepared too"),
-        (["source=raw", "target=set", "detect=dog"], "detect: one of cat_face, human_face, anime_face, none, not dog"),
+        (
+            ["source=raw", "target=set", "detect=dog"],
+            "detect: 'dog' is no choice (there are: anime_face, cat_face, human_face, none)",
+        ),
         (["source=raw", "target=set", "size=0"], "size: px, or [height, width], not 0"),
         (["source=raw", "target=set", "size=abc"], "size: 'abc' is not of type int | Sequence[int]"),
         (["source=raw", "target=set", "size=12.5"], "size: 12.5 is not of type int | Sequence[int]"),
         (["source=raw", "target=set", "margin=null"], "margin: None is not of type float"),
         (["source=raw", "target=raw/a.jpg/set"], "target: "),
         (["source=raw", "target=set", "margin=-1"], "margin: at least 0, not -1"),
-        (["source=raw", "target=set", "fit=stretch"], "fit: 'stretch' is not of type Literal['crop', 'pad', 'squash']"),
+        (["source=raw", "target=set", "fit=stretch"], "fit: 'stretch' is no choice (there are: crop, pad, squash)"),
         (["source=raw", "target=set", "duplicates=65"], "duplicates: from 0 to 64 bits"),
         (["source=raw", "target=set", "background=blakc"], "background: a colour's name or #rrggbb"),
         (["source=raw", "target=set", "workers=0"], "workers: at least 1, not 0"),
@@ -203,6 +206,41 @@ def test_hashes_and_names() -> None:
         assert output_name(name, taken) == wanted
         taken.add(wanted)
     assert output_name("a.jpg", taken) not in taken
+
+
+def test_flat_pictures_are_duplicates_only_if_they_are_equal(cli: Cli, tmp_path: Path) -> None:
+    """Their perceptual hashes are the same, or those of the noise. Interrupted in between, it knows them still."""
+    (tmp_path / "raw").mkdir()
+    for name, colour in {"a_red": "red", "b_blue": "blue", "c_red_again": "red", "d_black": "black", "e_white": "white"}.items():
+        Image.new("RGB", (80, 80), colour).save(tmp_path / "raw" / f"{name}.png")
+    nearly = np.full((80, 80, 3), 128, np.uint8)
+    nearly[:40] += 1
+    Image.fromarray(nearly).save(tmp_path / "raw" / "f_nearly.png")
+    Image.fromarray(nearly[::-1]).save(tmp_path / "raw" / "g_nearly.png")
+    flower = Image.fromarray(load_sample_image("flower.jpg"))
+    flower.save(tmp_path / "raw" / "h.png")
+    flower.resize((300, 200)).save(tmp_path / "raw" / "i.jpg", quality=70)
+    words = ["task=prepare", *[f"task.{word}" for word in ("source=raw", "target=set", "size=64", "duplicates=4", "workers=1")]]
+    assert cli(*words).code == 0
+    wanted = {"c_red_again.png": "duplicate of a_red.png", "i.jpg": "duplicate of h.png"}
+    answer = cli(*words)
+    assert answer.code == 0 and "going on after 9 of 9" in answer.out and report(answer)["why"] == wanted
+    for name in ("j_blue_again", "k_green"):
+        Image.new("RGB", (80, 80), name.split("_")[1]).save(tmp_path / "raw" / f"{name}.png")
+    assert cli(*words).code == 0
+    flower.resize((320, 213)).save(tmp_path / "raw" / "l.png")
+    answer = cli(*words)
+    assert report(answer)["why"] == wanted | {"j_blue_again.png": "duplicate of b_blue.png", "l.png": "duplicate of h.png"}
+
+
+def test_a_thin_padded_picture_keeps_one_pixel(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    Image.new("RGB", (3000, 10), (1, 200, 3)).save(tmp_path / "raw" / "a.png")
+    words = ["source=raw", "target=set", "size=64", "fit=pad", "min_size=0", "workers=1"]
+    answer = cli("task=prepare", *[f"task.{word}" for word in words])
+    assert answer.code == 0, answer.err
+    pixels = np.asarray(Image.open(tmp_path / "set" / "a.png"))
+    assert (pixels[32] == [1, 200, 3]).all() and (pixels != 0).any(2).sum() == 64
 
 
 def test_what_has_changed_is_prepared_anew(cli: Cli, photographs: Path) -> None:

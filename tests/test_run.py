@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,6 +130,19 @@ def test_what_it_says(answer: Answer) -> None:
         assert word in after
     for word in ("D(x)=", "D(G(z))=", "images/s=", "10/10"):
         assert word in answer.err
+
+
+def test_progress_in_a_file_is_a_line_whenever_scalars_are_logged(cli: Callable[..., Answer]) -> None:
+    answer = cli(*TINY, *NARROW["cdcgan"], "trainer.max_steps=7", "trainer.log_every=3")
+    lines = [line for line in answer.err.splitlines() if "images/s=" in line]
+    assert [line.split()[1] for line in lines] == ["1/7", "3/7", "6/7", "7/7"] and "\r" not in answer.err
+    assert re.match(r" 42% 3/7 \[\d\d:\d\d<\d\d:\d\d, .*D\(x\)=0\.\d\d\d, .*images/s=[\d,]+\]$", lines[1]), lines[1]
+
+
+def test_progress_on_a_terminal_is_a_bar(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    answer = cli(*TINY, *NARROW["cdcgan"])
+    assert "\r100% |" in answer.err and "3/3 [" in answer.err
 
 
 def test_the_same_seed_gives_the_same_weights(cli: Callable[..., Answer], answer: Answer) -> None:

@@ -174,7 +174,7 @@ def test_one_rank_alone_ends_both(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("on_nan", "retry", "callbacks.watchdog.on_nan: 'retry' is not of type"),
+        ("on_nan", "retry", "callbacks.watchdog.on_nan: 'retry' is no choice"),
         ("patience", "0", "callbacks.watchdog.patience: at least 1, not 0"),
         ("lower", "2.0", "callbacks.watchdog.lr_factor: a factor above 0, at most 1, not 2.0"),
         ("rebound", "1.0", "callbacks.watchdog.rebound: a factor above 1, not 1.0"),

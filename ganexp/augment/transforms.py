@@ -120,7 +120,7 @@ def filters(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor
         reached = samples[(samples + FIRST - n) % 2 == 0]
         up[reached, mirrored((reached + FIRST - n) // 2, size)] += tap * math.sqrt(2)
         down[pixels, 2 * pixels + n] = tap / math.sqrt(2)
-    return up.to(device, dtype), down.to(device, dtype)
+    return up.to(dtype).to(device), down.to(dtype).to(device)  # Apple's GPU has no float64
 
 
 class Sample(torch.autograd.Function):
@@ -199,7 +199,7 @@ def bands(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     for band, kernel in zip(matrix, [rest, *reversed(found)], strict=True):
         for n, tap in enumerate(kernel):
             band[pixels, mirrored(pixels + n - len(kernel) // 2, size)] += tap
-    return matrix.to(device, dtype)
+    return matrix.to(dtype).to(device)
 
 
 def amplify(x: Tensor, gains: Tensor) -> Tensor:

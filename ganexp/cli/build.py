@@ -151,7 +151,33 @@ def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] |
     hints = type_hints(made)
     for key in node.keys() & hints.keys():
         if not fits(node[key], hints[key]) and not (node[key] is None and parameters[key].default is None):
-            raise ConfigError(f"{path}.{key}: {node[key]!r} is not of type {spelled(hints[key])}")
+            if choices := choices_of(hints[key]):
+                raise ConfigError(f"{path}.{key}: {node[key]!r} is no choice{nearest(str(node[key]), choices)}")
+            hint = quoted(f"{path}.{key}", node[key], hints[key])
+            raise ConfigError(f"{path}.{key}: {node[key]!r} is not of type {spelled(hints[key])}{hint}")
+
+
+def choices_of(hint: Any) -> list[str]:
+    """The words of a Literal, perhaps beside null; none for other types."""
+    found: list[str] = []
+    for each in typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]:
+        if typing.get_origin(each) is typing.Literal:
+            found += ["null" if value is None else str(value) for value in typing.get_args(each)]
+        elif each is type(None):
+            found.append("null")
+        else:
+            return []
+    return found
+
+
+def quoted(key: str, value: Any, hint: Any) -> str:
+    """How to write text that YAML and Hydra take for a number, or a colour that YAML takes for a comment."""
+    if hint is not str or isinstance(value, Mapping | list | tuple):
+        return ""
+    if value is None:
+        return "; in YAML, # begins a comment: write '#rrggbb' in quotes" if key.endswith("background") else ""
+    text = "rrggbb" if key.endswith("background") and not re.fullmatch(r"[1-9]\d{5}", str(value)) else str(value)
+    return f"; text in quotes: {key}=\"'{text}'\" on the command line, '{text}' in YAML"
 
 
 def spelled(hint: Any) -> str:

@@ -241,9 +241,20 @@ def keys_of(overrides: Sequence[str]) -> list[str]:
     return [override.partition("=")[0].strip("+~").replace("/", ".") for override in overrides]
 
 
+def with_colours(words: Sequence[str]) -> list[str]:
+    """`data.background=#00ffff` or `=00ffff`, also several by commas, in the quotes of Hydra's grammar, to which # is nothing,
+    112233 a whole number and 1e1000 infinite."""
+    return [
+        re.sub(r"(?<=[=,])(#[^\s,'\"]*|[0-9a-fA-F]{6})(?=,|$)", r"'\1'", word)
+        if re.match(r"[\w.+]*\bbackground=", word)
+        else word
+        for word in words
+    ]
+
+
 def with_home(words: Sequence[str]) -> list[str]:
     """`data.root=~/photos` with the home folder in place: neither the shell nor Hydra's grammar puts it there."""
-    return [word.replace("=~/", f"={Path.home()}/", 1) for word in words]
+    return [word.replace("=~/", f"={Path.home().as_posix()}/", 1) for word in words]
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

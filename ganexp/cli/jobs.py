@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,39 @@ def exit_code(result: Any) -> int:
     return result if type(result) is int else 0
 
 
+class Early(logging.Handler):
+    """What is logged while a task is built, before its folder and with it the log is there: warnings are shown at once, all of it
+    is kept for the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        if record.levelno >= logging.WARNING:
+            print(record.getMessage(), file=sys.stderr, flush=True)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(self)
+        root.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            root.removeHandler(self)
+            root.setLevel(level)
+
+    def write(self) -> None:
+        """Into the log."""
+        for record in self.records:
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, logging.FileHandler):
+                    handler.handle(record)
+
+
 def announce(notes: Sequence[str]) -> None:
     """On the screen and in the log."""
     for note in notes:
@@ -77,8 +111,9 @@ def record(notes: Sequence[str], folder: Path) -> None:
 def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
     """One run: build, which may refuse; then make the folder; then go. The exit code. `notes`: said when it begins."""
     while True:
-        folder = settle_folder(cfg)
-        task = build_task(cfg, folder)
+        folder, early = settle_folder(cfg), Early()
+        with early.listening():
+            task = build_task(cfg, folder)
         if under_torchrun() and os.environ["RANK"] != "0":  # only the first process makes the folder
             task.run()
             return 0
@@ -95,7 +130,8 @@ def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(cfg))
 
     def announced(_: DictConfig) -> Any:
-        announce(notes)  # the log is open only now
+        early.write()  # the log is open only now
+        announce(notes)
         return task.run()
 
     try:

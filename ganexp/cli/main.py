@@ -5,6 +5,7 @@ A mistake ends with one message and exit code 2, before any folder is made; a ru
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import shlex
@@ -21,11 +22,15 @@ def main() -> None:
     """The command line."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a config may name the user's own modules
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows has no ×, and no file's name need be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     # Before torch brings its OpenMP: idle threads that spin for milliseconds starve whatever else runs. Two runs at a time on two
     # cores took 146 s so and 12 s with this; one alone, 8 s and 9 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPU cannot do, torch does on the CPU, and says so
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
-    sys.argv[1:] = config.with_home(sys.argv[1:])
+    sys.argv[1:] = config.with_colours(config.with_home(sys.argv[1:]))
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print the whole usage
     try:

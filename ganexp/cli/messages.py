@@ -68,7 +68,8 @@ RENAMED = {"checkpoint": "run"}  # words that are not near the right one
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint: the right spelling, if one is near, and what there is."""
     known = sorted(known)
-    close = [k for k in known if k == RENAMED.get(word) or k == f"task.{word}"] or difflib.get_close_matches(word, known, 1, 0.6)
+    close = [k for k in known if k == RENAMED.get(word) or k == f"task.{word}" or k.lower() == word.lower()]
+    close = close or difflib.get_close_matches(word, known, 1, 0.6) or difflib.get_close_matches(word.lower(), known, 1, 0.6)
     hint = f"; did you mean {close[0]}?" if close else ""
     return hint + (f" (there are: {', '.join(known)})" if known and len(known) <= 40 else "")
 

@@ -172,6 +172,7 @@ class Reading:
                     self.note(file, done, rows)
             bar.close()
             self.finish(file, rows)
+        os.replace(self.part, self.made)  # the file is closed: Windows renames no folder with an open one
 
     def so_far(self) -> tuple[int, int]:
         """Files and rows that an earlier, interrupted reading has come to."""
@@ -213,7 +214,7 @@ class Reading:
         check_unreadable(self.left_out, len(self.names), self.allowed, self.source, self.part / "so_far.json")
 
     def finish(self, file: Any, rows: int) -> None:
-        """Header and hash, then its name."""
+        """Header and hash."""
         if not rows:
             raise ValueError(f"not one image in {self.source.root} can be used")
         header = io.BytesIO()
@@ -225,7 +226,6 @@ class Reading:
         os.fsync(file.fileno())
         write_json({"hash": hash_of_file(self.part / "pixels.npy"), "left_out": self.left_out}, self.part / "about.json")
         (self.part / "so_far.json").unlink()
-        os.replace(self.part, self.made)
 
 
 def decoded(decode: Decode, source: Source, shape: Sequence[int], name: str) -> np.ndarray | str:

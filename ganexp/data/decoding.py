@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import re
 from typing import Literal
@@ -40,11 +41,14 @@ def picture(content: bytes, mode: str, background: str = "black", enough: int | 
 
 def fitted(image: Image.Image, height: int, width: int, fit: Fit, background: str = "black") -> Image.Image:
     """Of this size, with antialiasing. Of another aspect the middle is cut out (`crop`), the rest is filled with `background`
-    (`pad`), or the picture is distorted (`squash`)."""
+    (`pad`), or the picture is distorted (`squash`). A padded picture keeps at least one pixel in its thin direction."""
     size, bicubic = (width, height), Image.Resampling.BICUBIC  # as clean-fid resizes (Parmar et al. 2022, arXiv:2104.11222)
     if fit == "crop":
         return ImageOps.fit(image, size, bicubic)
     if fit == "pad":
+        scale = min(width / image.width, height / image.height)
+        if min(image.size) * scale < 1:  # Pillow would round it to no pixel at all
+            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), bicubic)
         return ImageOps.pad(image, size, bicubic, color=background)
     return image.resize(size, bicubic)
 
@@ -55,9 +59,12 @@ def as_array(image: Image.Image) -> np.ndarray:
 
 
 def checked_colour(name: str) -> str:
-    """Raises ValueError for what is no colour."""
+    """The colour as Pillow reads it: six hexadecimal digits need no #. Raises ValueError for what is no colour."""
+    colour = f"#{name}" if re.fullmatch("[0-9a-fA-F]{6}", name) else name
     try:
-        ImageColor.getrgb(name)
+        ImageColor.getrgb(colour)
     except ValueError as error:
-        raise ValueError(f"background: a colour's name or #rrggbb, not {name!r}") from error
-    return name
+        close = difflib.get_close_matches(name.lower(), ImageColor.colormap, 1, 0.6)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"background: a colour's name or #rrggbb, not {name!r}{hint}") from error
+    return colour

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 from collections import Counter
@@ -140,7 +141,9 @@ class CelebA(Faces):
         listed, rows = self.listed_attributes()
         for attribute in self.attributes:
             if attribute not in listed:
-                raise ValueError(f"attributes: {attribute} is none of CelebA's: {', '.join(listed)}")
+                close = difflib.get_close_matches(attribute.lower(), [name.lower() for name in listed], 1, 0.6)
+                meant = next((f"; did you mean {name}?" for name in listed if name.lower() in close), "")
+                raise ValueError(f"attributes: {attribute} is none of CelebA's{meant} (there are: {', '.join(listed)})")
         columns = [1 + listed.index(attribute) for attribute in self.attributes]
         digits = list(itertools.product("01", repeat=len(columns)))[:16]
         kinds = [" + ".join(name for name, digit in zip(self.attributes, code, strict=True) if digit == "1") for code in digits]
@@ -218,6 +221,8 @@ class Cats(Faces):
         replacement: bool = False,
     ):
         super().__init__(root, shape, classes, batch_size, seed, fit, background, max_unreadable, replacement)
+        if min_face_size < 0:
+            raise ValueError(f"min_face_size: at least 0 px, not {min_face_size}")
         self.min_face_size = min_face_size
         self.annotations: dict[str, str] = {}
 

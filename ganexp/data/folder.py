@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -71,7 +73,8 @@ class Folder(DataModule):
         source = self.open()
         chosen = self.chosen(source)
         channels, height, width = self.shape
-        recipe = {"version": 2, "shape": self.shape, "fit": self.fit, "background": self.background}
+        version = 3 if self.fit == "pad" else 2
+        recipe = {"version": version, "shape": self.shape, "fit": self.fit, "background": self.background}
         read = read_once(
             source,
             list(chosen),
@@ -102,7 +105,11 @@ class Folder(DataModule):
         else:
             labels, where = {name: name.split("/")[0] for name in names if "/" in name}, "its folders"
         labels = {name: labels[name] for name in names if name in labels}
-        numbers = self.numbered(set(labels.values()), where)
+        try:
+            numbers = self.numbered(set(labels.values()), where)
+        except ValueError as error:
+            lines = lines_of_csv(source) if where == "labels.csv" else {}
+            raise ValueError(f"{error}{self.stray(labels, lines)}") from error
         self.notes.append(f"classes, from {where}: " + ", ".join(f"{i} {kind}" for kind, i in list(numbers.items())[:20]))
         if len(labels) < len(names):
             self.notes.append(f"{len(names) - len(labels):,} of {len(names):,} images have no label and are left out")
@@ -119,6 +126,20 @@ class Folder(DataModule):
             few = ", ".join(sorted(kinds)[:8]) + (", …" if len(kinds) > 8 else "")
             raise ValueError(f"classes: {self.classes}, but {where} in {self.root} name {len(kinds)}{': ' * bool(few)}{few}")
         return {kind: i for i, kind in enumerate(sorted(kinds, key=int if by_value else str))}
+
+    def stray(self, labels: dict[str, str], lines: dict[str, int]) -> str:
+        """A hint at the first picture whose label can be none of the classes, or is nearly another label."""
+        count = Counter(labels.values())
+        for name, kind in labels.items():
+            picture = f"; line {lines[name]}, {name}" if name in lines else f"; {name}"
+            if all(map(str.isdecimal, count)):
+                if int(kind) >= self.classes:
+                    return f"{picture}: {kind} is not from 0 to {self.classes - 1}"
+                continue
+            others = {other.lower(): other for other in count if other != kind and count[other] >= count[kind]}
+            if len(count) > self.classes and (close := difflib.get_close_matches(kind.lower(), others, 1, 0.6)):
+                return f"{picture}: {kind!r}; did you mean {others[close[0]]}?"
+        return ""
 
     def beside(self, source: Source, names: Sequence[str]) -> dict[str, str]:
         """For some pictures another file that they depend on."""
@@ -159,16 +180,42 @@ def labels_of_csv(source: Source) -> dict[str, str]:
     try:
         rows = csv.DictReader(io.StringIO(source.read("labels.csv").decode("utf-8-sig")))
         if not {"file", "label"} <= set(rows.fieldnames or []):
-            raise ValueError(f"{file}: its first line must name the columns file and label")
+            raise ValueError(f"{file}: its first line must name the columns file and label{other_columns(rows.fieldnames or [])}")
         labels: dict[str, str] = {}
         for row in rows:
-            if not row["file"] or not row["label"]:
-                raise ValueError(f"{file}: line {rows.line_num} lacks a file or a label")
+            if not (row["file"] or "").strip():
+                raise ValueError(f"{file}: line {rows.line_num} names no file; a line is FILE,LABEL")
+            if not (row["label"] or "").strip():
+                raise ValueError(
+                    f"{file}: line {rows.line_num}, {row['file']}: has no label; leave the line out, and the picture is left out"
+                )
             if labels.setdefault(row["file"], row["label"].strip()) != row["label"].strip():
                 raise ValueError(f"{file}: line {rows.line_num} gives {row['file']} a second label")
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: cannot be read: {error}") from error
     return labels
+
+
+def other_columns(names: Sequence[str]) -> str:
+    """What is there instead, and what was meant."""
+    if not names:
+        return "; it is empty"
+    said = f", not {', '.join(map(repr, names))}"
+    if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+        return f"{said}; they are separated by commas"
+    for right in sorted({"file", "label"} - set(names)):
+        if close := difflib.get_close_matches(right, [name.lower() for name in names], 1, 0.6):
+            said += f"; did you mean {right} by {next(name for name in names if name.lower() == close[0])!r}?"
+    return said
+
+
+def lines_of_csv(source: Source) -> dict[str, int]:
+    """The numbers of the files' lines, in a labels.csv that can be read."""
+    rows = csv.DictReader(io.StringIO(source.read("labels.csv").decode("utf-8-sig")))
+    lines: dict[str, int] = {}
+    for row in rows:
+        lines.setdefault(row["file"], rows.line_num)
+    return lines
 
 
 class UnresizedFolder(DataModule):

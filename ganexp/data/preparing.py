@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import PIL
@@ -20,7 +21,9 @@ from ganexp.data.sources import Source, pictures_in
 
 Box = tuple[float, float, float, float]  # left, upper, width, height in px
 CASCADES = {"cat_face": "haarcascade_frontalcatface_extended.xml", "human_face": "haarcascade_frontalface_default.xml"}
-DETECTORS = [*CASCADES, "anime_face", "none"]
+FLAT = 2.0  # levels of 0 to 255
+Detector = Literal["cat_face", "human_face", "anime_face", "none"]
+DETECTORS = get_args(Detector)
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,13 @@ class Settings:
 
 @dataclass
 class Prepared:
-    """`png`: the finished picture, or null with the reason why it was `dropped`; `hash`: perceptual, 64 bits."""
+    """`png`: the finished picture, or null with the reason why it was `dropped`; `hash`: perceptual, 64 bits; of a flat picture,
+    where that says nothing, `content` instead: a hash of its pixels."""
 
     png: bytes | None = None
     dropped: str | None = None
     hash: int | None = None
+    content: str | None = None
 
 
 def prepare(root: Path, name: str, annotation: str | None, settings: Settings, hashed: bool) -> Prepared:
@@ -87,6 +92,8 @@ def prepare(root: Path, name: str, annotation: str | None, settings: Settings, h
     image = fitted(image, *settings.size, settings.fit, settings.background)
     file = io.BytesIO()
     image.save(file, "PNG")
+    if hashed and is_flat(image):
+        return Prepared(file.getvalue(), content=hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest())
     return Prepared(file.getvalue(), hash=perceptual_hash(image) if hashed else None)
 
 
@@ -162,6 +169,11 @@ def sharpness(image: Image.Image) -> float:
     grey = np.asarray(image.convert("L").resize((128, 128), Image.Resampling.LANCZOS)).astype(float)
     inner = grey[1:-1, 1:-1]
     return float((grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner).var())
+
+
+def is_flat(image: Image.Image) -> bool:
+    """Whether the picture is nearly of one brightness: of such ones the perceptual hashes are equal, or of the noise."""
+    return float(np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)).std()) < FLAT
 
 
 def perceptual_hash(image: Image.Image) -> int:

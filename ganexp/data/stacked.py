@@ -34,6 +34,8 @@ class StackedMNIST(MNIST):
         super().__init__(root, shape, classes, batch_size, seed, replacement)
         if images < 1:
             raise ValueError(f"images: at least 1, not {images}")
+        if images_seed < 0:
+            raise ValueError(f"images_seed: at least 0, not {images_seed}")
         self.images, self.images_seed = images, images_seed
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:

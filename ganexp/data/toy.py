@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from ganexp.data.module import DataModule
+
+
+def check_draw(points: int, points_seed: int) -> None:
+    if points < 1:
+        raise ValueError(f"points: at least 1, not {points}")
+    if points_seed < 0:
+        raise ValueError(f"points_seed: at least 0, not {points_seed}")
 
 
 class Sine(DataModule):
@@ -26,6 +34,7 @@ class Sine(DataModule):
         replacement: bool = False,
     ):
         super().__init__(shape, classes, batch_size, seed, replacement)
+        check_draw(points, points_seed)
         self.points, self.points_seed = points, points_seed
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
@@ -53,8 +62,9 @@ class Gaussians(DataModule):
         replacement: bool = False,
     ):
         super().__init__(shape, classes, batch_size, seed, replacement)
-        if sigma <= 0 or points < 1:
-            raise ValueError(f"{'sigma' if sigma <= 0 else 'points'}: above 0, not {sigma if sigma <= 0 else points}")
+        check_draw(points, points_seed)
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"sigma: above 0 and finite, not {sigma}")
         self.centres = np.asarray(centres, np.float32)
         if self.centres.shape != (classes, *self.shape):
             raise ValueError(f"centres: one of shape {list(shape)} for each of {classes} classes")

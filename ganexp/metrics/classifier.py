@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +65,14 @@ class Classifier(Extractor):
             torch.manual_seed(0)
             self.build(x.shape[1], int(y.max()) + 1)
             if kept is None:
+                began = time.perf_counter()
                 self.accuracy = self.learn(x, y)
         if kept is None:
             kept = {"weights": self.state_dict(), "accuracy": self.accuracy}
             replace(file, lambda opened: torch.save(kept, opened))
             log.warning(
-                "%s: trained on the data's labels, reads %.2f %% of those it has not seen; kept in %s",
-                self.name, 100 * self.accuracy, file,
+                "%s: trained on the data's labels in %.1f s, reads %.2f %% of those it has not seen; kept in %s",
+                self.name, time.perf_counter() - began, 100 * self.accuracy, file,
             )  # fmt: skip
         self.load_state_dict(kept["weights"])
         self.accuracy = kept["accuracy"]
@@ -79,6 +82,8 @@ class Classifier(Extractor):
         """Train, and return the share read rightly of what was held out."""
         unseen, seen = torch.randperm(len(x)).tensor_split([-(-len(x) // 10)])
         steps = max(1, min(self.steps, 30 * len(seen) // 128))
+        level = logging.INFO if sys.stderr.isatty() else logging.WARNING  # a terminal shows the bar
+        log.log(level, "%s: training on the data's labels, %s steps", self.name, f"{steps:,}")
         optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         self.train()

@@ -48,6 +48,8 @@ def launch(train: Callable[[], object], ranks: int, hardware: dict[str, Any], ru
             if received and number == signal.SIGINT:
                 raise KeyboardInterrupt
             received = received or number
+            if sys.platform == "win32":  # where a signal to a process kills it, and its console tells all of them of Ctrl-C
+                return
             for pid in workers.pids():
                 with suppress(ProcessLookupError):  # one that has ended
                     os.kill(pid, signal.SIGTERM)
@@ -84,7 +86,7 @@ def worker(
     if local_rank == 0:
         console = logging.StreamHandler(sys.stdout)
         console.setLevel(logging.WARNING)  # as in the run's first process, conf/config.yaml
-        file = logging.FileHandler(run_dir / "log.txt")
+        file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
         logging.basicConfig(handlers=[file, console], level=logging.INFO, format="%(message)s")
     strategy = hardware.get("strategy")
     backend = strategy.get("process_group_backend") if isinstance(strategy, dict) else None

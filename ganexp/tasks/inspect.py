@@ -35,10 +35,10 @@ class Inspect:
     def setup(self) -> None:
         """Load the data."""
         quiet()
-        node = {**self.config["data"], "batch_size": 2}  # a few samples are worth a look too
-        if "max_unreadable" in node:
-            node["max_unreadable"] = 1.0
-        self.data: DataModule = build(node, "data")
+        self.data: DataModule = build(self.config["data"], "data")  # which refuses what a training would
+        self.data.batch_size = 2  # a few samples are worth a look too
+        if isinstance(self.data, Folder):
+            self.data.max_unreadable = 1.0
         load(self.data, "data")
 
     def run(self) -> None:

@@ -20,12 +20,13 @@ from ganexp import pictures
 from ganexp.cli.messages import ConfigError
 from ganexp.data.decoding import UNREADABLE, Fit, checked_colour, fitted, picture
 from ganexp.data.parallel import in_parallel
-from ganexp.data.preparing import Prepared, Settings, detector, perceptual_hash, prepare
+from ganexp.data.preparing import Detector, Prepared, Settings, detector, perceptual_hash, prepare
 from ganexp.data.sources import Source, Tree, is_picture, pictures_in
 from ganexp.files import replace, write_json
 from ganexp.runtime.console import shown, table
 
 PREPARED, JOURNAL, SHEET, SIDE = "report.json", "prepare.jsonl", 64, 96
+FLAT = "flat "  # begins the hash of a flat picture's content, in the journal
 
 
 class Prepare:
@@ -33,7 +34,8 @@ class Prepare:
     own names; so that folders stay classes.
 
     `duplicates`: the greatest number of the 64 bits of two perceptual hashes that may differ for the second picture to be left
-    out; null keeps all. Interrupted, it goes on where it was, and what has changed in `source` since is prepared anew. The
+    out; flat pictures, of which these hashes say nothing, are only where their pixels are equal; null keeps all.
+    Interrupted, it goes on where it was, and what has changed in `source` since is prepared anew. The
     report, `report.json` in the run folder, says of every picture what became of it; a sheet shows those that were kept, and one
     for each reason those that were not. The other arguments: see Settings, and conf/task/prepare.yaml for what null means. Raises
     ValueError for settings that make no sense, a missing library, and a target that contains something else.
@@ -46,7 +48,7 @@ class Prepare:
         source: str,
         target: str,
         size: int | Sequence[int] = 128,
-        detect: str = "none",
+        detect: Detector = "none",
         margin: float = 0.2,
         align: bool = True,
         min_size: int | None = None,
@@ -62,10 +64,10 @@ class Prepare:
         if len(sides) != 2 or not all(type(px) is int and px > 0 for px in sides):
             raise ValueError(f"size: px, or [height, width], not {size!r}")
         min_size = min(sides) if min_size is None else min_size
+        background = checked_colour(background)
         self.settings = Settings(
             detect, margin, align, min_size, colour_only, min_sharpness, (sides[0], sides[1]), fit, background
         )
-        checked_colour(background)
         self.duplicates = duplicates
         self.workers = workers if workers is not None else os.cpu_count() or 1
         if self.duplicates is not None and not 0 <= self.duplicates <= 64:
@@ -149,7 +151,10 @@ class Prepare:
         lines = [json.dumps(row) for row in (self.header, *self.done.values())]
         replace(journal, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
         kept = [name for name, row in self.done.items() if row["dropped"] is None]
-        hashes = [int(self.done[name]["hash"], 16) for name in kept if self.done[name]["hash"]]
+        seen = {name: self.done[name]["hash"] for name in kept if self.done[name]["hash"]}
+        flat = {text: name for name, text in seen.items() if text.startswith(FLAT)}
+        hashed = [name for name, text in seen.items() if not text.startswith(FLAT)]
+        hashes = [int(seen[name], 16) for name in hashed]
         taken = {self.done[name]["output"] for name in kept}
         for stale in self.stale - taken:
             (self.target / stale).unlink(missing_ok=True)
@@ -158,16 +163,19 @@ class Prepare:
             for name, found in zip(todo, self.prepared(todo), strict=True):
                 if (bits := found.hash) is not None and self.duplicates is not None:
                     if (twin := nearest(bits, hashes)) is not None and twin[1] <= self.duplicates:
-                        found = Prepared(dropped=f"duplicate of {kept[twin[0]]}")
+                        found = Prepared(dropped=f"duplicate of {hashed[twin[0]]}")
                     else:
                         hashes.append(bits)
+                        hashed.append(name)
+                elif found.content is not None and flat.setdefault(f"{FLAT}{found.content}", name) != name:
+                    found = Prepared(dropped=f"duplicate of {flat[f'{FLAT}{found.content}']}")
                 output: str | None = None
                 if found.png is not None:
                     kept.append(name)
                     output, png = output_name(name, taken), found.png
                     taken.add(output)
                     replace(self.target / output, lambda file, png=png: file.write(png))  # type: ignore[misc]
-                bits_text = f"{found.hash:x}" if found.hash is not None else None
+                bits_text = f"{found.hash:x}" if found.hash is not None else f"{FLAT}{found.content}" if found.content else None
                 row = {
                     "name": name,
                     "stamp": self.source.stamp(name),
