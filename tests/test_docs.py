@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -222,6 +223,7 @@ def test_every_page_is_in_the_contents() -> None:
 # -- the reference ---------------------------------------------------------------------------------------------------
 
 
+@cache
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None and spec.loader is not None
