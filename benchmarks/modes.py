@@ -1,4 +1,4 @@
-"""Which losses and penalties reach every mode: the README's table from the sweep folders of `experiment=ring` and `grid`.
+"""Which losses and penalties reach every mode: the tables of docs/explanation/mode-study.md, from the folders of two sweeps.
 
     python -m ganexp -m experiment=ring trainer.max_steps=2000 callbacks=[metrics] logger=[csv] hydra/launcher=joblib \\
         loss=bce,hinge,lsgan,wasserstein,relativistic 'regularizer=[],[r1,r2],[wgan_gp]' seed=1,2,3,4,5

@@ -1,4 +1,4 @@
-"""How good the samples of finished runs are, by the measures of the README's table.
+"""How good the samples of finished runs are, by the measures of docs/reference/published-systems.md.
 
     python benchmarks/published.py sine RUN…                      sliced Wasserstein-1 to the true curve
     python benchmarks/published.py mnist --root data RUN…    what a classifier reads

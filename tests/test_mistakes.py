@@ -135,9 +135,9 @@ MISTAKES = [
     ("task=resume run=text.ckpt", "run: text.ckpt is a file; a run continues in its folder: run=outputs/NAME/TIME"),
     ("task=sample run=pictures", "run: pictures has no checkpoint, neither checkpoints/best.ckpt nor checkpoints/last.ckpt"),
     ("task=sample run=nowhere", "run: there is no file or folder nowhere"),
-    ("task=sample run=older.ckpt", "run: older.ckpt has an older format (without a number) than this version of ganexp reads (2): use the"),
-    ("task=sample run=first.ckpt", "run: first.ckpt has an older format (1) than this version of ganexp reads (2)"),
-    ("task=sample run=newer.ckpt", "run: newer.ckpt has a newer format (3) than this version of ganexp reads (2): update ganexp"),
+    ("task=sample run=older.ckpt", "run: older.ckpt has an older format (without a number) than this version of ganexp reads (3): use the"),
+    ("task=sample run=first.ckpt", "run: first.ckpt has an older format (1) than this version of ganexp reads (3)"),
+    ("task=sample run=newer.ckpt", "run: newer.ckpt has a newer format (4) than this version of ganexp reads (3): update ganexp"),
     ("task=sample run=text.ckpt", "run: text.ckpt is not a checkpoint, or is truncated"),
     ("task=sample run=cut.ckpt", "run: cut.ckpt is not a checkpoint, or is truncated"),
     ("task=sample run=other.ckpt", "run: other.ckpt is not one of ganexp's"),
@@ -245,7 +245,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "indirect": {"_target_": "ganexp.data.module.torch.os.system", "command": "touch hacked"},
         "environment": {"_target_": "ganexp.latents.Normal", "dim": "${oc.env:HOME}"},
     }.items():
-        torch.save({"config": {"model": node}, "state_dict": {}, "global_step": 1, "format": 2}, folder / f"{name}.ckpt")
+        torch.save({"config": {"model": node}, "state_dict": {}, "global_step": 1, "format": 3}, folder / f"{name}.ckpt")
     with zipfile.ZipFile(folder / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**8))
     with zipfile.ZipFile(folder / "climbs.ckpt", "w") as archive:
@@ -255,12 +255,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content[content.index(bytes(2000)) + 1000] ^= 1
     (folder / "flipped.ckpt").write_bytes(content)
     whole = {"config": {}, "state_dict": {}, "global_step": 1}
-    for name, number in {"older": {}, "first": {"format": 1}, "newer": {"format": 3}}.items():
+    for name, number in {"older": {}, "first": {"format": 1}, "newer": {"format": 4}}.items():
         torch.save(whole | number, folder / f"{name}.ckpt")
     normal = {"_target_": "ganexp.latents.Normal", "dim": 2}
-    torch.save({"config": {"model": "abc"}, "state_dict": {}, "global_step": 1, "format": 2}, folder / "words.ckpt")
-    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": 1, "format": 2}, folder / "part.ckpt")
-    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": "1", "format": 2}, folder / "step.ckpt")
+    torch.save({"config": {"model": "abc"}, "state_dict": {}, "global_step": 1, "format": 3}, folder / "words.ckpt")
+    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": 1, "format": 3}, folder / "part.ckpt")
+    torch.save({"config": {"model": normal}, "state_dict": {}, "global_step": "1", "format": 3}, folder / "step.ckpt")
 
     experiments = folder / "mine" / "experiment"
     experiments.mkdir(parents=True)

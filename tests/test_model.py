@@ -261,9 +261,9 @@ def test_damage_trust_and_devices(made: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda c: c.pop("format"), r"has an older format \(without a number\) than this version of ganexp reads \(2\): use the"),
+        (lambda c: c.pop("format"), r"has an older format \(without a number\) than this version of ganexp reads \(3\): use the"),
         (lambda c: c.update(format=1), r"has an older format \(1\)"),
-        (lambda c: c.update(format=3), r"has a newer format \(3\) than this version of ganexp reads \(2\): update ganexp$"),
+        (lambda c: c.update(format=4), r"has a newer format \(4\) than this version of ganexp reads \(3\): update ganexp$"),
         (lambda c: c.update(format="x"), r"has a newer format \(x\)"),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_checkpoint_of_another_format(change: Callable[[dict], object], messag
     shutil.copytree(made / "points", cli_folder := Path("run").absolute())
     for file in (cli_folder / "checkpoints").iterdir():
         content = torch.load(file, weights_only=True)
-        assert content["format"] == 2
+        assert content["format"] == 3
         change(content)
         file.unlink()
         torch.save(content, file)

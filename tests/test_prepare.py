@@ -158,7 +158,7 @@ def test_annotated_eyes_need_no_detector(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_the_cascades_are_there() -> None:
-    """They find nothing where there is nothing; that they find cats is a run of its own, see the README."""
+    """They find nothing where there is nothing; that they find cats is a run of its own."""
     for kind in ("cat_face", "human_face"):
         assert detector(kind)(Image.new("RGB", (300, 200), "grey")) == []
 

@@ -106,7 +106,7 @@ def test_refusals() -> None:
         make_gan(loss=losses.MMD())
     with pytest.raises(ValueError, match=r"^g_steps: at least 1, not 0"):
         make_gan(g_steps=0)
-    with pytest.raises(ValueError, match=r"^width: "):
+    with pytest.raises(ValueError, match=r"^width_multiplier: "):
         make_gan(width_multiplier=0.0)
     make_gan(discriminator=mlp.Discriminator([2], [8], outputs=3)).check_shapes((2,))  # all adversarial
     for shape in ([4], [4, 0], [4, 1, 1], [3, 1]):

@@ -176,7 +176,7 @@ def test_one_rank_alone_ends_both(tmp_path: Path) -> None:
     [
         ("on_nan", "retry", "callbacks.watchdog.on_nan: 'retry' is no choice"),
         ("patience", "0", "callbacks.watchdog.patience: at least 1, not 0"),
-        ("lower", "2.0", "callbacks.watchdog.lr_factor: a factor above 0, at most 1, not 2.0"),
+        ("lr_factor", "2.0", "callbacks.watchdog.lr_factor: a factor above 0, at most 1, not 2.0"),
         ("rebound", "1.0", "callbacks.watchdog.rebound: a factor above 1, not 1.0"),
     ],
 )

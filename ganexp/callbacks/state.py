@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import CSVLogger
 from ganexp.files import replace
 
 log = logging.getLogger(__name__)
-FORMAT = 2  # of what a checkpoint holds; to be counted up whenever an older ganexp, or this one, could not read the other's
+FORMAT = 3  # of what a checkpoint holds; to be counted up whenever an older ganexp, or this one, could not read the other's
 
 
 class State(pl.Callback):
