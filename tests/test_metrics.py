@@ -406,7 +406,7 @@ def test_the_classifier_needs_labels() -> None:
 @pytest.mark.parametrize(
     "shape, classes, name",
     [
-        ((1, 8, 8), 2, "classifier"), ((1, 8, 8), 0, "random"), ((1, 2, 2), 2, "random"), ((2,), 0, "pixels"), ((2,), 8, "pixels"),
+        ((1, 8, 8), 2, "classifier"), ((1, 8, 8), 0, "random"), ((1, 2, 2), 2, "random"), ((2,), 0, "pixels"), ((2,), 8, "pixels"),  # noqa: E501
         ((3, 8, 8), 0, "lite0"), ((4, 8, 8), 2, "lite0"),
     ],
 )  # fmt: skip

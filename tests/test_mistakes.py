@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -337,10 +336,7 @@ finally:
     ],
 )
 def test_composing_answers_without_torch(line: str, tmp_path: Path) -> None:
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", QUICK, *line.split()], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    seconds = time.monotonic() - start
     assert done.stderr.strip().splitlines()[-1] == "False", "torch was imported"
     assert done.returncode == (0 if line.startswith("--") else 2)
-    assert seconds < 5  # the aim is 2; twice that is room for a machine that others use
     assert contents(tmp_path) == []

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -17,8 +18,10 @@ from conftest import NARROW, TINY, Answer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ganexp import pictures, sampling
 from ganexp.cli import checks, config, jobs
 from ganexp.losses import BCE
+from ganexp.runtime.restoring import restore
 
 LONGER = [*TINY, "trainer.max_steps=10", "trainer.samples_every=5", "trainer.metrics_every=5", "trainer.checkpoint_every=5"]
 
@@ -88,19 +91,20 @@ def test_checkpoints(answer: Answer) -> None:
 
 def test_best_is_the_smallest_value(answer: Answer) -> None:
     with open(answer.run / "metrics.csv") as file:
-        values = {int(row["step"]): float(row["swd/pixels"]) for row in csv.DictReader(file) if row["swd/pixels"]}
+        values = {int(row["step"]): float(row["fid/classifier"]) for row in csv.DictReader(file) if row["fid/classifier"]}
     assert set(values) == {0, 5, 10}
     step = min((5, 10), key=lambda s: values[s])
     best = answer.record["best"]
-    assert best["metric"] == "swd/pixels" and best["step"] == step
+    assert best["metric"] == "fid/classifier" and best["step"] == step
     assert best["value"] == pytest.approx(values[step])
 
 
 def test_pictures(answer: Answer) -> None:
     names = sorted(p.name for p in (answer.run / "samples").iterdir())
     assert names == ["step-00000000.png", "step-00000005.png", "step-00000010.png"]
-    first, last = (Image.open(answer.run / "samples" / name).convert("L") for name in (names[0], names[-1]))
-    assert first.size == last.size and first.tobytes() != last.tobytes()
+    last = Image.open(answer.run / "samples" / names[-1]).convert("RGB")
+    samples = sampling.sample(restore(answer.run / "checkpoints" / "last.ckpt", [])[0], 4, seed=0)
+    assert np.array_equal(last, pictures.grid(samples, pictures.columns_for(4, 10)).convert("RGB"))
     gif = Image.open(answer.run / "training.gif")
     assert gif.n_frames == 3 and gif.size == last.size
 

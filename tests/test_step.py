@@ -9,13 +9,17 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import Watch, fit, make_gan
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from ganexp import ema, losses, regularizers
+from ganexp.callbacks.log import Log
 from ganexp.data.toy import Sine
 from ganexp.networks import mlp
+from ganexp.networks.output import as_output
 from ganexp.round import Round
 from ganexp.systems.contexts import evaluating, frozen
+from ganexp.systems.gan import GAN
 
 
 def test_one_batch_is_one_step() -> None:
@@ -112,10 +116,24 @@ def test_a_lazy_regularizer_weighs_as_much() -> None:
     torch.testing.assert_close(lazy.scalars.latest["loss/discriminator/r1"], 4 * eager.scalars.latest["loss/discriminator/r1"])
 
 
-def test_a_relativistic_loss_gets_the_real_logits() -> None:
-    system = make_gan(loss=losses.Relativistic())
-    fit(system, 2)
-    assert system.scalars.latest["loss/generator"].isfinite()
+def test_a_relativistic_loss_compares_with_the_real_batch_that_d_was_updated_on() -> None:
+    compared: list[Tensor] = []
+
+    class Spy(losses.Relativistic):
+        def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
+            assert real is not None
+            compared.append(real.detach())
+            return super().generator(fake, real)
+
+    class Batches(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, system: Any, batch: Any, batch_idx: int) -> None:
+            self.real, self.y = batch
+
+    watch, batches, system = Watch(), Batches(), make_gan(loss=Spy())
+    fit(system, 1, watch, batches)
+    updated = make_gan().discriminator
+    nn.utils.vector_to_parameters(watch.d[0], updated.parameters())
+    torch.testing.assert_close(compared[-1], as_output(updated(batches.real, batches.y)).logits)
 
 
 def test_the_average_follows_the_generator() -> None:
@@ -252,3 +270,38 @@ def test_classes_of_unlabelled_data_are_refused() -> None:
         make_gan(classes=0)
     with pytest.raises(ValueError, match="d_steps"):
         make_gan(d_steps=0)
+
+
+# -- 16 bits -----------------------------------------------------------------------------------------------------------
+
+
+def in_16_bits(scale: float, **changes: Any) -> tuple[GAN, Watch, torch.amp.GradScaler]:
+    """One step in float16 with a gradient scaler, which torch has for the CPU too."""
+    system, watch, scaler = make_gan(**changes), Watch(), torch.amp.GradScaler("cpu", init_scale=scale)
+    data = Sine([2], 0, batch_size=16, seed=0)
+    data.prepare()
+    pl.Trainer(
+        max_steps=1, max_epochs=-1, accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler)], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        callbacks=[Log(), watch],
+    ).fit(system, datamodule=data)  # fmt: skip
+    return system, watch, scaler
+
+
+@pytest.mark.parametrize("changes", [{}, {"clip_g": 0.01, "clip_d": 0.1}])
+def test_the_loss_scale_changes_neither_update_nor_logged_norm(changes: dict[str, Any]) -> None:
+    expected, plain = Watch(), make_gan(**changes)
+    fit(plain, 1, expected)
+    system, watch, _ = in_16_bits(1024.0, **changes)
+    torch.testing.assert_close(watch.d[0], expected.d[0], rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(watch.g[0], expected.g[0], rtol=2e-3, atol=2e-3)
+    for name in ("gradient_norm/generator", "gradient_norm/discriminator"):
+        torch.testing.assert_close(system.scalars.latest[name], plain.scalars.latest[name], rtol=0.02, atol=1e-3)
+
+
+def test_a_gradient_that_overflows_in_16_bits_is_skipped() -> None:
+    system, watch, scaler = in_16_bits(2.0**126)
+    before = make_gan()
+    assert torch.equal(watch.d[0], nn.utils.parameters_to_vector(before.discriminator.parameters()))
+    assert torch.equal(watch.g[0], nn.utils.parameters_to_vector(before.generator.parameters()))
+    assert scaler.get_scale() < 2.0**126 and system.global_step == 1
