@@ -153,7 +153,9 @@ def test_a_run_knows_the_labels_of_its_data(cli: Callable[..., Answer]) -> None:
     digits.prepare()
     state = torch.load(answer.run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(state["label_counts"], digits.y.bincount().float())
-    evaluated = cli("task=evaluate", f"run={answer.run}/checkpoints/last.ckpt", "task.num_images=64", "hydra.run.dir=e")
+    evaluated = cli(
+        "task=evaluate", f"run={answer.run}/checkpoints/last.ckpt", "task.num_images=64", "metrics=[swd]", "hydra.run.dir=e"
+    )
     assert evaluated.code == 0, evaluated.err
     (protocol,) = json.loads(Path("e/evaluation.json").read_text())["protocols"].values()
     assert protocol["labels"] == "as the training data"

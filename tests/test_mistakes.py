@@ -86,7 +86,7 @@ MISTAKES = [
     ("task=evaluate task.real=a task.fake=b data=digits", "data: the real images are those of task.real"),
     ("task=evaluate run=text.ckpt task.num_images=1", "task.num_images: at least 2, not 1"),
     ("task=compare", "task.runs: at least two, task.runs=["),
-    ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: no metric kid/x is measured, only swd/pixels"),
+    ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: no metric kid/x is measured, only fid/classifier, swd/pixels"),
     ("model.g_steps=0", "model.g_steps: at least 1, not 0"),
     ("model.width_multiplier=0", "model.width_multiplier: a factor above 0"),
     ("loss=relativistic model.separate=true", "model.separate: Relativistic compares real with fake"),

@@ -73,7 +73,7 @@ class Run:
     def said(self) -> list[str]:
         """The lines of stderr, without the progress bar."""
         lines = re.split(r"[\r\n]+", self.err.read_text())
-        return [line for line in lines if line.strip() and "% |" not in line]
+        return [line for line in lines if line.strip() and "images/s=" not in line]
 
 
 @pytest.fixture(autouse=True)

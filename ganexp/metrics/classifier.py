@@ -18,7 +18,7 @@ from ganexp.images import to_float
 from ganexp.metrics.features import Data, Extractor, hash_of
 
 log = logging.getLogger(__name__)
-RECIPE = 2  # another one makes the classifiers in the cache stale
+RECIPE = 3  # another one makes the classifiers in the cache stale
 
 
 class Classifier(Extractor):
@@ -26,7 +26,7 @@ class Classifier(Extractor):
 
     Of images that stack several in their channels it reads each channel alone: features [N, 128 · channels], logits [N, channels,
     classes of one]. It is trained the first time a data set is measured, on nine tenths of it, and tested on the last; kept by
-    the content of the data in the cache folder. `steps`: of 128 samples, at most; 30 passes through the data are enough. Training
+    the content of the data in the cache folder. `steps`: of 128 samples, at most; 10 passes through the data are enough. Training
     leaves the random state as it was.
     """
 
@@ -51,6 +51,7 @@ class Classifier(Extractor):
             nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 16, 128), nn.ReLU(inplace=True),
         )  # fmt: skip
         self.head = nn.Sequential(nn.Linear(128, classes))
+        self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def setup(self, data: Data) -> None:
         if len(data.shape) != 3 or min(data.shape[1:]) < 4:
@@ -81,7 +82,7 @@ class Classifier(Extractor):
     def learn(self, x: Tensor, y: Tensor) -> float:
         """Train, and return the share read rightly of what was held out."""
         unseen, seen = torch.randperm(len(x)).tensor_split([-(-len(x) // 10)])
-        steps = max(1, min(self.steps, 30 * len(seen) // 128))
+        steps = max(1, min(self.steps, 10 * len(seen) // 128))
         level = logging.INFO if sys.stderr.isatty() else logging.WARNING  # a terminal shows the bar
         log.log(level, "%s: training on the data's labels, %s steps", self.name, f"{steps:,}")
         optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.01)
