@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
 from ganexp import pictures
@@ -111,7 +112,7 @@ class Compare:
         return notes
 
     def curves(self) -> Image.Image:
-        """Every metric over the images seen."""
+        """Every metric over the images seen; on a logarithmic axis where it spans more than a factor of 30."""
         columns = min(3, len(self.metrics))
         figure = Figure(figsize=(4.6 * columns, 3.4 * math.ceil(len(self.metrics) / columns)), dpi=100, layout="constrained")
         canvas = FigureCanvasAgg(figure)
@@ -120,12 +121,17 @@ class Compare:
             for label, run, record in zip(self.labels, self.runs, self.records, strict=True):
                 steps, values = curve(run / "metrics.csv", name)
                 images = record["images_seen"] / max(record["steps"], 1) * steps  # every step has as many
-                axis.plot(images, values, label=label, linewidth=1.4)
-            axis.set(title=name, xlabel="images seen")
+                axis.plot(images, values, label=label, linewidth=1.6)
+            ys = np.concatenate([line.get_ydata() for line in axis.lines])
+            if ys.size and 0 < ys.min() < ys.max() / 30:
+                axis.set_yscale("log")
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axis.set(title=name, xlabel="images seen", ylabel=name.partition("/")[0])
             axis.grid(alpha=0.3)
         for axis in axes[len(self.metrics) :]:
             axis.axis("off")
-        axes[0].legend(fontsize=8)
+        axes[0].legend(fontsize=9)
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         figure.clear()
