@@ -22,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -174,7 +174,11 @@ def option_node(group: str, option: str) -> DictConfig:
     """The node of one option, composed alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return OmegaConf.select(compose(f"{group}/{option}"), group.replace("/", "."))
+        try:
+            cfg = compose(f"{group}/{option}")
+        except ConfigCompositionException:  # it overrides another group, which only the whole config has
+            cfg = compose("config", overrides=[f"{group}={option}"])
+        return OmegaConf.select(cfg, group.replace("/", "."))
 
 
 def drop_keys(node: Any, own: Any, others: Sequence[Any]) -> list[str]:
