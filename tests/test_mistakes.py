@@ -280,7 +280,11 @@ def contents(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("line, expected", MISTAKES, ids=[line for line, _ in MISTAKES])
+@pytest.mark.parametrize(
+    "line, expected",
+    [pytest.param(*each, marks=() if i % 3 == 0 else pytest.mark.slow) for i, each in enumerate(MISTAKES)],
+    ids=[line for line, _ in MISTAKES],
+)
 def test_one_message(line: str, expected: str, place: Path, cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     before = contents(place)

@@ -22,12 +22,17 @@ STATEFUL = [  # averages in terms, probabilities in an augmentation, vectors in 
 @pytest.mark.parametrize(
     "choices",
     [
-        ["model=mlp", "data=sine"],
         ["model=cdcgan", "regularizer=[r1,wgan_gp]", "regularizer.r1.every=4", "augment=[flip]", "model.d_steps=5"],
-        ["model=acgan", *NOISY, "model.separate=true", "model.g_steps=2", "data.replacement=true"],
         ["model=dcgan", *STATEFUL],
-        ["model=vae", "schedule=cosine", "optimizer=rmsprop"],
-        ["model=gmmn", "hardware.precision=bf16-mixed"],
+        *(
+            pytest.param(choices, marks=pytest.mark.slow)
+            for choices in (
+                ["model=mlp", "data=sine"],
+                ["model=acgan", *NOISY, "model.separate=true", "model.g_steps=2", "data.replacement=true"],
+                ["model=vae", "schedule=cosine", "optimizer=rmsprop"],
+                ["model=gmmn", "hardware.precision=bf16-mixed"],
+            )
+        ),
     ],
     ids=lambda c: c[0],
 )

@@ -35,7 +35,7 @@ def wait_for_steps(run: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_after_the_step(number: signal.Signals, cli: Callable[..., Answer], tmp_path: Path) -> None:
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     process = start(tmp_path, *RUN, f"hydra.run.dir={parts}")
@@ -54,6 +54,7 @@ def test_a_signal_stops_after_the_step(number: signal.Signals, cli: Callable[...
     assert rows(parts) == rows(whole)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together(tmp_path: Path) -> None:
     process = start(tmp_path, *[o for o in RUN if o != "hardware=cpu"], "hardware=ddp_cpu", "hydra.run.dir=run")
     wait_for_steps(tmp_path / "run", process)
@@ -65,6 +66,7 @@ def test_two_processes_stop_together(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "checkpoints" / f"step-{record['steps']:08d}.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_the_job_that_was_stopped(tmp_path: Path) -> None:
     process = start(tmp_path, "-m", "seed=1,2", *RUN, "hydra.sweep.dir=sweep")
     wait_for_steps(tmp_path / "sweep" / "0", process)

@@ -336,6 +336,7 @@ def test_a_file_that_may_not_grow(
     assert record["status"] == "failed" and suspect in record["error"]
 
 
+@pytest.mark.slow
 def test_a_full_disk(disk: Path, cli: Callable[..., Answer], uninterrupted: Path, tmp_path: Path) -> None:
     folder, filler = disk / "run", disk / "filler"
 
@@ -362,6 +363,7 @@ def allow(folder: Path, writing: bool) -> None:
         path.chmod(path.stat().st_mode | 0o200 if writing else path.stat().st_mode & ~0o222)
 
 
+@pytest.mark.slow
 def test_a_folder_that_turns_read_only(cli: Callable[..., Answer], uninterrupted: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = Run(tmp_path, *SINE, f"hydra.run.dir={folder}", setup=bound_by_rights)

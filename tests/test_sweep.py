@@ -30,6 +30,7 @@ def test_every_combination_and_one_failure(cli: Callable[..., Answer]) -> None:
     assert {"model=dcgan", "seed=2"} <= set(overrides)
 
 
+@pytest.mark.slow
 def test_the_seeds_differ(cli: Callable[..., Answer]) -> None:
     answer = cli("-m", "model=mlp", "data=sine", "seed=1,2", *TINY, *NARROW["mlp"])
     assert answer.code == 0, answer.err
@@ -49,11 +50,13 @@ def test_flags_and_overrides_in_any_order(cli: Callable[..., Answer], tmp_path: 
     assert record["job"] == 1 and "seed=2" in record["overrides"] and record["command"].endswith("--config-dir mine -m")
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_nested_folder_counts(cli: Callable[..., Answer]) -> None:
     answer = cli("-m", "model=dcgan,mlp", "data=sine", *TINY, "hydra.sweep.subdir=a/${hydra.job.num}", "hydra.output_subdir=null")
     assert answer.code == 1 and "1 of 2 jobs failed" in answer.out
 
 
+@pytest.mark.slow
 def test_jobs_in_parallel(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ganexp", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=mlp", "data=sine",

@@ -159,6 +159,7 @@ def test_a_metric_that_rebounds(spoiled: Callable[..., Answer]) -> None:
     assert record(answer)["rollbacks"][0]["to"] == 6
 
 
+@pytest.mark.slow
 def test_one_rank_alone_ends_both(tmp_path: Path) -> None:
     """Rank 1 sees the NaN first; no rank waits for the other."""
     (tmp_path / "spoil.py").write_text(SPOIL)
