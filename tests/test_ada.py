@@ -552,4 +552,4 @@ def test_mistakes_are_named_by_their_key(cli: Callable[..., Answer]) -> None:
     ended = cli("augment=[ada]", "+augment.ada.ops.blur=1", *TINY)
     assert ended.code == 2 and "augment.ada.ops.blur: not one of" in ended.err
     ended = cli("augment=[ada]", "augment.ada.ops.hue=-1", *TINY)
-    assert ended.code == 2 and "augment.ada.ops.hue: a factor of p, at least 0, not -1" in ended.err
+    assert ended.code == 2 and "augment.ada.ops.hue: must be a finite number of at least 0, got -1" in ended.err

@@ -747,8 +747,8 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
 @pytest.mark.parametrize(
     "real, fake, message",
     [
-        (torch.zeros(3, 2), torch.zeros(3, 2), "is of images"),
-        (torch.zeros(3, 1, 3, 8), torch.zeros(3, 1, 3, 8), "4 px and more"),
+        (torch.zeros(3, 2), torch.zeros(3, 2), "needs images"),
+        (torch.zeros(3, 1, 3, 8), torch.zeros(3, 1, 3, 8), "at least 4 px a side"),
         (torch.zeros(3, 1, 8, 8), normal(3, 64).view(3, 1, 8, 8), "no edges"),
         (torch.zeros(0, 1, 8, 8), normal(3, 64).view(3, 1, 8, 8), "0 real samples"),
         (normal(3, 64).view(3, 1, 8, 8), torch.full((3, 1, 8, 8), float("nan")), "3 of 3 generated samples have NaN"),

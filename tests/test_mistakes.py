@@ -89,7 +89,7 @@ MISTAKES = [
     ("task=compare", "task.runs: at least two, task.runs=["),
     ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: no metric kid/x is measured, only swd/pixels"),
     ("model.g_steps=0", "model.g_steps: must be at least 1, got 0"),
-    ("model.width_multiplier=0", "model.width_multiplier: must be above 0, got 0"),
+    ("model.width_multiplier=0", "model.width_multiplier: a factor above 0"),
     ("loss=relativistic model.separate=true", "model.separate: Relativistic compares real and fake logits"),
     ("model=vae loss=hinge", "loss: model=vae has no use for it; its loss is model.loss"),
     ("model=vae optimizer.discriminator.lr=1e-3", "optimizer.discriminator.lr: model=vae has no use for it"),

@@ -77,7 +77,7 @@ class GAN(System):
         if not hasattr(loss, "discriminator"):
             raise ValueError(f"loss: {type(loss).__name__} is not an adversarial loss; choose one, such as loss=bce")
         if separate and not hasattr(loss, "real"):
-            raise ValueError(f"separate: {type(loss).__name__} compares real and fake logits; D cannot be updated on one of them")
+            raise ValueError(f"separate: {type(loss).__name__} compares real and fake logits, so both must be in one update")
         self.loss, self.needs_real = loss, getattr(loss, "needs_real", False)
         model_terms = check_named(terms or {}, Term, "terms")
         self.terms = nn.ModuleDict(model_terms | check_named(regularizers, Term, "regularizers", model_terms))
