@@ -550,6 +550,6 @@ def test_a_resumed_run_is_the_run_that_never_stopped(cli: Callable[..., Answer],
 
 def test_mistakes_are_named_by_their_key(cli: Callable[..., Answer]) -> None:
     ended = cli("augment=[ada]", "+augment.ada.ops.blur=1", *TINY)
-    assert ended.code == 2 and "augment.ada.ops.blur: not one of" in ended.err
+    assert ended.code == 2 and "augment.ada.ops.blur: unknown operation; must be one of" in ended.err
     ended = cli("augment=[ada]", "augment.ada.ops.hue=-1", *TINY)
     assert ended.code == 2 and "augment.ada.ops.hue: must be a finite number of at least 0, got -1" in ended.err
