@@ -1,14 +1,16 @@
-"""Which losses and penalties reach every mode: the tables of docs/explanation/mode-study.md, from the folders of two sweeps.
+"""Prints the tables of docs/explanation/mode-study.md from sweeps: which losses and penalties reach every mode.
 
     python -m ganexp -m experiment=ring trainer.max_steps=2000 callbacks=[metrics] logger=[csv] hydra/launcher=joblib \\
         loss=bce,hinge,lsgan,wasserstein,relativistic 'regularizer=[],[r1,r2],[wgan_gp]' seed=1,2,3,4,5
     python benchmarks/modes.py outputs/sweep/TIME…
 
-Weak penalties: regularizer.r1.weight=0.03 regularizer.r1.every=4, the same for r2. The column of R1 alone is a sweep of its own,
-with `regularizer=[r1] regularizer.r1.weight=1 regularizer.r1.every=1`; the other labels are `loss=bce` with loss.weight=0.5, with
-loss.real=0.9, and with loss.real=[0.8,1.0] loss.fake=[0.0,0.2] loss.generator=[0.8,1.0]. The same with `experiment=grid`.
+Weak penalties: regularizer.r1.weight=0.03 regularizer.r1.every=4, and the same for r2. The column of R1 alone is a separate sweep
+with `regularizer=[r1] regularizer.r1.weight=1 regularizer.r1.every=1`. The other rows of labels are `loss=bce` with
+loss.weight=0.5, with loss.real=0.9, and with loss.real=[0.8,1.0] loss.fake=[0.0,0.2] loss.generator=[0.8,1.0]. Repeat with
+`experiment=grid`.
 
-A cell is the mean over the seeds, at the last step: modes reached, share of samples within three deviations of one, reverse KL.
+Each cell is a mean over seeds at the last step: modes reached, fraction of samples within three standard deviations of a mode,
+and reverse KL.
 """
 
 from __future__ import annotations
@@ -38,12 +40,12 @@ def main() -> None:
                 continue
             penalties = " + ".join(re.findall(r"\w+", chosen["regularizer"])) or "none"
             cells[chosen["loss"], penalties].append([record["metrics"][name]["last"] for name in VALUES])
-        losses, penalties_of = (list(dict.fromkeys(key[i] for key in cells)) for i in range(2))
+        losses, columns = (list(dict.fromkeys(key[i] for key in cells)) for i in range(2))
         seeds = {len(runs) for runs in cells.values()}
-        print(f"\n{sweep}: {sum(map(len, cells.values()))} runs, seeds a cell {sorted(seeds)}, {failed} did not finish\n")
-        print(f"| loss | {' | '.join(penalties_of)} |\n|{' --- |' * (len(penalties_of) + 1)}")
+        print(f"\n{sweep}: {sum(map(len, cells.values()))} runs, seeds per cell {sorted(seeds)}, {failed} unfinished\n")
+        print(f"| loss | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
         for loss in losses:
-            row = [summary(cells[loss, penalties]) for penalties in penalties_of]
+            row = [summary(cells[loss, penalties]) for penalties in columns]
             print(f"| `{loss}` | {' | '.join(row)} |")
 
 

@@ -1,13 +1,12 @@
-"""How good the samples of finished runs are, by the measures of docs/reference/published-systems.md.
+"""Measures the samples of finished runs for docs/reference/published-systems.md.
 
-    python benchmarks/published.py sine RUN…                      sliced Wasserstein-1 to the true curve
-    python benchmarks/published.py mnist --root data RUN…    what a classifier reads
+    python benchmarks/published.py sine RUN…                      sliced Wasserstein-1 distance to the true curve
+    python benchmarks/published.py mnist --root data RUN…         accuracy of a classifier
     python benchmarks/published.py faces RUN…                     diversity, sharpness and distances of images
-    python benchmarks/published.py faces --figure celeba.png RUN… the same, with their grids, in one figure
+    python benchmarks/published.py faces --figure celeba.png RUN… the same, and a figure with grids of samples
 
-RUN is a run's folder; its last.ckpt is measured (`--checkpoint best.ckpt`: another). The classifier learns from MNIST's training
-set and is tested on its test set, never on samples; it is kept in the cache folder. 5,000 samples of sine, 10,000 of MNIST,
-2,000 faces.
+RUN is a run folder; its last.ckpt is measured, or another one with `--checkpoint best.ckpt`. The classifier is trained on MNIST's
+training set, tested on its test set, and cached. Sample sizes are 5,000 for sine, 10,000 for MNIST and 2,000 for faces.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ from ganexp.systems.base import System
 from ganexp.systems.vae import VAE
 
 
-def measured(metrics: list[FeatureMetric], system: System, data: DataModule, num: int) -> dict[str, float]:
+def measure(metrics: list[FeatureMetric], system: System, data: DataModule, num: int) -> dict[str, float]:
     evaluation = Evaluation(metrics, data, num, bool(system.classes))
-    evaluation.prepare()
+    evaluation.setup()
     values, failed = evaluation.measure(samples_of(system), system.device)
     if failed:
         raise ValueError("; ".join(failed.values()))
@@ -56,12 +55,12 @@ def measured(metrics: list[FeatureMetric], system: System, data: DataModule, num
 
 
 def sine(checkpoints: list[Path]) -> None:
-    true = Sine([2], 0, batch_size=32, seed=0, points=5000, points_seed=0)
-    true.prepare()
+    curve = Sine([2], 0, batch_size=32, seed=0, points=5000, points_seed=0)
+    curve.prepare()
     distances = []
     for file in checkpoints:
         system, _, step = restore(file, [])
-        (distance,) = measured([SlicedWasserstein(Pixels(), 256)], system, true, 5000).values()
+        (distance,) = measure([SlicedWasserstein(Pixels(), 256)], system, curve, 5000).values()
         distances.append(distance)
         print(f"{file}  step {step:,}  sliced Wasserstein-1 {distance:.4f}")
     print(f"median {statistics.median(distances):.4f}")
@@ -70,30 +69,30 @@ def sine(checkpoints: list[Path]) -> None:
 def mnist(checkpoints: list[Path], root: str) -> None:
     data = MNIST(root, [1, 28, 28], 10, batch_size=64, seed=0)
     data.prepare()
-    reader = classifier(data, root)
+    classifier = fit_classifier(data, root)
     for file in checkpoints:
         system, _, step = restore(file, [])
         samples = sampling.sample(system, 10_000, seed=0)
-        read = labels(reader, samples)
-        said = f"{file}  step {step:,}"
+        predicted = predict(classifier, samples)
+        text = f"{file}  step {step:,}"
         if system.classes:
-            said += f"  reads the wanted digit in {(read == torch.arange(10_000) % 10).float().mean():.4f}"
-        shares = torch.bincount(read, minlength=10) / 100
-        print(f"{said}  shares of the digits in %: {' '.join(f'{share:.1f}' for share in shares)}")
+            text += f"  accuracy {(predicted == torch.arange(10_000) % 10).float().mean():.4f}"
+        percentages = torch.bincount(predicted, minlength=10) / 100
+        print(f"{text}  percentages of the digits: {' '.join(f'{p:.1f}' for p in percentages)}")
 
 
-def classifier(data: MNIST, root: str) -> Classifier:
-    """A classifier of MNIST's training set, with its accuracy on the test set."""
-    reader = Classifier()
-    reader.prepare(data)
+def fit_classifier(data: MNIST, root: str) -> Classifier:
+    """Returns a classifier trained on MNIST's training set, and prints its accuracy on the test set."""
+    classifier = Classifier()
+    classifier.setup(data)
     test = datasets.MNIST(root, train=False)
-    read = labels(reader, to_float(test.data[:, None]))
-    print(f"the classifier reads {(read == test.targets).float().mean():.4f} of the test set")
-    return reader
+    predicted = predict(classifier, to_float(test.data[:, None]))
+    print(f"accuracy of the classifier on the test set: {(predicted == test.targets).float().mean():.4f}")
+    return classifier
 
 
-def labels(reader: Classifier, x: Tensor) -> Tensor:
-    return torch.cat([reader(part)["logits"].argmax(1) for part in x.split(500)])
+def predict(classifier: Classifier, x: Tensor) -> Tensor:
+    return torch.cat([classifier(batch)["logits"].argmax(1) for batch in x.split(500)])
 
 
 def faces(checkpoints: list[Path], figure: Path | None) -> None:
@@ -109,20 +108,20 @@ def faces(checkpoints: list[Path], figure: Path | None) -> None:
             SlicedWasserstein(Pixels(), 256),
             MMD(Pixels(), Discrepancy()),
         ]
-        values = measured(metrics, system, data, 2000)
+        values = measure(metrics, system, data, 2000)
         print(f"{file}  step {step:,}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
-        told = [f"{name} {value:.3g}" for name, value in values.items()]
-        said = "\n".join("  ".join(told[i : i + 2]) for i in range(0, len(told), 2))
+        texts = [f"{name} {value:.3g}" for name, value in values.items()]
+        caption = "\n".join("  ".join(texts[i : i + 2]) for i in range(0, len(texts), 2))
         grids.setdefault("real images", data.real(36))
-        grids[f"{config['name']}, {step:,} steps\n{said}"] = sampling.sample(system, 36, seed=0)
+        grids[f"{config['name']}, {step:,} steps\n{caption}"] = sampling.sample(system, 36, seed=0)
         if isinstance(system, VAE):
-            grids[f"{config['name']}: the real ones, reconstructed"] = system.reconstruct(*data.labelled(36))
+            grids[f"{config['name']}: reconstructions of the real images"] = system.reconstruct(*data.labelled(36))
     if figure is not None:
-        beside(grids, figure)
+        plot_grids(grids, figure)
 
 
-def beside(grids: dict[str, Tensor], path: Path) -> None:
-    """Grids of 6×6 images, with their titles, in one picture."""
+def plot_grids(grids: dict[str, Tensor], path: Path) -> None:
+    """Plots grids of 6×6 images, by title, in one figure."""
     columns = math.ceil(len(grids) / 2)
     sheet = Figure(figsize=(3.6 * columns, 9), dpi=100)
     sheet.subplots_adjust(0.01, 0.01, 0.99, 0.92, 0.03, 0.2)
@@ -142,9 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=["sine", "mnist", "faces"])
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--root", default="data", help="the folder that holds MNIST/raw")
+    parser.add_argument("--root", default="data", help="folder that contains MNIST/raw")
     parser.add_argument("--checkpoint", default="last.ckpt")
-    parser.add_argument("--figure", type=Path, help="where the grids of faces go, .png or .jpg")
+    parser.add_argument("--figure", type=Path, help="file for the grids of faces, .png or .jpg")
     arguments = parser.parse_args()
     checkpoints = [run / "checkpoints" / arguments.checkpoint for run in arguments.runs]
     if arguments.measure == "sine":

@@ -1,8 +1,8 @@
-"""Two processes on this machine's CPU: our own averaging of gradients against DDP's wrapper with find_unused_parameters.
+"""Compares ganexp's averaging of gradients with DDP's wrapper and find_unused_parameters, with two CPU processes.
 
     python benchmarks/ranks.py --rounds 5
 
-In turn, each in a run of its own; the ratio of their images/s, for the MLP of mnist_mlp and the DCGAN, both on the digits (8×8).
+Runs alternate. Prints the ratio of images/s for the MLP of mnist_mlp and for DCGAN, both on the digits (8×8).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Images per second that reach a step: torchvision's ImageFolder in a DataLoader of two workers, as tutorials write it, against
-ganexp's folder, which reads everything once; and the memory that ganexp's takes.
+"""Compares the loading speed of torchvision's ImageFolder, in a DataLoader with two workers, with that of ganexp's Folder, which
+decodes every image once; and measures the memory of the latter.
 
     python benchmarks/reading.py FOLDER [--size 64] [--batch 64]
     python benchmarks/reading.py --memory
@@ -27,14 +27,14 @@ from ganexp.data.folder import Folder
 
 
 class Flat(datasets.ImageFolder):
-    """All pictures of a folder, as one class."""
+    """All images of a folder, as one class."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         return ["."], {".": 0}
 
 
 def plain(folder: Path, size: int, batch: int) -> float:
-    """Seconds of an epoch."""
+    """Returns the seconds of an epoch with ImageFolder."""
     steps = [
         transforms.Resize(size),
         transforms.CenterCrop(size),
@@ -51,7 +51,7 @@ def plain(folder: Path, size: int, batch: int) -> float:
 
 
 def ours(folder: Path, size: int, batch: int) -> tuple[float, float, float]:
-    """Seconds of the first epoch, with the reading before it; of one more; and of the first of another run, with its start."""
+    """Returns the seconds of the first epoch, including decoding; of a later one; and of the first epoch of another run."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
         times = [time.perf_counter()]
@@ -73,7 +73,7 @@ def epoch(data: Folder) -> None:
 
 
 def memory(images: int) -> None:
-    """Print the peak of this process in MiB after an epoch of so many made-up images of 64×64 px."""
+    """Prints the peak memory of this process, in MiB, after an epoch of random images of 64×64 px."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
         folder = Path(cache) / "pictures"

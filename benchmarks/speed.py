@@ -1,13 +1,12 @@
-"""Images per second of ganexp against a plain PyTorch loop that does the same work, in the same process.
+"""Compares the images per second of ganexp with those of a plain PyTorch loop that does the same work, in one process.
 
     python benchmarks/speed.py mlp            MLP on 28×28 grey images
     python benchmarks/speed.py dcgan          DCGAN on 64×64 colour images
 
-Both train the same networks with the same loss, Adam and batch on images that lie in memory. The loop is the tutorials': data
-already scaled to float32, no frozen discriminator, torch's and the C library's defaults everywhere. Ours is Trainer,
-data module, TensorBoard and CSV logging at the default cadence and progress bar; pictures, metrics and checkpoints are left out.
-Neither averages the generator. Rounds
-alternate, and the ratio of each round is taken, so that a machine that is shared slows both.
+Both train the same networks with the same loss, optimizer and batch size on images in memory. The loop is that of tutorials: data
+already scaled to float32, D not frozen in G's update, defaults of torch and the C library. ganexp runs with its Trainer, data
+module, TensorBoard and CSV loggers at default intervals and progress bar, without pictures, metrics and checkpoints. Neither has
+an EMA. Rounds alternate and the ratio is computed per round, so that other load on the machine slows both.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ TASKS = {"mlp": ("model=mlp", [1, 28, 28], 60), "dcgan": ("model=dcgan", [3, 64,
 
 
 class Noise(DataModule):
-    """Random images: what they show does not change how long a step takes."""
+    """Random images; their content does not affect the speed."""
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         x = np.random.default_rng(0).integers(0, 256, (2048, *self.shape), np.uint8)
@@ -43,7 +42,7 @@ class Noise(DataModule):
 
 
 class Clock(pl.Callback):
-    """Seconds per step, the first `warm_up` steps left out."""
+    """Measures seconds per step after `warm_up` steps."""
 
     def __init__(self, warm_up: int):
         self.warm_up = warm_up
@@ -76,7 +75,7 @@ class Ours:
 
 
 class Plain:
-    """The loop of the tutorials."""
+    """The training loop of tutorials."""
 
     def __init__(self, resolved: dict[str, Any], data: DataModule, steps: int, keep_memory: bool):
         self.keep_memory = keep_memory
@@ -89,7 +88,7 @@ class Plain:
 
     def round(self) -> float:
         if not self.keep_memory:
-            set_thresholds(32 << 20, 64 << 20)  # what glibc settles at by itself
+            set_thresholds(32 << 20, 64 << 20)  # glibc's own adaptive values
         warm_up = max(1, self.steps // 5)
         for step in range(self.steps + warm_up):
             if step == warm_up:
@@ -122,7 +121,7 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--keep-memory", action="store_true", help="let the loop keep freed memory too, as ganexp does")
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory in the plain loop too, as ganexp does")
     arguments = parser.parse_args()
     model, shape, steps = TASKS[arguments.task]
 
@@ -136,7 +135,7 @@ def main() -> None:
         data.prepare()
         ours, plain = Ours(resolved, data, steps), Plain(resolved, data, steps, arguments.keep_memory)
         times = []
-        for k in range(arguments.rounds + 1):  # the first round warms up; then each goes first in turn
+        for k in range(arguments.rounds + 1):  # the first round is a warm-up; then the order alternates
             pair = {player: player.round() for player in ((ours, plain) if k % 2 else (plain, ours))}
             times += [(pair[ours], pair[plain])] if k else []
 

@@ -1,47 +1,49 @@
-"""Constraints that D is held to: on its weights, or on the function that it is."""
+"""Constraints on D: on its weights, or on its output."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from ganexp.networks.layers import WEIGHTED, MinibatchStd, normalize_spectrally
+from ganexp.networks.layers import WEIGHTED, MinibatchStd, apply_spectral_norm
 from ganexp.networks.output import Output, as_output
 
 
 class Constraint:
-    """Applied to D once when the system is built, and after each of its updates."""
+    """Applied to D when the system is built, and after each update of D."""
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
-        """The discriminator that plays: the same, changed in place, or a module around it. Raises ValueError where it cannot."""
+        """Returns the constrained discriminator: the same module, or a wrapper. Raises ValueError for an unsuitable one."""
         return discriminator
 
     def after_step(self, discriminator: nn.Module) -> None:
-        """Called after each update of D, outside of any graph."""
+        """Called after each update of D."""
 
 
 class SpectralNorm(Constraint):
-    """Every convolution, linear layer and embedding of D divided by its greatest singular value, from one power iteration a pass
-    (Miyato et al. 2018, arXiv:1802.05957, section 2.1). Usually without batch norm: model.discriminator.norm=false."""
+    """Divides the weights of all convolutions, linear layers and embeddings of D by their largest singular value, estimated with
+    one power iteration per forward pass (Miyato et al. 2018, arXiv:1802.05957, section 2.1). Usually without batch norm:
+    model.discriminator.norm=false."""
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
-        normalize_spectrally(discriminator)
+        apply_spectral_norm(discriminator)
         return discriminator
 
 
 class GradientNorm(Constraint):
-    """D(x) / (|grad D(x)| + |D(x)|) in place of D(x): Lipschitz and bounded (Wu et al. 2021, arXiv:2109.02235, equation 9).
+    """Replaces D(x) by D(x) / (|grad D(x)| + |D(x)|), which is Lipschitz and bounded (Wu et al. 2021, arXiv:2109.02235, equation
+    9).
 
-    Every pass costs a gradient by the images, and every update a second derivative. Raises ValueError for more than one logit,
-    and for what mixes the gradients of images: batch norm, minibatch_std.
+    Every pass needs a gradient with respect to the images, and every update a second derivative. Raises ValueError for more than
+    one logit, and for layers that mix samples: batch norm and minibatch_std.
     """
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
         for module in discriminator.modules():
             if isinstance(module, nn.BatchNorm2d):
-                raise ValueError("gradient normalization is of each image alone: no batch norm, model.discriminator.norm=false")
+                raise ValueError("gradient normalization does not support batch norm; set model.discriminator.norm=false")
             if isinstance(module, MinibatchStd):
-                raise ValueError("gradient normalization is of each image alone: model.discriminator.minibatch_std=0")
+                raise ValueError("gradient normalization does not support minibatch_std; set model.discriminator.minibatch_std=0")
         return GradientNormalized(discriminator)
 
 
@@ -51,31 +53,31 @@ class GradientNormalized(nn.Module):
         self.discriminator = discriminator
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
-        differentiating = torch.is_grad_enabled()
+        grad_enabled = torch.is_grad_enabled()
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
             x = x.float() if x.requires_grad else x.detach().float().requires_grad_()
             output = as_output(self.discriminator(x, y))
             if output.logits.shape[1] != 1:
-                raise ValueError(f"gradient normalization is of one logit, this discriminator gives {output.logits.shape[1]}")
-            (gradient,) = torch.autograd.grad(output.logits.sum(), x, create_graph=differentiating)
+                raise ValueError(f"gradient normalization needs one logit, this discriminator returns {output.logits.shape[1]}")
+            (gradient,) = torch.autograd.grad(output.logits.sum(), x, create_graph=grad_enabled)
             norm = gradient.reshape(len(output.logits), -1).norm(dim=1, keepdim=True)
             logits = output.logits / (norm + output.logits.abs() + 1e-12)
         output = output._replace(logits=logits)
-        if differentiating:
+        if grad_enabled:
             return output
         classes = None if output.classes is None else output.classes.detach()
         return Output(logits.detach(), classes, tuple(h.detach() for h in output.features))
 
 
 class WeightClip(Constraint):
-    """All weights of D within [-limit, limit] after each of its updates (Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1).
+    """Clips all parameters of D to [-limit, limit] after each update of D (Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1).
 
     Raises ValueError for a limit of 0 or less.
     """
 
     def __init__(self, limit: float = 0.01):
         if limit <= 0:
-            raise ValueError(f"limit: more than 0, not {limit}")
+            raise ValueError(f"limit: must be above 0, got {limit}")
         self.limit = limit
 
     def after_step(self, discriminator: nn.Module) -> None:
@@ -85,26 +87,26 @@ class WeightClip(Constraint):
 
 
 class Freeze(Constraint):
-    """The first `layers` layers of D keep the weights they start with (FreezeD, Mo et al. 2020, arXiv:2002.10964), which are
-    another run's: start_from=RUN. Raises ValueError where no layer is left to learn."""
+    """Freezes the first `layers` layers of D (FreezeD, Mo et al. 2020, arXiv:2002.10964). Use with start_from=RUN. Raises
+    ValueError if no layer is left to train."""
 
     def __init__(self, layers: int = 3):
         if layers < 1:
-            raise ValueError(f"layers: at least 1, not {layers}")
+            raise ValueError(f"layers: must be at least 1, got {layers}")
         self.layers = layers
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
         layers = weighted_layers(discriminator)
         if self.layers >= len(layers):
-            raise ValueError(f"layers: {self.layers}, but this discriminator has {len(layers)}, of which one at least must learn")
+            raise ValueError(f"layers: must be below {len(layers)}, the layers of this discriminator, got {self.layers}")
         for module in discriminator.modules():
             if module is layers[self.layers]:
                 break
-            for p in module.parameters(recurse=False):  # norms between the layers too
+            for p in module.parameters(recurse=False):  # includes the norms in between
                 p.requires_grad_(False)
         return discriminator
 
 
 def weighted_layers(network: nn.Module) -> list[nn.Module]:
-    """Convolutions, linear layers and embeddings, in the order of their definition."""
+    """Returns convolutions, linear layers and embeddings in the order of their definition."""
     return [module for module in network.modules() if isinstance(module, WEIGHTED)]

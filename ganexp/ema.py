@@ -9,10 +9,10 @@ from torch import nn
 
 
 class EMA(nn.Module):
-    """Holds `average`, a frozen copy of `network` that follows it.
+    """Holds `average`, a frozen copy of `network` whose parameters are averaged.
 
-    `half_life`: after so many images an old weight counts half. Early on it is at most 5 % of the images seen, so that the
-    random start is forgotten. Parameters are lerped; buffers (batch-norm statistics) are copied, since they are averages already.
+    `half_life`: number of images after which an old weight counts half. It is capped at 5 % of the images seen, so that the
+    initial weights are soon forgotten. Buffers (batch-norm statistics) are copied, since they are averages already.
     """
 
     def __init__(self, network: nn.Module, half_life: float):
@@ -22,8 +22,8 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module, images: int, images_seen: int) -> None:
-        """Follow `network` after a step of `images`, `images_seen` of them since the start."""
+        """Updates the average after a step of `images` images, with `images_seen` images in total."""
         decay = 0.5 ** (images / max(min(self.half_life, 0.05 * images_seen), 1e-8))
         torch._foreach_lerp_(list(self.average.parameters()), list(network.parameters()), 1 - decay)
-        for mine, theirs in zip(self.average.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
+        for target, source in zip(self.average.buffers(), network.buffers(), strict=True):
+            target.copy_(source)

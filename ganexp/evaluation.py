@@ -18,7 +18,7 @@ from ganexp.data.module import DataModule, content_hash
 from ganexp.files import cache_folder, replace
 from ganexp.images import to_float, to_uint8
 from ganexp.metrics.features import Extractor, hash_of
-from ganexp.metrics.metric import SIDES, FeatureMetric
+from ganexp.metrics.metric import KINDS, FeatureMetric
 from ganexp.sampling import CHUNK
 from ganexp.systems.base import System
 from ganexp.systems.contexts import seeded
@@ -45,7 +45,7 @@ class Evaluation:
         ValueError where a metric cannot be of such data, FileNotFoundError for an extractor's file."""
         by_fingerprint: dict[str, tuple[Extractor, list[FeatureMetric]]] = {}
         for metric in self.metrics:
-            if metric.wants_labels and not self.labelled:
+            if metric.requires_labels and not self.labelled:
                 raise ValueError(f"{metric.names[0]}: is of samples that were asked for by class: model=cdcgan, acgan or cgan")
             metric.to(self.data.x.device)  # from where another measurement has left it
             metric.setup(self.data)
@@ -56,10 +56,10 @@ class Evaluation:
             outputs = extractor(to_float(self.data.take(self.order[:2])))
             for metric in metrics:
                 have = {"real": len(self.order), "fake": self.num}
-                for side in metric.sides:
+                for side in metric.kinds:
                     if have[side] < metric.min_samples:
                         raise ValueError(
-                            f"{metric.name}: {have[side]:,} {SIDES[side]} samples; at least {metric.min_samples:,} are needed"
+                            f"{metric.name}: {have[side]:,} {KINDS[side]} samples; at least {metric.min_samples:,} are needed"
                         )
                 if metric.output not in outputs:
                     raise ValueError(f"{metric.names[0]}: {extractor.name} gives no {metric.output}; take extractor=classifier")
@@ -98,7 +98,7 @@ class Evaluation:
     # -- the real side -----------------------------------------------------------------------------------------------
 
     def see_real(self, extractor: Extractor, metrics: Sequence[FeatureMetric], device: torch.device, parts: list[slice]) -> None:
-        looking = [metric for metric in metrics if "real" in metric.sides]
+        looking = [metric for metric in metrics if "real" in metric.kinds]
         if not looking:
             return
         kept = {}
@@ -158,7 +158,7 @@ class Evaluation:
         protocols: dict[str, dict[str, Any]] = {}
         for metric in self.metrics:
             protocol = {
-                "real": real if "real" in metric.sides else None,
+                "real": real if "real" in metric.kinds else None,
                 "generated": self.num,
                 "ema": ema,
                 "labels": "as the training data" if self.labelled else None,

@@ -1,10 +1,10 @@
-"""Losses. A loss sees tensors and nothing else.
+"""Losses: functions of tensors only.
 
-An adversarial loss sees logits [N, 1]: `discriminator(real, fake)` gives named terms whose sum is minimised, `generator(fake,
-real)` gives a scalar. A class with `needs_real = True` is given the real logits for the generator's loss too; the others are
-given None. Most have a term for each side: see TwoSided.
+An adversarial loss takes logits [N, K]. `discriminator(real, fake)` returns named terms whose sum D minimizes; `generator(fake,
+real)` returns a scalar, where `real` is None unless the class has `needs_real = True`. Most have one term for real and one for
+fake logits: see TwoSided.
 
-Two are for systems without a discriminator: MMD compares samples (model=gmmn), ELBO is a bound (model=vae).
+Two losses are for systems without a discriminator: MMD compares samples (model=gmmn), ELBO is a bound (model=vae).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Target = float | Sequence[float]
 
 
 def sample_targets(target: Target, like: Tensor) -> Tensor:
-    """A label for every sample: the number itself, or one sampled from U(low, high)."""
+    """Returns a target for every logit: the number itself, or a sample of U(low, high)."""
     if isinstance(target, Sequence):
         low, high = target
         return torch.empty_like(like).uniform_(low, high)
@@ -28,7 +28,7 @@ def sample_targets(target: Target, like: Tensor) -> Tensor:
 
 
 class TwoSided:
-    """A loss whose terms on the real and on the fake batch do not depend on each other: D may learn from each in turn."""
+    """A loss with independent terms for real and fake logits, so that D can be updated on each batch separately."""
 
     needs_real = False
 
@@ -45,19 +45,19 @@ class TwoSided:
 class BCE(TwoSided):
     """Binary cross-entropy, non-saturating for G (Goodfellow et al. 2014, section 3).
 
-    `real`, `fake`: D's targets; `generator`: G's target for its fakes. A number in [0, 1], or [low, high]: sampled per
-    sample. real=0.9 is one-sided smoothing (Salimans et al. 2016, arXiv:1606.03498, section 3.4).
-    `weight`: of each of D's two terms; 0.5 makes their sum the mean over both batches, as if they were one.
-    Raises ValueError for a target outside [0, 1] and a weight of 0 or less.
+    `real`, `fake`: D's targets; `generator`: G's target for its fakes. Each is a number in [0, 1], or a range [low, high] that is
+    sampled per logit. real=0.9 is one-sided smoothing (Salimans et al. 2016, arXiv:1606.03498, section 3.4). `weight`: factor on
+    both terms of D; 0.5 makes their sum the mean over a joint batch. Raises ValueError for a target outside [0, 1] and a weight
+    of 0 or less.
     """
 
     def __init__(self, real: Target = 1.0, fake: Target = 0.0, generator: Target = 1.0, weight: float = 1.0):
         for name, target in (("real", real), ("fake", fake), ("generator", generator)):
             ends = list(target) if isinstance(target, Sequence) else [target, target]
             if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
-                raise ValueError(f"{name}: a target is a number in [0, 1] or [low, high] within it, not {target}")
+                raise ValueError(f"{name}: must be a number in [0, 1], or a range [low, high] within it, got {target}")
         if weight <= 0:
-            raise ValueError(f"weight: more than 0, not {weight}")
+            raise ValueError(f"weight: must be above 0, got {weight}")
         self.targets, self.weight = {"real": real, "fake": fake, "generator": generator}, weight
 
     def real(self, logits: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Hinge(TwoSided):
 
 
 class Wasserstein(TwoSided):
-    """D(G(z)) - D(x) (Arjovsky et al. 2017, arXiv:1701.07875). D must be kept Lipschitz: regularizer=[wgan_gp]."""
+    """D(G(z)) - D(x) (Arjovsky et al. 2017, arXiv:1701.07875). D must be Lipschitz: use regularizer=[wgan_gp]."""
 
     def real(self, logits: Tensor) -> Tensor:
         return -logits.mean()
@@ -110,8 +110,8 @@ class LeastSquares(TwoSided):
 
 
 class Relativistic:
-    """softplus(D(G(z)) - D(x)) over pairs; G's is the mirror (RpGAN, Jolicoeur-Martineau 2019; R3GAN, Huang et al. 2024,
-    arXiv:2501.05441, section 2). At its best with regularizer=[r1,r2]-style penalties."""
+    """softplus(D(G(z)) - D(x)) over pairs; G minimizes softplus(D(x) - D(G(z))) (RpGAN, Jolicoeur-Martineau 2019; R3GAN, Huang et
+    al. 2024, arXiv:2501.05441, section 2). Use with regularizer=[r1,r2]."""
 
     needs_real = True
 
@@ -124,20 +124,20 @@ class Relativistic:
 
 
 class TopK:
-    """Another adversarial `loss`, of which G sees only the `fraction` of its fakes that D finds most real (Sinha et al. 2020,
-    arXiv:2002.06224, section 3); at least one. D's side is unchanged.
+    """Wraps an adversarial `loss`: G learns only from the `fraction` of its fakes with the largest logits, at least one (Sinha et
+    al. 2020, arXiv:2002.06224, section 3). D's loss is unchanged.
 
-    Published: the fraction falls by 1 % an epoch, down to 0.5; see anneal=[top_k]. Raises ValueError outside (0, 1].
+    As published, the fraction falls by 1 % per epoch, down to 0.5: see anneal=[top_k]. Raises ValueError outside (0, 1].
     """
 
     def __init__(self, loss: Any, fraction: float = 1.0):
         if not 0 < fraction <= 1:
-            raise ValueError(f"fraction: in (0, 1], not {fraction}")
+            raise ValueError(f"fraction: must be in (0, 1], got {fraction}")
         self.loss, self.fraction = loss, fraction
 
     def __getattr__(self, name: str) -> Any:
-        """D's side, and whatever else the other loss has."""
-        if "loss" not in self.__dict__:  # while it is copied
+        """Delegates everything but the generator's loss."""
+        if "loss" not in self.__dict__:  # during copy.copy, which would recurse
             raise AttributeError(name)
         return getattr(self.loss, name)
 
@@ -147,31 +147,31 @@ class TopK:
 
 
 class MMD:
-    """The squared maximum mean discrepancy of two batches of samples [N, …], [M, …]: unbiased, so 0 on average for equal
-    distributions and then also below (Gretton et al. 2012, JMLR 13, equation 3); differentiable in both.
+    """The squared maximum mean discrepancy of two sets of samples [N, …], [M, …], unbiased: for equal distributions it is 0 on
+    average, and may be negative (Gretton et al. 2012, JMLR 13, equation 3). Differentiable in both.
 
-    Minimising it trains a generator with no discriminator (Li et al. 2015, arXiv:1502.02761; Dziugaite et al. 2015,
+    Minimizing it trains a generator without a discriminator (Li et al. 2015, arXiv:1502.02761; Dziugaite et al. 2015,
     arXiv:1505.03906). The kernel is the mean of Gaussians exp(-|a - b|² / (2 (w s)²)) of several widths w, where s² is the mean
-    squared distance of the real samples. Raises ValueError for a width of 0 or less, and below two samples a side.
+    squared distance between real samples. Raises ValueError for a width of 0 or less, and for fewer than two samples in a set.
     """
 
     def __init__(self, widths: Sequence[float] = (0.125, 0.25, 0.5, 1.0, 2.0)):
         if not widths or min(widths) <= 0:
-            raise ValueError(f"widths: one or more, all above 0, not {list(widths)}")
+            raise ValueError(f"widths: must be one or more numbers above 0, got {list(widths)}")
         self.widths = list(widths)
 
     def __call__(self, fake: Tensor, real: Tensor) -> Tensor:
         if min(len(fake), len(real)) < 2:
-            raise ValueError(f"MMD takes at least two samples a side, not {len(fake)} and {len(real)}")
-        with torch.autocast(fake.device.type, enabled=False):  # squares of differences do not survive bf16
-            centre = real.flatten(1).mean(0)  # distances do not change, their rounding does
+            raise ValueError(f"MMD needs at least two samples in each set, got {len(fake)} and {len(real)}")
+        with torch.autocast(fake.device.type, enabled=False):  # squared differences lose too much precision in bf16
+            centre = real.flatten(1).mean(0)  # smaller numbers, smaller rounding errors of the distances
             fake, real = fake.flatten(1) - centre, real.flatten(1) - centre
             scale = (2 * real.var(0, correction=0).sum()).clamp(min=1e-12)  # the mean of |a - b|² over all pairs
             within = [(self.kernel_sum(x, x, scale) - len(x)) / (len(x) * (len(x) - 1)) for x in (fake, real)]
             return within[0] + within[1] - 2 * self.kernel_sum(fake, real, scale) / (len(fake) * len(real))
 
     def kernel_sum(self, a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
-        """The kernel's sum over all pairs, by blocks of rows: a large set is compared in little memory."""
+        """Returns the sum of the kernel over all pairs, computed in blocks of rows to save memory."""
         total = a.new_zeros(())
         for rows in a.split(1024):
             squared = (rows.square().sum(1)[:, None] + b.square().sum(1) - 2 * rows @ b.T).clamp(min=0) / scale
@@ -180,22 +180,23 @@ class MMD:
 
 
 class ELBO:
-    """The variational bound of a Gaussian VAE, in nats per sample, negated (Kingma & Welling 2014, arXiv:1312.6114, equation 10).
+    """The negative evidence lower bound of a Gaussian VAE, in nats per sample, without constants (Kingma & Welling 2014,
+    arXiv:1312.6114, equation 10).
 
-    `beta`: weight of the divergence from the prior (Higgins et al. 2017). `sigma`: deviation of the decoder's pixels, in units of
-    [-1, 1]; null takes the best one for each batch, the root mean squared error (Rybkin et al. 2021, arXiv:2006.13202, equation
-    6), which balances both terms by itself. Constants are left out. Raises ValueError for numbers below 0.
+    `beta`: weight of the KL divergence from the prior (Higgins et al. 2017). `sigma`: standard deviation of the decoder's pixels,
+    in units of [-1, 1]; null uses the optimum for each batch, the root mean squared error (Rybkin et al. 2021, arXiv:2006.13202,
+    equation 6), which balances the two terms. Raises ValueError for a beta below 0 and a sigma of 0 or less.
     """
 
     def __init__(self, beta: float = 1.0, sigma: float | None = 1.0):
         if beta < 0:
-            raise ValueError(f"beta: at least 0, not {beta}")
+            raise ValueError(f"beta: must be at least 0, got {beta}")
         if sigma is not None and sigma <= 0:
-            raise ValueError(f"sigma: more than 0, or null for the best, not {sigma}")
+            raise ValueError(f"sigma: must be above 0, got {sigma}; null uses the optimum")
         self.beta, self.sigma = beta, sigma
 
     def __call__(self, reconstruction: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
-        """`mean`, `log_variance` [N, dim]: the encoder's."""
+        """Returns the two terms. `mean`, `log_variance` [N, dim]: of q(z | x)."""
         pixels = x[0].numel()
         error = (reconstruction - x).square().mean()
         if self.sigma is None:

@@ -1,6 +1,6 @@
-"""Regularizers: what a player minimizes beside the adversarial loss.
+"""Regularizers: terms that D or G minimizes in addition to the adversarial loss.
 
-`every`: apply at every n-th update, weighted n-fold (lazy regularization, Karras et al. 2020, arXiv:1912.04958, section 3.1).
+`every`: apply at every n-th update, multiplied by n (lazy regularization, Karras et al. 2020, arXiv:1912.04958, section 3.1).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Player = Literal["discriminator", "generator"]
 
 
 class Term(nn.Module):
-    """A scalar that `player` minimizes, from one Round of the game; null while it has nothing to say.
+    """Computes a scalar that `player` minimizes from one Round, or None to contribute nothing yet.
 
-    Its buffers are state: they move with the system, are saved and resumed; change them in training mode only.
-    `differentiable`: the sides (`real`, `fake`) at whose images it asks for D's gradient, so that the pass of the loss serves it
-    too. `weight` may be annealed: read it at every call. Raises ValueError for a negative weight and for `every` below 1.
+    Buffers are state, moved and checkpointed with the system; change them in training mode only. `differentiable`: the kinds of
+    images ("real", "fake") at which the term needs D's gradient, so that it can share the loss's forward pass. `weight` may be
+    annealed: read it at every call. Raises ValueError for a negative weight and for `every` below 1.
     """
 
     player: Player = "discriminator"
@@ -33,9 +33,9 @@ class Term(nn.Module):
     def __init__(self, weight: float = 1.0, every: int = 1):
         super().__init__()
         if weight < 0:
-            raise ValueError(f"weight: at least 0, not {weight}")
+            raise ValueError(f"weight: must be at least 0, got {weight}")
         if every < 1:
-            raise ValueError(f"every: at least 1 update, not {every}")
+            raise ValueError(f"every: must be at least 1, got {every}")
         self.weight, self.every = weight, every
 
     def forward(self, round: Round) -> Tensor | None:
@@ -73,11 +73,11 @@ class WGANGP(Term):
 
 
 class AuxiliaryClassifier(Term):
-    """Cross-entropy of the classes that D names (ACGAN, Odena et al. 2017, arXiv:1610.09585, section 3).
+    """Cross-entropy of D's class logits (ACGAN, Odena et al. 2017, arXiv:1610.09585, section 3).
 
-    D learns from the real and the fake batch as if they were one, G from its fakes. A real image has its label. A fake one has,
-    for D, the class "generated" if D's output has one more class than there are, and else, as for G always, the label it was made
-    for. `classes`: how many there are. Raises ValueError where D's output has another number of classes.
+    D minimizes it over real and fake images, G over its fakes. The target is the image's label; if D has `classes` + 1 class
+    logits, D's target for fakes is the additional class "generated" instead. `classes`: number of classes of the data. Raises
+    ValueError if D has another number of class logits.
     """
 
     def __init__(self, player: Player, classes: int | None, weight: float = 1.0):
@@ -88,29 +88,29 @@ class AuxiliaryClassifier(Term):
 
     def forward(self, round: Round) -> Tensor:
         if self.player == "generator":
-            return self.weight * F.cross_entropy(self.named(round, "fake"), round.y)
+            return self.weight * F.cross_entropy(self.class_logits(round, "fake"), round.y)
         losses = []
-        for side in ("real", "fake"):
-            named = self.named(round, side)
-            generated = side == "fake" and named.shape[1] == self.classes + 1
-            wanted = torch.full_like(round.y, self.classes) if generated else round.y
-            losses.append(F.cross_entropy(named, wanted))
-            round.scalars[f"accuracy/{side}"] = (named.argmax(1) == wanted).float().mean()
+        for kind in ("real", "fake"):
+            logits = self.class_logits(round, kind)
+            generated = kind == "fake" and logits.shape[1] == self.classes + 1
+            target = torch.full_like(round.y, self.classes) if generated else round.y
+            losses.append(F.cross_entropy(logits, target))
+            round.scalars[f"accuracy/{kind}"] = (logits.argmax(1) == target).float().mean()
         return self.weight * (losses[0] + losses[1]) / 2
 
-    def named(self, round: Round, side: str) -> Tensor:
-        named = round.output(side).classes
-        if named is None or named.shape[1] not in (self.classes, self.classes + 1):
-            count = 0 if named is None else named.shape[1]
+    def class_logits(self, round: Round, kind: str) -> Tensor:
+        logits = round.output(kind).classes
+        if logits is None or logits.shape[1] not in (self.classes, self.classes + 1):
+            count = 0 if logits is None else logits.shape[1]
             raise ValueError(
-                f"the discriminator names {count} classes; set model.discriminator.auxiliary to {self.classes}, "
-                f'or to {self.classes + 1} with a class for "generated"'
+                f"the discriminator has {count} class logits; set model.discriminator.auxiliary to {self.classes}, "
+                f'or to {self.classes + 1} to add a class "generated"'
             )
-        return named
+        return logits
 
 
 class DRAGAN(Term):
-    """weight · (|grad D(x + a d)| - 1)² around real images: d = std(x) / 2 · U(0, 1) for every pixel, a ~ U(0, 1) for every image
+    """weight · (|grad D(x + a d)| - 1)² around real images, with d = std(x) / 2 · U(0, 1) per pixel and a ~ U(0, 1) per image
     (Kodali et al. 2017, arXiv:1705.07215, section 3.2)."""
 
     def __init__(self, weight: float = 10.0, every: int = 1):
@@ -127,46 +127,46 @@ class LeCam(Term):
     """weight · (E max(0, D(x) - f)² + E max(0, r - D(G(z)))²), where r and f are moving averages of D's mean logits on real and
     on fake images (Tseng et al. 2021, arXiv:2104.03310, section 3.2).
 
-    `decay`: of the averages, in [0, 1). `start`: updates of D before the term sets in; until then the averages follow at once.
-    With model.accumulate each part of a batch counts as an update.
+    `decay`: of the averages, in [0, 1). `start`: number of updates of D before the term is active; until then the averages are
+    the current means. With model.accumulate each micro-batch counts as an update.
     """
 
     def __init__(self, weight: float = 0.3, every: int = 1, decay: float = 0.99, start: int = 1000):
         super().__init__(weight, every)
         if not 0 <= decay < 1:
-            raise ValueError(f"decay: in [0, 1), not {decay}")
+            raise ValueError(f"decay: must be in [0, 1), got {decay}")
         if start < 0:
-            raise ValueError(f"start: at least 0 updates, not {start}")
+            raise ValueError(f"start: must be at least 0, got {start}")
         self.decay, self.start = decay, start
         self.means: Tensor
         self.updates: Tensor
-        self.register_buffer("means", torch.zeros(2))  # of real, of fake
+        self.register_buffer("means", torch.zeros(2))  # real, fake
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def forward(self, round: Round) -> Tensor | None:
         real, fake = round.output("real").logits, round.output("fake").logits
-        begun = int(self.updates) >= self.start
+        active = int(self.updates) >= self.start
         if self.training:
-            now = torch.stack([real.detach().mean(), fake.detach().mean()])
-            self.means.lerp_(now, 1 - self.decay if begun else 1.0)
+            current = torch.stack([real.detach().mean(), fake.detach().mean()])
+            self.means.lerp_(current, 1 - self.decay if active else 1.0)
             self.updates += 1
-        if not begun:
+        if not active:
             return None
-        r, f = self.means.clone()  # the graph keeps these; the averages go on
+        r, f = self.means.clone()  # the graph holds these; the buffer is changed in place
         return self.weight * (F.relu(real - f).square().mean() + F.relu(r - fake).square().mean())
 
 
 class Consistency(Term):
-    """weight · E (D(x) - D(T x))², where T mirrors and moves an image at random; the same of fakes with `fake_weight`.
+    """weight · E (D(x) - D(T x))² over real images, plus the same over fakes with `fake_weight`; T is a random flip and shift.
 
-    Consistency regularization (CR, Zhang et al. 2020, arXiv:1910.12027) is of real images alone; balanced (bCR, Zhao et al.
-    2021, arXiv:2002.04724, section 3.1) has fake_weight = weight. Raises ValueError for what is not an image.
+    Consistency regularization (CR, Zhang et al. 2020, arXiv:1910.12027) has fake_weight = 0, its balanced version (bCR, Zhao et
+    al. 2021, arXiv:2002.04724, section 3.1) fake_weight = weight. Raises ValueError for data other than images.
     """
 
     def __init__(self, weight: float = 10.0, fake_weight: float = 0.0, every: int = 1):
         super().__init__(weight, every)
         if fake_weight < 0:
-            raise ValueError(f"fake_weight: at least 0, not {fake_weight}")
+            raise ValueError(f"fake_weight: must be at least 0, got {fake_weight}")
         self.fake_weight = fake_weight
         self.transform = nn.Sequential(Flip(0.5), Crop(0.125))
 
@@ -174,38 +174,38 @@ class Consistency(Term):
         real = self.weight * self.difference(round, "real")
         return real + self.fake_weight * self.difference(round, "fake") if self.fake_weight else real
 
-    def difference(self, round: Round, side: str) -> Tensor:
-        moved = round.score(self.transform(round.images[side].detach()))
-        return (round.output(side).logits - moved.logits).square().mean()
+    def difference(self, round: Round, kind: str) -> Tensor:
+        transformed = round.score(self.transform(round.images[kind].detach()))
+        return (round.output(kind).logits - transformed.logits).square().mean()
 
 
 class LatentConsistency(Term):
-    """Fakes of latents z and z + `sigma` · N(0, 1) (zCR, Zhao et al. 2021, arXiv:2002.04724, section 3.2).
+    """Latent consistency regularization with z' = z + `sigma` · N(0, 1) (zCR, Zhao et al. 2021, arXiv:2002.04724, section 3.2).
 
-    D minimizes weight · E (D(G(z)) - D(G(z')))², G minimizes - weight · the mean squared difference of the pixels of G(z), G(z').
+    D minimizes weight · E (D(G(z)) - D(G(z')))², G minimizes -weight · the mean squared difference between G(z) and G(z').
     """
 
     def __init__(self, player: Player, weight: float, sigma: float = 0.05, every: int = 1):
         super().__init__(weight, every)
         if sigma <= 0:
-            raise ValueError(f"sigma: more than 0, not {sigma}")
+            raise ValueError(f"sigma: must be above 0, got {sigma}")
         self.player, self.sigma = player, sigma
 
     def forward(self, round: Round) -> Tensor:
-        near = round.z + self.sigma * torch.randn_like(round.z)
+        perturbed = round.z + self.sigma * torch.randn_like(round.z)
         if self.player == "generator":
-            return -self.weight * (round.fake.float() - round.generator(near, round.y)).square().mean()
+            return -self.weight * (round.fake.float() - round.generator(perturbed, round.y)).square().mean()
         with torch.no_grad():
-            fake = round.generator(near, round.y)
+            fake = round.generator(perturbed, round.y)
         return self.weight * (round.output("fake").logits - round.score(fake).logits).square().mean()
 
 
 class PathLength(Term):
-    """weight · E (|J| - a)², |J| the length of the gradient of <G(w), noise> by w, and a its moving average (Karras et al. 2020,
-    arXiv:1912.04958, section 3.2).
+    """weight · E (|J| - a)², where |J| is the norm of the gradient of <G(w), noise> with respect to w, and a its moving average
+    (Karras et al. 2020, arXiv:1912.04958, section 3.2).
 
-    By w [n, dim], or [n, layers, dim] with the mean over layers, where the generator has `map` and `synthesize`; else by z. On
-    the first `fraction` of the batch, since it is costly. `decay`: how much of its past the average keeps at each update.
+    w is [n, dim], or [n, layers, dim] with the mean over layers, if the generator has `map` and `synthesize`; else z is used.
+    `fraction`: computed on this fraction of the batch, since it is costly. `decay`: of the moving average.
     """
 
     player = "generator"
@@ -213,15 +213,15 @@ class PathLength(Term):
     def __init__(self, weight: float = 2.0, every: int = 4, decay: float = 0.99, fraction: float = 0.5):
         super().__init__(weight, every)
         if not 0 <= decay < 1:
-            raise ValueError(f"decay: in [0, 1), not {decay}")
+            raise ValueError(f"decay: must be in [0, 1), got {decay}")
         if not 0 < fraction <= 1:
-            raise ValueError(f"fraction: in (0, 1], not {fraction}")
+            raise ValueError(f"fraction: must be in (0, 1], got {fraction}")
         self.decay, self.fraction = decay, fraction
         self.mean: Tensor
         self.register_buffer("mean", torch.zeros(()))
 
     def forward(self, round: Round) -> Tensor:
-        n = max(2, int(len(round.z) * self.fraction))  # two: batch norm needs as many
+        n = max(2, int(len(round.z) * self.fraction))  # batch norm needs two samples
         z, y, generator = round.z[:n], round.y[:n], round.generator
         if hasattr(generator, "synthesize"):
             w = generator.map(z, y)  # type: ignore[operator]
@@ -232,7 +232,7 @@ class PathLength(Term):
         noise = torch.randn_like(x) / torch.tensor(x.shape[2:]).prod().sqrt().item()
         (jacobian,) = torch.autograd.grad((x * noise).sum(), w, create_graph=True)
         squares = jacobian.square().sum(-1)
-        lengths = (squares.mean(1) if squares.ndim > 1 else squares).clamp(min=1e-12).sqrt()  # a root of 0 has no gradient
+        lengths = (squares.mean(1) if squares.ndim > 1 else squares).clamp(min=1e-12).sqrt()  # sqrt has no gradient at 0
         if self.training:
             self.mean.lerp_(lengths.detach().mean(), 1 - self.decay)
         round.scalars["path_length"] = lengths.mean()
@@ -240,49 +240,50 @@ class PathLength(Term):
 
 
 class FeatureMatching(Term):
-    """weight · the mean absolute difference of D's mean features of real and of fake images, for G (Salimans et al. 2016,
-    arXiv:1606.03498, section 3.1). Raises ValueError for a D without features."""
+    """weight · the mean absolute difference between D's mean features of real and of fake images, minimized by G (Salimans et al.
+    2016, arXiv:1606.03498, section 3.1). Raises ValueError if D returns no features."""
 
     player = "generator"
 
     def forward(self, round: Round) -> Tensor:
         real, fake = round.output("real").features, round.output("fake").features
         if not fake:
-            raise ValueError("this discriminator has no features (networks.output.Output)")
+            raise ValueError("this discriminator returns no features; see ganexp.networks.output.Output")
         losses = [(r.detach().float().mean(0) - f.float().mean(0)).abs().mean() for r, f in zip(real, fake, strict=True)]
         return self.weight * torch.stack(losses).mean()
 
 
 class Reconstruction(Term):
-    """weight · the sum of three distances: of what D decodes from its maps of a real image, to that image, to a random quadrant
-    of it and to its smaller copy (FastGAN, Liu et al. 2021, arXiv:2101.04775, section 3.2).
+    """weight · the sum of the distances between three images that D decodes from its features and their targets: the real image,
+    a random quadrant of it, and its downsampled copy (FastGAN, Liu et al. 2021, arXiv:2101.04775, section 3.2).
 
-    `distance`: `pixel`, the mean squared difference, or `lite0`: of the maps of EfficientNet-Lite0, each pixel's channels scaled
-    to length 1, the sum over channels and the mean over pixels, summed over the maps; published with a like distance of VGG's
-    maps. Raises ValueError for a D that decodes nothing, and for `lite0` with other than 1 or 3 channels.
+    `distance`: `pixel`, the mean squared error, or `lite0`, a perceptual distance: squared differences of the feature maps of
+    EfficientNet-Lite0, normalized per pixel, summed over channels and maps, averaged over pixels. FastGAN uses VGG instead.
+    Raises ValueError for a D without decoders, and for `lite0` with other than 1 or 3 channels.
     """
 
     def __init__(self, weight: float = 1.0, every: int = 1, distance: Literal["pixel", "lite0"] = "lite0"):
         super().__init__(weight, every)
         if distance not in ("pixel", "lite0"):
-            raise ValueError(f"distance: pixel or lite0, not {distance}")
-        self.see = Frozen(pretrained()) if distance == "lite0" else None
+            raise ValueError(f"distance: must be pixel or lite0, got {distance}")
+        self.feature_network = Frozen(pretrained()) if distance == "lite0" else None
 
     def forward(self, round: Round) -> Tensor:
         if not hasattr(round.discriminator, "decode"):
-            raise ValueError("this discriminator decodes nothing; take model/discriminator=fastgan")
+            raise ValueError("this discriminator has no decoders; choose model/discriminator=fastgan")
         features = round.output("real").features
         with torch.autocast(round.real.device.type, enabled=round.autocast):
             pairs = round.discriminator.decode(features, int(torch.randint(4, ())))  # type: ignore[operator]
-        distances = [self.distance(found.float(), wanted.float()) for found, wanted in pairs]
-        round.scalars |= dict(zip([f"reconstruction/{part}" for part in ("whole", "quadrant", "small")], distances, strict=True))
+        distances = [self.distance(decoded.float(), target.float()) for decoded, target in pairs]
+        names = [f"reconstruction/{part}" for part in ("whole", "quadrant", "small")]
+        round.scalars |= dict(zip(names, distances, strict=True))
         return self.weight * torch.stack(distances).sum()
 
-    def distance(self, x: Tensor, wanted: Tensor) -> Tensor:
-        if self.see is None:
-            return F.mse_loss(x, wanted)
+    def distance(self, x: Tensor, target: Tensor) -> Tensor:
+        if self.feature_network is None:
+            return F.mse_loss(x, target)
         if x.shape[1] not in (1, 3):
-            raise ValueError(f"distance: lite0 is of images of 1 or 3 channels, not {x.shape[1]}; pixel is of any")
-        maps, wanted_maps = (self.see(side.expand(-1, 3, -1, -1)) for side in (x, wanted))
-        pairs = [(F.normalize(a, eps=1e-6), F.normalize(b, eps=1e-6)) for a, b in zip(maps, wanted_maps, strict=True)]
+            raise ValueError(f"distance: lite0 needs images of 1 or 3 channels, got {x.shape[1]}; pixel takes any number")
+        maps, target_maps = (self.feature_network(image.expand(-1, 3, -1, -1)) for image in (x, target))
+        pairs = [(F.normalize(a, eps=1e-6), F.normalize(b, eps=1e-6)) for a, b in zip(maps, target_maps, strict=True)]
         return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).sum()

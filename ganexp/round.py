@@ -1,4 +1,4 @@
-"""One part of a batch as both players see it: losses and regularizers share its passes through the networks."""
+"""One micro-batch of the game. Losses and regularizers share its passes through the discriminator."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ganexp.networks.output import Output, as_output
 class Round:
     """`real`, `fake` [N, *shape] in [-1, 1], `z` [N, dim] the latents of the fakes, `y` [N] the labels of both.
 
-    Every pass through the discriminator is made when it is first asked for, and once. `differentiable`: the sides whose images
-    the discriminator is differentiated by; their pass is in float32, since gradients of gradients do not survive 16 bits.
-    `scalars`: what a term wants to have in the log, by name.
+    Outputs and gradients of the discriminator are computed on first use and cached. `differentiable`: the kinds of images, "real"
+    or "fake", that need gradients of D's output; their pass is in float32, since double backward is unstable in 16 bits.
+    `scalars`: values that terms log, by name.
     """
 
     def __init__(
@@ -32,9 +32,9 @@ class Round:
         self.generator, self.discriminator, self.augment = generator, discriminator, list(augment)
         self.images, self.z, self.y = {"real": real, "fake": fake}, z, y
         self.differentiable = set(differentiable)
-        for side in self.differentiable:
-            x = self.images[side].float()
-            self.images[side] = x if x.grad_fn is not None else x.detach().requires_grad_()  # fakes may lead back to G
+        for kind in self.differentiable:
+            x = self.images[kind].float()
+            self.images[kind] = x if x.grad_fn is not None else x.detach().requires_grad_()  # fakes may have a graph, of G
         self.outputs: dict[str, Output] = {}
         self.gradients: dict[str, Tensor] = {}
         self.scalars: dict[str, Tensor] = {}
@@ -48,33 +48,33 @@ class Round:
     def fake(self) -> Tensor:
         return self.images["fake"]
 
-    def output(self, side: str) -> Output:
-        """The discriminator's answer to the augmented images of a side, `real` or `fake`."""
-        if side not in self.outputs:
-            self.outputs[side] = self.score(self.images[side], exact=side in self.differentiable)
-        return self.outputs[side]
+    def output(self, kind: str) -> Output:
+        """Returns D's output for the augmented images of a kind, "real" or "fake"."""
+        if kind not in self.outputs:
+            self.outputs[kind] = self.score(self.images[kind], float32=kind in self.differentiable)
+        return self.outputs[kind]
 
-    def score(self, x: Tensor, exact: bool = False) -> Output:
-        """The discriminator's answer to other images, augmented; they have the first labels of this part. `exact`: in float32."""
+    def score(self, x: Tensor, float32: bool = False) -> Output:
+        """Returns D's output for other images, augmented, with the first labels of `y`. `float32`: without autocast."""
         y = self.y[: len(x)]
         for augment in self.augment:
             x = augment(x)
-        with torch.autocast(x.device.type, enabled=self.autocast and not exact):
-            return as_output(self.discriminator(x, y[:: len(y) // len(x)]))  # a row of several images has the label of the first
+        with torch.autocast(x.device.type, enabled=self.autocast and not float32):
+            return as_output(self.discriminator(x, y[:: len(y) // len(x)]))  # a packed row has the label of its first image
 
-    def gradient(self, side: str) -> Tensor:
-        """The gradient of `score(x).logits`, the mean over its columns, by the images of a differentiable side: [N, pixels]."""
-        if side not in self.gradients:
-            self.gradients[side] = slope(self.output(side), self.images[side])
-        return self.gradients[side]
+    def gradient(self, kind: str) -> Tensor:
+        """Returns the gradient of the mean logit with respect to the images of a differentiable kind: [N, pixels]."""
+        if kind not in self.gradients:
+            self.gradients[kind] = input_gradient(self.output(kind), self.images[kind])
+        return self.gradients[kind]
 
     def gradient_at(self, x: Tensor) -> Tensor:
-        """The same at other images: one more pass."""
+        """Returns the same gradient at other images. Costs one more pass."""
         x = x.detach().float().requires_grad_()
-        return slope(self.score(x, exact=True), x)
+        return input_gradient(self.score(x, float32=True), x)
 
 
-def slope(output: Output, x: Tensor) -> Tensor:
-    """Gradients by x, differentiable themselves, a row for each row of logits."""
+def input_gradient(output: Output, x: Tensor) -> Tensor:
+    """Returns the gradient of the mean logit of each row with respect to x, differentiable itself: [rows, pixels]."""
     (gradient,) = torch.autograd.grad(output.logits.mean(1).sum(), x, create_graph=True)
     return gradient.reshape(len(output.logits), -1)

@@ -1,4 +1,4 @@
-"""What the log shows of a training: the scalars of its last steps."""
+"""Scalars of the last steps, for the log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class Scalars:
-    """Scalars by their name in the log, not reduced over ranks.
+    """Scalars by log name, not reduced over ranks.
 
-    `recent`: those of the last steps, as many as the log shows the mean of. `latest`: each one's last value. `numbers`: plain
-    numbers of the last step, such as learning rates. `measuring`: whether this step will be logged; what costs time, as gradient
-    norms do, is measured only then.
+    `recent`: scalars of the last steps, which the log averages. `latest`: the last value of each. `numbers`: Python numbers of
+    the last step, such as learning rates. `measuring`: whether this step will be logged; costly scalars such as gradient norms
+    are computed only then.
     """
 
     def __init__(self) -> None:
@@ -24,16 +24,16 @@ class Scalars:
         self.measuring = False
 
     def set_window(self, steps: int) -> None:
-        """Let the log show means over so many steps."""
+        """Sets the number of steps that the log averages over."""
         self.recent = deque(self.recent, maxlen=steps)
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """For the current step, whose value is the mean of all that is added under a name."""
+        """Adds values to the current step, which averages all values added under a name."""
         for name, value in values.items():
             self.step.setdefault(name, []).append(value.detach())
 
     def total(self, prefix: str) -> Tensor:
-        """The sum of the current step's means under names that begin so."""
+        """Returns the sum of the current step's means whose name begins with `prefix`."""
         return torch.stack([mean(v) for name, v in self.step.items() if name.startswith(prefix)]).sum()
 
     def end_step(self) -> None:
@@ -43,12 +43,12 @@ class Scalars:
         self.step = {}
 
     def means(self) -> dict[str, Tensor]:
-        """Over the recent steps; of what they do not have, the latest value."""
-        seen = {name: [s[name].float() for s in self.recent if name in s] for name in sorted(self.latest)}
-        return {name: torch.stack(values or [self.latest[name].float()]).mean() for name, values in seen.items()}
+        """Returns means over the recent steps; for a scalar that none of them has, the latest value."""
+        recent = {name: [s[name].float() for s in self.recent if name in s] for name in sorted(self.latest)}
+        return {name: torch.stack(values or [self.latest[name].float()]).mean() for name, values in recent.items()}
 
     def state(self) -> list[dict[str, float]]:
-        """The recent steps and then the latest values, as plain numbers."""
+        """Returns the recent steps, then the latest values, as Python numbers."""
         return [{name: value.item() for name, value in values.items()} for values in [*self.recent, self.latest]]
 
     def load_state(self, state: list[dict[str, float]], device: torch.device) -> None:

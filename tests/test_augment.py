@@ -81,7 +81,7 @@ def test_a_crop_is_a_window_moved_by_less_than_its_fraction() -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.6])
 def test_a_crop_of_impossible_fraction(fraction: float) -> None:
-    with pytest.raises(ValueError, match=r"^fraction: in \[0, 0\.5\], not "):
+    with pytest.raises(ValueError, match=r"^fraction: must be in \[0, 0\.5\], got "):
         Crop(fraction)
 
 

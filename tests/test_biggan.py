@@ -76,14 +76,14 @@ def test_grey_and_colour_with_and_without_classes(shape: tuple[int, ...]) -> Non
 def test_mistakes_are_refused() -> None:
     for shape in ((2,), (3, 33, 33), (3, 512, 512)):
         for make in (lambda shape=shape: Generator(shape, 20, 1), lambda shape=shape: Discriminator(shape, 1)):
-            with pytest.raises(ValueError, match=r"not shape \["):
+            with pytest.raises(ValueError, match=r"got shape \["):
                 make()
-    with pytest.raises(ValueError, match=r"^latent_dim: at least 4, .* not 3$"):
+    with pytest.raises(ValueError, match=r"^latent_dim: must be at least 4, .* got 3$"):
         Generator(image(32), 3, 1)
     for factors in ([4, 4, 4], [4, 4, 4, 0], []):
-        with pytest.raises(ValueError, match=r"^factors: 4 whole numbers"):
+        with pytest.raises(ValueError, match=r"^factors: must be 4 integers"):
             Generator(image(32), 4, 1, factors=factors)
-    with pytest.raises(ValueError, match=r"^width: at least 1"):
+    with pytest.raises(ValueError, match=r"^width: must be at least 1"):
         Generator(image(32), 4, 0)
 
 

@@ -19,7 +19,7 @@ from ganexp.cli.build import build
 
 DATA = options("data")
 LOSSES = options("loss")
-REFUSALS = r"not shape \[|has no classes|needs data with classes|not of points"
+REFUSALS = r"got shape \[|has no classes|needs data with classes|not points"
 
 
 def fits(model: str, composed: dict[str, Any]) -> bool:

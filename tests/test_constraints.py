@@ -144,18 +144,23 @@ def test_r1_on_top_of_gradient_norm() -> None:
 
 
 @pytest.mark.parametrize(
-    "d", [dcgan.Discriminator([1, 8, 8], 2), acgan.Discriminator([1, 8, 8], 2), nn.Sequential(MinibatchStd(2))]
+    "d, layer",
+    [
+        (dcgan.Discriminator([1, 8, 8], 2), "batch norm"),
+        (acgan.Discriminator([1, 8, 8], 2), "batch norm"),
+        (nn.Sequential(MinibatchStd(2)), "minibatch_std"),
+    ],
 )
-def test_gradient_norm_refuses_what_mixes_images(d: nn.Module) -> None:
-    with pytest.raises(ValueError, match="of each image alone"):
+def test_gradient_norm_refuses_layers_that_mix_images(d: nn.Module, layer: str) -> None:
+    with pytest.raises(ValueError, match=f"gradient normalization does not support {layer}; set model.discriminator"):
         GradientNorm().apply(d)
 
 
 def test_gradient_norm_refuses_several_logits(cli: Callable[..., Answer]) -> None:
-    with pytest.raises(ValueError, match="of one logit, this discriminator gives 2"):
+    with pytest.raises(ValueError, match="needs one logit, this discriminator returns 2"):
         GradientNorm().apply(LinearD(torch.ones(2, 2)))(torch.randn(6, 2), NO_CLASS)
     answer = cli("model=mlp", "constraint=[gradient_norm]", "model.discriminator.outputs=2", *TINY, *NARROW["mlp"])
-    assert answer.code == 2 and "this discriminator gives 2" in answer.err and "Traceback" not in answer.err, answer.err
+    assert answer.code == 2 and "this discriminator returns 2" in answer.err and "Traceback" not in answer.err, answer.err
 
 
 # -- weight clipping ---------------------------------------------------------------------------------------------------
@@ -205,9 +210,9 @@ def test_layers_stay_under_another_constraint() -> None:
 def test_one_layer_must_learn() -> None:
     d = mlp.Discriminator([2], [8, 8])
     assert Freeze(2).apply(d) is d and [p.requires_grad for p in d.parameters()] == [False] * 4 + [True] * 2
-    with pytest.raises(ValueError, match=r"^layers: 3, but this discriminator has 3"):
+    with pytest.raises(ValueError, match=r"^layers: must be below 3, the layers of this discriminator, got 3"):
         Freeze(3).apply(mlp.Discriminator([2], [8, 8]))
-    with pytest.raises(ValueError, match=r"^layers: at least 1"):
+    with pytest.raises(ValueError, match=r"^layers: must be at least 1"):
         Freeze(0)
 
 

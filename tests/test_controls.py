@@ -17,7 +17,7 @@ from torch import nn
 
 from ganexp import losses, regularizers
 from ganexp.augment import Flip
-from ganexp.controls import Anneal, apply, with_number
+from ganexp.controls import Anneal, apply_anneal, set_number
 
 # -- curves ----------------------------------------------------------------------------------------------------------
 
@@ -43,10 +43,10 @@ def test_the_curve_is_a_cosine_unless_asked_otherwise() -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("optimizer.generator.lr", 1.0, 2.0, 10), r"^key: optimizer\.generator\.lr follows the schedule"),
-        (("loss.weight", 1.0, 2.0, 0), r"^images: more than 0, not 0"),
-        (("loss.weight", 0.0, 2.0, 10, "exponential"), r"^curve: an exponential one needs start and end above 0"),
-        (("loss.weight", 1.0, -2.0, 10, "exponential"), r"^curve: an exponential one needs start and end above 0"),
+        (("optimizer.generator.lr", 1.0, 2.0, 10), r"^key: optimizer\.generator\.lr is set by the schedule"),
+        (("loss.weight", 1.0, 2.0, 0), r"^images: must be above 0, got 0"),
+        (("loss.weight", 0.0, 2.0, 10, "exponential"), r"^curve: exponential needs start and end above 0"),
+        (("loss.weight", 1.0, -2.0, 10, "exponential"), r"^curve: exponential needs start and end above 0"),
     ],
 )
 def test_numbers_that_make_no_sense(arguments: Any, message: str) -> None:
@@ -62,7 +62,7 @@ def test_numbers_in_everything_that_holds_some() -> None:
     roots: dict[str, Any] = {"model": layer, "d": {"list": [1.0, {"x": 2.0}], "pair": (0.9, 0.99)}}
     tensor = layer.num_batches_tracked
     numbers = {"a": "model.eps", "b": "d.list.1.x", "c": "d.pair.1", "d": "d.list.0", "e": "model.num_batches_tracked"}
-    found = apply({name: Anneal(key, 5.0, 7.0, 2, "linear") for name, key in numbers.items()}, roots, 1)
+    found = apply_anneal({name: Anneal(key, 5.0, 7.0, 2, "linear") for name, key in numbers.items()}, roots, 1)
     assert found == {f"anneal/{name}": 6.0 for name in numbers}
     assert layer.eps == 6 and roots["d"] == {"list": [6.0, {"x": 6.0}], "pair": (0.9, 6.0)}
     assert layer.num_batches_tracked is tensor and tensor == 6  # in place: it stays a buffer
@@ -71,27 +71,27 @@ def test_numbers_in_everything_that_holds_some() -> None:
 @pytest.mark.parametrize(
     "key, message",
     [
-        ("modl.x", "modl.x begins with none of model, loss"),
-        ("model", "model begins with none of model, loss"),
-        ("model.nothing", "model.nothing leads nowhere: there is no nothing"),
-        ("loss.pair.2", "loss.pair.2 leads nowhere: there is no element 2"),
-        ("loss.pair.x", "loss.pair.x leads nowhere: there is no element x"),
+        ("modl.x", "modl.x must begin with one of model, loss"),
+        ("model", "model must begin with one of model, loss"),
+        ("model.nothing", "model.nothing does not exist: there is no nothing"),
+        ("loss.pair.2", "loss.pair.2 does not exist: there is no element 2"),
+        ("loss.pair.x", "loss.pair.x does not exist: there is no element x"),
         ("loss.pair", r"loss.pair is \(1, 2\), not a number"),
         ("loss.flag", "loss.flag is True, not a number"),
         ("loss.name", "loss.name is 'abc', not a number"),
         ("loss.none", "loss.none is None, not a number"),
-        ("loss.pair.0.x", "loss.pair.0.x leads nowhere: there is no x"),
+        ("loss.pair.0.x", "loss.pair.0.x does not exist: there is no x"),
     ],
 )
 def test_keys_that_name_no_number(key: str, message: str) -> None:
     roots = {"model": nn.Linear(1, 1), "loss": {"pair": (1, 2), "flag": True, "name": "abc", "none": None}}
     with pytest.raises(ValueError, match=rf"^anneal\.mine\.key: {message}"):
-        apply({"mine": Anneal(key, 1.0, 2.0, 10)}, roots, 0)
+        apply_anneal({"mine": Anneal(key, 1.0, 2.0, 10)}, roots, 0)
 
 
 def test_a_number_is_replaced_where_it_stands() -> None:
     pair = [1.0, 2.0]
-    assert with_number({"a": pair}, ["a", "0"], 3.0) == {"a": [3.0, 2.0]} and pair == [1.0, 2.0]
+    assert set_number({"a": pair}, ["a", "0"], 3.0) == {"a": [3.0, 2.0]} and pair == [1.0, 2.0]
 
 
 class Numbers(pl.Callback):
@@ -178,19 +178,22 @@ def anneal_option(name: str, key: str, start: float = 1.0, end: float = 0.1, ima
 @pytest.mark.parametrize(
     "options, message",
     [
-        ([anneal_option("a", "regularizer.r1.weight")], "anneal.a.key: regularizer.r1.weight leads nowhere: there is no r1"),
+        ([anneal_option("a", "regularizer.r1.weight")], "anneal.a.key: regularizer.r1.weight does not exist: there is no r1"),
         (
             [anneal_option("a", "regularizer.r1.wieght"), "regularizer=[r1]"],
-            "anneal.a.key: regularizer.r1.wieght leads nowhere: there is no wieght",
+            "anneal.a.key: regularizer.r1.wieght does not exist: there is no wieght",
         ),
-        ([anneal_option("a", "nothing.x")], "anneal.a.key: nothing.x begins with none of model, loss"),
-        ([anneal_option("a", "optimizer.generator.lr")], "optimizer.generator.lr follows the schedule: schedule=cosine"),
+        ([anneal_option("a", "nothing.x")], "anneal.a.key: nothing.x must begin with one of model, loss"),
+        ([anneal_option("a", "optimizer.generator.lr")], "optimizer.generator.lr is set by the schedule; choose schedule=cosine"),
         (
             [anneal_option("a", "optimizer.generator.betas.2")],
-            "anneal.a.key: optimizer.generator.betas.2 leads nowhere: there is no element 2",
+            "anneal.a.key: optimizer.generator.betas.2 does not exist: there is no element 2",
         ),
-        ([anneal_option("a", "optimizer.encoder.eps")], "anneal.a.key: optimizer.encoder.eps leads nowhere: there is no encoder"),
-        ([anneal_option("a", "loss.weight", images=0)], "anneal.a.images: more than 0, not 0"),
+        (
+            [anneal_option("a", "optimizer.encoder.eps")],
+            "anneal.a.key: optimizer.encoder.eps does not exist: there is no encoder",
+        ),
+        ([anneal_option("a", "loss.weight", images=0)], "anneal.a.images: must be above 0, got 0"),
         (
             [anneal_option("a", "loss.weight", more=",curve:steep")],
             "anneal.a.curve: 'steep' is no choice (there are: cosine, exponential, linear)",
@@ -242,10 +245,10 @@ def test_curves_of_two_weights_lie_under_one_key(cli: Callable[..., Answer]) -> 
 
 
 def test_a_rate_is_logged_under_its_optimizers_name() -> None:
-    """Three learners, of two networks and a part of one: not by the order of anything."""
+    """Three optimizers, of two networks and a part of one: not by the order of anything."""
 
     class Three(type(make_gan())):  # type: ignore[misc]
-        def learners(self) -> dict[str, list[nn.Module]]:
+        def networks_by_optimizer(self) -> dict[str, list[nn.Module]]:
             d, g = self.discriminator, self.generator
             return {"discriminator": [d], "generator": [g.out], "mapping": [g.hidden]}
 

@@ -350,7 +350,7 @@ def test_samples_that_are_all_alike_have_no_value(cli: Cli, tmp_path: Path) -> N
     )
     zeros = "model.latent._target_=zero_latents.Zeros"
     answer = cli("model=mlp", *TINY, *NARROW["mlp"], "metrics=[swd,fid]", "extractor=random", zeros)
-    assert answer.code == 0 and answer.out.count("not measured: fid/random: the generated samples are all alike") == 1
+    assert answer.code == 0 and answer.out.count("not measured: fid/random: all generated samples are identical") == 1
     assert answer.record["metrics"].keys() == {"swd/pixels"} and answer.record["best"]["metric"] == "swd/pixels"
 
 

@@ -167,11 +167,11 @@ def test_the_distances(pair: Any) -> None:
     assert term.distance(x, x) == 0 and term.distance(x, y) > 0
     grey = torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(term.distance(grey, grey.flip(3)), term.distance(grey.repeat(1, 3, 1, 1), grey.flip(3)))
-    with pytest.raises(ValueError, match=r"^distance: lite0 is of images of 1 or 3 channels, not 6"):
+    with pytest.raises(ValueError, match=r"^distance: lite0 needs images of 1 or 3 channels, got 6"):
         term.distance(torch.rand(2, 6, 16, 16), torch.rand(2, 6, 16, 16))
-    with pytest.raises(ValueError, match=r"^distance: pixel or lite0, not vgg"):
+    with pytest.raises(ValueError, match=r"^distance: must be pixel or lite0, got vgg"):
         Reconstruction(distance="vgg")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^this discriminator decodes nothing"):
+    with pytest.raises(ValueError, match=r"^this discriminator has no decoders"):
         term(SimpleNamespace(discriminator=Plain([3, 16, 16], 2)))  # type: ignore[arg-type]
 
 
@@ -205,16 +205,16 @@ def test_it_plays(options: list[str], precision: str) -> None:
 
 def test_it_refuses_another_discriminator() -> None:
     composed = compose("model=fastgan", "model/discriminator=dcgan", "data.shape=[1,32,32]", "model.width_multiplier=0.04", *TINY)
-    with pytest.raises(ValueError, match=r"regularizers\.reconstruction: this discriminator decodes nothing"):
+    with pytest.raises(ValueError, match=r"regularizers\.reconstruction: this discriminator has no decoders"):
         build(composed["model"], "model").check_shapes((1, 32, 32))
-    with pytest.raises(ConfigError, match=r"square images .* not shape \[1, 8, 8\]"):
+    with pytest.raises(ConfigError, match=r"square images .* got shape \[1, 8, 8\]"):
         build(compose("model=fastgan", *TINY)["model"], "model")
 
 
 @pytest.mark.parametrize("shape", [[2], [3, 16, 16], [3, 28, 28], [3, 64, 32], [3, 96, 96], [3, 2048, 2048]])
 def test_refused(shape: list[int]) -> None:
     for make in (lambda: Generator(shape, 8), lambda: Discriminator(shape)):
-        with pytest.raises(ValueError, match=r"^FastGAN takes square images .* not shape \["):
+        with pytest.raises(ValueError, match=r"^FastGAN needs square images .* got shape \["):
             make()
-    with pytest.raises(ValueError, match=r"^width: at least 1"):
+    with pytest.raises(ValueError, match=r"^width: must be at least 1"):
         Generator([3, 32, 32], 8, 0)

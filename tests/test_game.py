@@ -241,11 +241,11 @@ def test_what_is_no_term_is_refused_by_its_name() -> None:
 
 
 def test_names_are_given_once() -> None:
-    with pytest.raises(ValueError, match=r"^regularizers\.class_d: the model or its loss has a term of this name"):
+    with pytest.raises(ValueError, match=r"^regularizers\.class_d: the model or its loss already has a term of this name"):
         make_gan(terms={"class_d": Silent()}, regularizers={"class_d": R1()})
-    with pytest.raises(ValueError, match=r"^regularizers\.real: the model or its loss has a term of this name"):
+    with pytest.raises(ValueError, match=r"^regularizers\.real: the model or its loss already has a term of this name"):
         make_gan(regularizers={"real": R1()}).check_shapes((2,))
-    with pytest.raises(ValueError, match=r"^regularizers\.adversarial: the model or its loss has a term of this name"):
+    with pytest.raises(ValueError, match=r"^regularizers\.adversarial: the model or its loss already has a term of this name"):
         make_gan(regularizers={"adversarial": OfG()}).check_shapes((2,))
     for name in ("a.b", "train", ""):
         with pytest.raises(ValueError, match=r"^regularizers\."):

@@ -110,7 +110,7 @@ def test_a_term_of_ones_own_is_kept(mine: Callable[[str], Path]) -> None:
 
 def test_a_mistake_stands_alone(cli: Callable[..., Answer]) -> None:
     answer = cli("experiment=ring", "regularizer=[]", "data=digits", "loss=hinge", "model.generator.hidden=[0]")
-    assert answer.code == 2 and answer.err == "ganexp: model.generator.hidden: layers of at least 1 unit, not [0]\n"
+    assert answer.code == 2 and answer.err == "ganexp: model.generator.hidden: must be widths of at least 1, got [0]\n"
 
 
 def test_in_a_run_of_its_own(cli: Callable[..., Answer]) -> None:

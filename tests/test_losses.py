@@ -168,7 +168,7 @@ def test_mmd_pulls_samples_towards_the_real_ones() -> None:
 
 
 def test_mmd_refuses() -> None:
-    with pytest.raises(ValueError, match="at least two samples"):
+    with pytest.raises(ValueError, match="needs at least two samples in each set"):
         MMD()(torch.randn(1, 2), torch.randn(5, 2))
     for widths in ([], [1.0, 0.0]):
         with pytest.raises(ValueError, match=r"^widths: "):

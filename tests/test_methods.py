@@ -69,11 +69,11 @@ def with_method(model: str, method: str, root: Path) -> dict[str, Any]:
 def refusal(model: str, method: str) -> str | None:
     """What is said of a method that makes no sense for a model."""
     if method == "pack" and model in ("cdcgan", "acgan", "cgan"):
-        return "choose an unconditional model"
+        return "needs an unconditional model"
     if method == "gradient_norm" and (model.startswith("dcgan_") or model in ("acgan", "cgan")):
-        return "no batch norm"
+        return "does not support batch norm"
     if model == "points" and method in ("consistency", "diffaugment", "patch"):
-        return r"not points|not shape \[2\]"
+        return r"not points|got shape \[2\]"
     return "has no such argument" if (model, method) == ("acgan", "patch") else None
 
 
@@ -271,7 +271,7 @@ def test_what_top_k_refuses_and_survives() -> None:
     copied = copy.deepcopy(TopK(BCE(weight=0.5), 0.7))
     assert copied.fraction == 0.7 and copied.loss.weight == 0.5
     composed = compose("model=dcgan", "loss=top_k", "loss@loss.loss=relativistic", "model.separate=true", *TINY, *NARROW_ALL)
-    with pytest.raises(messages.ConfigError, match=r"separate: TopK compares real with fake"):
+    with pytest.raises(messages.ConfigError, match=r"separate: TopK compares real and fake logits"):
         build(composed["model"], "model")
 
 

@@ -75,7 +75,7 @@ def test_minibatch_std_is_an_option_of_discriminators(module: Any) -> None:
     assert d(x, y).logits.shape == (4, 1)
     assert sum(isinstance(m, MinibatchStd) for m in d.modules()) == 1
     assert not any(isinstance(m, MinibatchStd) for m in module.Discriminator([1, 8, 8]).modules())
-    with pytest.raises(ValueError, match=r"^minibatch_std: groups of at least 2"):
+    with pytest.raises(ValueError, match=r"^minibatch_std: must be at least 2"):
         module.Discriminator([1, 8, 8], minibatch_std=1)
 
 
@@ -160,13 +160,13 @@ def test_the_smallest_image(layers: int, scales: int) -> None:
     x = torch.randn(2, 1, side, side)
     output = Discriminator([1, side, side], 2, layers, scales)(x, torch.zeros(2, dtype=torch.long))
     assert patches(side // 2 ** (scales - 1), layers) == 1 and output.logits[0].numel() >= scales
-    with pytest.raises(ValueError, match=f"needs images of {side} px a side, not shape"):
+    with pytest.raises(ValueError, match=f"need images of at least {side} px a side, got shape"):
         Discriminator([1, side, side - 1], 2, layers, scales)
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"layers": 0}, {"scales": 0}])
 def test_patch_refuses(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"^width, layers, scales: at least 1"):
+    with pytest.raises(ValueError, match=r"^width, layers, scales: must be at least 1"):
         Discriminator([1, 32, 32], **options)
-    with pytest.raises(ValueError, match=r"not shape \[2\]"):
+    with pytest.raises(ValueError, match=r"got shape \[2\]"):
         Discriminator([2])

@@ -69,7 +69,7 @@ def test_every_size_ends_in_a_small_map() -> None:
 @pytest.mark.parametrize("shape", [(3, 7, 64), (3, 64, 7), (3, 257, 64), (3, 64, 257), (0, 8, 8), (2,), (8, 8), (1, 1, 8, 8)])
 def test_dcgan_refuses_what_is_not_an_image_it_can_draw(shape: tuple[int, ...]) -> None:
     for make in (lambda: dcgan.Generator(shape, 4), lambda: dcgan.Discriminator(shape)):
-        with pytest.raises(ValueError, match="DCGAN takes images"):
+        with pytest.raises(ValueError, match="DCGAN needs images"):
             make()
 
 

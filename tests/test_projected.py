@@ -114,7 +114,7 @@ def test_g_learns_through_it() -> None:
     d(g(torch.randn(4, 4), Y.repeat(2)), Y.repeat(2)).logits.mean().backward()
     gradients: list[Tensor] = [p.grad for p in g.parameters() if p.grad is not None]
     assert len(gradients) == len(list(g.parameters())) and all(p.abs().sum() > 0 for p in gradients)
-    assert all(p.grad is None for p in d.see.network.parameters())
+    assert all(p.grad is None for p in d.feature_network.network.parameters())
 
 
 @pytest.mark.parametrize("options", [["model.classes=10"], ["regularizer=[r1,feature_matching]", "model.discriminator.size=32"]])
@@ -123,12 +123,12 @@ def test_it_plays(options: list[str]) -> None:
 
 
 @pytest.mark.parametrize("message, options", [
-    (r"not shape \[2\]", {"shape": [2]}),
-    (r"not shape \[6, 32, 32\]", {"shape": [6, 32, 32]}),
-    (r"not shape \[3, 32, 4\]", {"shape": [3, 32, 4]}),
-    (r"^width: at least 1", {"width": 0}),
-    (r"^levels: 1 to 4, not 5", {"levels": 5}),
-    (r"^size: at least 8 px", {"size": 4}),
+    (r"got shape \[2\]", {"shape": [2]}),
+    (r"got shape \[6, 32, 32\]", {"shape": [6, 32, 32]}),
+    (r"got shape \[3, 32, 4\]", {"shape": [3, 32, 4]}),
+    (r"^width: must be at least 1", {"width": 0}),
+    (r"^levels: must be 1 to 4, got 5", {"levels": 5}),
+    (r"^size: must be at least 8 px", {"size": 4}),
 ])  # fmt: skip
 def test_refused(message: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=message):

@@ -98,7 +98,7 @@ def test_the_first_width_repeats() -> None:
     g, d = Generator((1, 32, 32), 4, [16, 8]), Discriminator((1, 32, 32), [16, 8])
     assert [m.expand.in_channels for m in g.stages if isinstance(m, Block)] == [16, 16, 16, 8]
     assert [m.expand.in_channels for m in d.stages if isinstance(m, Block)] == [8, 16, 16, 16]
-    with pytest.raises(ValueError, match=r"^widths: 3 stages, but images of this size have 2"):
+    with pytest.raises(ValueError, match=r"^widths: must be at most 2 for images of this size, got 3"):
         Generator((1, 8, 8), 4, [8, 8, 8])
 
 
@@ -127,7 +127,7 @@ def test_images_grey_and_in_colour(shape: Sequence[int], classes: int | None) ->
 @pytest.mark.parametrize("shape", [(2,), (3, 4, 4), (3, 100, 100)])
 def test_other_images_are_refused(shape: Sequence[int]) -> None:
     for make in (tiny_g, tiny_d):
-        with pytest.raises(ValueError, match=r"this network takes images .*, not shape \["):
+        with pytest.raises(ValueError, match=r"this network needs images .*, got shape \["):
             make(shape)
 
 

@@ -317,7 +317,7 @@ def test_feature_matching_by_hand() -> None:
 
 
 def test_feature_matching_needs_features() -> None:
-    with pytest.raises(ValueError, match="no features"):
+    with pytest.raises(ValueError, match="returns no features"):
         FeatureMatching()(play(Same(), column(1, 2), column(1, 2)))
 
 
@@ -347,5 +347,5 @@ def test_auxiliary_classifier_by_hand() -> None:
     assert AuxiliaryClassifier("discriminator", 2)(round).item() == pytest.approx((hit + miss) / 2)
     assert (round.scalars["accuracy/real"], round.scalars["accuracy/fake"]) == (0, 1)
     assert AuxiliaryClassifier("generator", 2)(round).item() == pytest.approx(miss)
-    with pytest.raises(ValueError, match=r"names 3 classes; set model\.discriminator\.auxiliary to 5"):
+    with pytest.raises(ValueError, match=r"has 3 class logits; set model\.discriminator\.auxiliary to 5"):
         AuxiliaryClassifier("generator", 5)(round)

@@ -124,17 +124,17 @@ def test_grey_and_colour_with_and_without_classes(shape: tuple[int, ...]) -> Non
 )
 def test_other_images_are_refused(shape: tuple[int, ...]) -> None:
     for make in (lambda: Generator(shape, 4), lambda: Discriminator(shape)):
-        with pytest.raises(ValueError, match=r"4, 5, 6 or 7 px times a power of two.*not shape \["):
+        with pytest.raises(ValueError, match=r"4, 5, 6 or 7 px times a power of two.*got shape \["):
             make()
 
 
 def test_other_mistakes_are_refused() -> None:
     for make in (lambda: Generator(image(32), 4, 0), lambda: Discriminator(image(32), 0)):
-        with pytest.raises(ValueError, match=r"^width: at least 1"):
+        with pytest.raises(ValueError, match=r"^width: must be at least 1"):
             make()
-    with pytest.raises(ValueError, match=r"^attention: there is no map of 4 px, only of 8, 16, 32$"):
+    with pytest.raises(ValueError, match=r"^attention: must be the side of a map, 8, 16, 32 px, got 4$"):
         Generator(image(32), 4, 1, attention=4)
-    with pytest.raises(ValueError, match=r"^attention: there is no map of 32 px, only of 16, 8$"):
+    with pytest.raises(ValueError, match=r"^attention: must be the side of a map, 16, 8 px, got 32$"):
         Discriminator(image(32), 1, attention=32)
 
 

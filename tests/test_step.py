@@ -260,7 +260,7 @@ def test_each_network_is_clipped_by_its_own_norm() -> None:
 
 
 def test_what_parts_and_norms_may_be() -> None:
-    for changes, message in (({"accumulate": 0}, "accumulate: at least 1"), ({"clip_g": 0.0}, "clip_g: a norm above 0")):
+    for changes, message in (({"accumulate": 0}, "accumulate: must be at least 1"), ({"clip_g": 0.0}, "clip_g: must be above 0")):
         with pytest.raises(ValueError, match=message):
             make_gan(**changes)
 

@@ -18,7 +18,7 @@ from ganexp.constraints import SpectralNorm
 from ganexp.networks import stylegan2
 from ganexp.networks.layers import map_sizes
 from ganexp.networks.resampling import Filter, blur, down, up
-from ganexp.networks.stylegan2 import Discriminator, Generator, Styled, ToRGB
+from ganexp.networks.stylegan2 import Discriminator, Generator, StyledConv, ToRGB
 from ganexp.regularizers import R1, PathLength
 from ganexp.round import Round
 
@@ -34,7 +34,7 @@ def count(network: nn.Module) -> int:
 def noisy(g: Generator) -> Generator:
     """With noise that is heard."""
     for module in g.modules():
-        if isinstance(module, Styled):
+        if isinstance(module, StyledConv):
             nn.init.constant_(module.strength, 0.5)
     return g
 
@@ -109,7 +109,7 @@ def test_images_grey_and_in_colour(shape: tuple[int, ...], classes: int | None) 
 @pytest.mark.parametrize("shape", [(2,), (3, 4, 4), (3, 100, 100), (3, 64, 36), (3, 9, 9), (64, 64)])
 def test_other_images_are_refused(shape: tuple[int, ...]) -> None:
     for make in (tiny_g, tiny_d):
-        with pytest.raises(ValueError, match=r"this network takes images .*, not shape \["):
+        with pytest.raises(ValueError, match=r"this network needs images .*, got shape \["):
             make(shape)
 
 
@@ -162,7 +162,7 @@ def test_the_filters_derivatives() -> None:
 def test_the_style_scales_the_weights(upsample: bool) -> None:
     """Against the published form: for each sample, weights times style, demodulated, one convolution."""
     torch.manual_seed(0)
-    layer = Styled(5, 7, 6, (8, 8), upsample).double()
+    layer = StyledConv(5, 7, 6, (8, 8), upsample).double()
     nn.init.normal_(layer.bias)
     x, w = torch.randn(3, 5, 4 if upsample else 8, 4 if upsample else 8).double(), torch.randn(3, 6).double()
     found = layer(x, w)
@@ -181,7 +181,7 @@ def test_the_style_scales_the_weights(upsample: bool) -> None:
 def test_a_styled_convolution_keeps_the_variance() -> None:
     torch.manual_seed(0)
     x, style, weight = torch.randn(4, 64, 16, 16), torch.randn(4, 64).exp(), torch.randn(64, 64, 3, 3)
-    y = stylegan2.modulated(x, weight, style) * stylegan2.demodulation(weight, style)
+    y = stylegan2.modulated_conv(x, weight, style) * stylegan2.demodulation(weight, style)
     inner = y[:, :, 1:-1, 1:-1]  # not beside the zeros around the map
     assert inner.var().item() == pytest.approx(1, abs=0.03)
     assert inner.var((0, 2, 3)).sub(1).abs().max() < 0.25
@@ -189,7 +189,7 @@ def test_a_styled_convolution_keeps_the_variance() -> None:
 
 def test_the_styles_size_does_not_matter_except_for_rgb() -> None:
     torch.manual_seed(0)
-    styled, rgb = Styled(5, 7, 6, (8, 8), False), ToRGB(5, 3, 6)
+    styled, rgb = StyledConv(5, 7, 6, (8, 8), False), ToRGB(5, 3, 6)
     x, w = torch.randn(3, 5, 8, 8), torch.randn(3, 6)
     before = styled(x, w), rgb(x, w)
     with torch.no_grad():
@@ -213,7 +213,7 @@ def test_at_the_start_the_noise_is_not_heard() -> None:
 def test_the_noise_learns_its_strength() -> None:
     g = tiny_g((3, 16, 16))
     g(torch.randn(4, 5), Y).square().sum().backward()
-    strengths = [m.strength for m in g.modules() if isinstance(m, Styled)]
+    strengths = [m.strength for m in g.modules() if isinstance(m, StyledConv)]
     assert len(strengths) == 5 and all(s.grad is not None and s.grad != 0 for s in strengths)
 
 

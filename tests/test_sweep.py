@@ -25,7 +25,7 @@ def test_every_combination_and_one_failure(cli: Callable[..., Answer]) -> None:
     records = {job.name: json.loads((job / "run.json").read_text()) for job in sweep.iterdir() if job.is_dir()}
     assert {name: r["status"] for name, r in records.items()} == {"0": "finished", "1": "finished", "2": "failed", "3": "failed"}
     assert [records[name]["seed"] for name in "01"] == [1, 2]
-    assert "DCGAN takes images" in records["2"]["error"]
+    assert "DCGAN needs images" in records["2"]["error"]
     assert "2 of 4 jobs failed" in answer.out and "model=mlp seed=2" in answer.out and "swd/pixels" in answer.out
     overrides = yaml.safe_load((sweep / "3" / ".hydra" / "overrides.yaml").read_text())
     assert {"model=dcgan", "seed=2"} <= set(overrides)

@@ -102,15 +102,15 @@ def test_g_steps(g_steps: int) -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"^separate: Relativistic compares"):
         make_gan(loss=losses.Relativistic(), separate=True)
-    with pytest.raises(ValueError, match=r"^loss: MMD is not for a discriminator"):
+    with pytest.raises(ValueError, match=r"^loss: MMD is not an adversarial loss"):
         make_gan(loss=losses.MMD())
-    with pytest.raises(ValueError, match=r"^g_steps: at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"^g_steps: must be at least 1, got 0"):
         make_gan(g_steps=0)
     with pytest.raises(ValueError, match=r"^width_multiplier: "):
         make_gan(width_multiplier=0.0)
     make_gan(discriminator=mlp.Discriminator([2], [8], outputs=3)).check_shapes((2,))  # all adversarial
     for shape in ([4], [4, 0], [4, 1, 1], [3, 1]):
-        with pytest.raises(ValueError, match=r"^the discriminator must give logits \[N, K\], not "):
+        with pytest.raises(ValueError, match=r"^the discriminator must return logits \[N, K\], got "):
             make_gan(discriminator=Constant(shape)).check_shapes((2,))
 
 
@@ -220,7 +220,7 @@ def test_the_step_of_acgan_minimizes_the_adversarial_loss_and_both_terms() -> No
 
 @pytest.mark.parametrize("named", [0, 2, 5])
 def test_the_class_head_fits_the_classes(named: int) -> None:
-    expected = rf"^regularizers\.class_d: the discriminator names {named} classes; .*auxiliary to 3,\s+or to 4 with a class"
+    expected = rf"^regularizers\.class_d: the discriminator has {named} class logits; .*auxiliary to 3,\s+or to 4 to add a class"
     with pytest.raises(ValueError, match=expected):
         make_acgan(named).check_shapes((2,))
     make_acgan(3).check_shapes((2,))
@@ -271,11 +271,11 @@ def test_encoder_and_decoder_both_move() -> None:
 
 
 def test_a_vae_refuses() -> None:
-    with pytest.raises(ValueError, match=r"^latent: the prior of a VAE is normal"):
+    with pytest.raises(ValueError, match=r"^latent: must be normal for a VAE"):
         make_vae(latent=latents.Uniform(2))
     with pytest.raises(ValueError, match=r"^loss: BCE needs a discriminator"):
         make_vae(loss=losses.BCE())
-    with pytest.raises(ValueError, match=r"^encoder\.outputs: 3; mean and log variance of 2 latents are 4"):
+    with pytest.raises(ValueError, match=r"^encoder\.outputs: must be 4, mean and log variance of 2 latents, got 3"):
         make_vae(encoder=mlp.Discriminator([1, 8, 8], [8], outputs=3)).check_shapes((1, 8, 8))
 
 
@@ -298,7 +298,7 @@ def test_moment_matching_draws_the_points() -> None:
 
 def test_moment_matching_refuses() -> None:
     parts: Any = (latents.Normal(2), mlp.Generator([2], 2, [8]))
-    with pytest.raises(ValueError, match=r"^classes: moment matching is unconditional"):
+    with pytest.raises(ValueError, match=r"^classes: must be null, got 3; moment matching is unconditional"):
         GMMN(*parts, losses.MMD(), {"generator": sgd(0.1)}, constant, classes=3)
     with pytest.raises(ValueError, match=r"^loss: Hinge needs a discriminator"):
         GMMN(*parts, losses.Hinge(), {"generator": sgd(0.1)}, constant)

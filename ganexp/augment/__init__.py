@@ -1,6 +1,6 @@
-"""Augmentations of what D sees, real and fake alike, on the device. Each is differentiable.
+"""Differentiable augmentations of all images that D sees, on the device.
 
-Augmenting both sides keeps the game fair; augmenting only the data would teach G the augmentation (Zhao et al. 2020,
+Real and fake images are both augmented; if only the data were, G would learn to generate augmented images (Zhao et al. 2020,
 arXiv:2006.10738, section 3).
 """
 
@@ -13,9 +13,9 @@ from ganexp.networks.output import Output
 
 
 class Augmentation(nn.Module):
-    """Images [N, C, H, W] or points [N, D] -> rows [N / samples, …], float32, with new random numbers at every call.
+    """Images [N, C, H, W] or points [N, D] -> rows [N / samples, …], float32, with new random numbers in every call.
 
-    `samples`: how many images become one row. Buffers are state: they move with the system, are saved and resumed.
+    `samples`: number of images in one row. Buffers are state, moved and checkpointed with the system.
     """
 
     samples: int = 1
@@ -24,17 +24,17 @@ class Augmentation(nn.Module):
         raise NotImplementedError
 
     def observe(self, real: Output) -> dict[str, Tensor]:
-        """Called after each update of D with its answer to the augmented real images. Returns scalars for the log."""
+        """Called after each update of D with its output for the augmented real images. Returns scalars for the log."""
         return {}
 
 
 class Flip(Augmentation):
-    """Mirror left to right, each image with `probability`. Raises ValueError for what is not an image."""
+    """Flips each image horizontally with `probability`. Raises ValueError for data other than images."""
 
     def __init__(self, probability: float = 0.5):
         super().__init__()
         if not 0 <= probability <= 1:
-            raise ValueError(f"probability: in [0, 1], not {probability}")
+            raise ValueError(f"probability: must be in [0, 1], got {probability}")
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,50 +44,50 @@ class Flip(Augmentation):
 
 
 class Crop(Augmentation):
-    """A window of each image, of its own size, moved at random by up to `fraction` of that; edges are mirrored.
+    """Shifts each image at random by up to `fraction` of its size, with reflection padding.
 
-    Raises ValueError for a fraction outside [0, 0.5], and for what is not an image.
+    Raises ValueError for a fraction outside [0, 0.5], and for data other than images.
     """
 
     def __init__(self, fraction: float = 0.125):
         super().__init__()
         if not 0 <= fraction <= 0.5:
-            raise ValueError(f"fraction: in [0, 0.5], not {fraction}")
+            raise ValueError(f"fraction: must be in [0, 0.5], got {fraction}")
         self.fraction = fraction
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, "crop")
-        rows, columns = (self.window(len(x), size, x.device) for size in x.shape[2:])
+        rows, columns = (self.indices(len(x), size, x.device) for size in x.shape[2:])
         image = torch.arange(len(x), device=x.device)[:, None, None]
         return x.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
-    def window(self, n: int, size: int, device: torch.device) -> Tensor:
-        """Which of `size` rows are seen, for each of n images: [n, size]."""
-        most = round(self.fraction * size)
-        moved = torch.arange(size, device=device) + torch.randint(-most, most + 1, (n, 1), device=device)
-        return (size - 1) - (size - 1 - moved.abs()).abs()
+    def indices(self, n: int, size: int, device: torch.device) -> Tensor:
+        """Returns the source rows, or columns, of n shifted images: [n, size]."""
+        limit = round(self.fraction * size)
+        shifted = torch.arange(size, device=device) + torch.randint(-limit, limit + 1, (n, 1), device=device)
+        return (size - 1) - (size - 1 - shifted.abs()).abs()
 
 
 class Pack(Augmentation):
-    """`samples` images, or points, side by side in the channels of one row: D sees whether they differ (PacGAN, Lin et al. 2018,
+    """Concatenates `samples` images or points along the channels, so that D sees whether they differ (PacGAN, Lin et al. 2018,
     arXiv:1712.04086, section 2). For unconditional models.
 
-    Raises ValueError for fewer than one sample and for a batch that is no multiple.
+    Raises ValueError for fewer than one sample, and for a batch that is not a multiple of `samples`.
     """
 
     def __init__(self, samples: int = 2):
         super().__init__()
         if samples < 1:
-            raise ValueError(f"samples: at least 1, not {samples}")
+            raise ValueError(f"samples: must be at least 1, got {samples}")
         self.samples = samples
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) % self.samples:
-            raise ValueError(f"pack: a batch of {len(x)} is no multiple of {self.samples} samples")
+            raise ValueError(f"pack: the batch must be a multiple of {self.samples} samples, got {len(x)}")
         return x.reshape(len(x) // self.samples, self.samples * x.shape[1], *x.shape[2:])
 
 
 def check_images(x: Tensor, name: str) -> None:
-    """Raises ValueError for what is not a batch of images."""
+    """Raises ValueError unless x is a batch of images."""
     if x.ndim != 4:
         raise ValueError(f"{name} needs images [C, H, W], not points of shape {list(x.shape[1:])}")

@@ -13,12 +13,12 @@ from torch import Tensor
 from ganexp.augment import Augmentation, check_images
 from ganexp.augment.transforms import (
     amplify,
-    changed,
+    apply_where,
     cut,
     move_pixels,
+    not_identity,
     per_image,
     recolor,
-    replaced,
     resample,
     rotation,
     scaling,
@@ -34,30 +34,29 @@ BGC = dict.fromkeys((*BLIT, *GEOMETRY, *COLOR), 1.0)  # the paper's choice: pixe
 
 
 class ADA(Augmentation):
-    """Each image goes through the operations of `ops` in the order below, each of them on with probability `p` times its number.
+    """Applies the operations of `ops` in the order below, each to each image with probability `p` times its factor.
 
-    Sizes: of all that is random, drawn anew for each image and call; N(m, s) is Gaussian, U(a, b) uniform, images lie in [-1, 1].
-    - xflip: mirrored in half of the cases. rotate90: by 0, 90, 180 or 270 degrees. xint: moved by whole pixels, U(-1/8, 1/8) of
-      the sides.
-    - scale: by 2^N(0, 0.2). rotate: by U(-180, 180) degrees, before aniso or after it, with together that probability. aniso:
-      width by s = 2^N(0, 0.2), height by 1/s. xfrac: moved by N(0, 1/8) of the sides.
-    - brightness: + N(0, 0.2). contrast: times 2^N(0, 0.5). lumaflip: the grey part negated in half of the cases. hue: by
-      U(-180, 180) degrees. saturation: the colour part times 2^N(0, 1). Grey images have no hue and no saturation; alpha, the
-      channel after grey or RGB, keeps its values here.
-    - imgfilter: each of four octaves of frequencies times 2^N(0, 1). noise: + N(0, s) at every pixel, s = |N(0, 0.1)|.
-    - cutout: a box of half the sides, its centre anywhere in the image, becomes 0, in all channels.
-    Moves, turns and scales are one resampling of the image, whose mirror images continue it on all sides. An image of which
-    nothing is on leaves as it came, bit by bit: every image where p is 0.
+    Random numbers are independent for each image and call; N(m, s) is Gaussian, U(a, b) uniform, images are in [-1, 1].
+    - xflip: flip with probability 1/2. rotate90: by 0, 90, 180 or 270 degrees. xint: shift by whole pixels, U(-1/8, 1/8) of the
+      sides.
+    - scale: by 2^N(0, 0.2). rotate: by U(-180, 180) degrees, before or after aniso, or both, with that probability in total.
+      aniso: width by s = 2^N(0, 0.2), height by 1/s. xfrac: shift by N(0, 1/8) of the sides.
+    - brightness: add N(0, 0.2). contrast: times 2^N(0, 0.5). lumaflip: negate luma with probability 1/2. hue: rotate by
+      U(-180, 180) degrees. saturation: chroma times 2^N(0, 1). Grey images have no hue and saturation; alpha, the channel after
+      grey or RGB, is left unchanged.
+    - imgfilter: each of four octaves of frequencies times 2^N(0, 1). noise: add N(0, s) per pixel, s = |N(0, 0.1)|.
+    - cutout: set a box of half the sides, centred anywhere in the image, to 0 in all channels.
+    Geometric operations are combined into one resampling with reflection padding. An image with no active operation is returned
+    bit for bit, so p = 0 is the identity.
 
-    `ops`: operations that are not named are off. `p`: at the start. `target`: what r_t, the mean sign of D's logits of real
-    images, should be. Every `interval` updates of D, p moves by the images seen since then / (1000 · `kimg`): up where r_t is
-    above the target, down where it is below. It stays in [0, 1] (ADA itself has no upper bound, where nothing grows but the way
-    back). Where `target` is null, p stays as it is, or is annealed: the key is augment.ada.p. Images are counted in rows of
-    logits (after a Pack, several images), each part of an accumulated batch as an update, and the sums are over all processes.
-    In the log: p, and r_t since p was last moved.
+    `ops`: factors; operations that are not named are off. `p`: initial value. `target`: desired value of r_t, the mean sign of
+    D's logits of real images. Every `interval` updates of D, p changes by (images since the last change) / (1000 · `kimg`): up
+    if r_t is above the target, down if below. It is clamped to [0, 1]; ADA has no upper bound, although more has no effect. If
+    `target` is null, p is fixed or annealed, with the key augment.ada.p. Images are counted in rows of logits (after a Pack,
+    several images), each micro-batch counts as an update, and sums are over all processes. Logs p, and r_t since p last changed.
 
-    Computes in float32 (float64 stays). Differentiable any number of times in x. Raises ValueError for unknown operations, for
-    numbers that make no sense, and for what is not an image of 1 to 4 channels and at least 2 pixels a side.
+    Computes in float32, or float64 if x is. Differentiable any number of times in x. Raises ValueError for unknown operations,
+    for values out of range, and for images of other than 1 to 4 channels or less than 2 pixels a side.
     """
 
     p: Tensor
@@ -74,20 +73,20 @@ class ADA(Augmentation):
         super().__init__()
         for name, factor in ops.items():
             if name not in OPS:
-                raise ValueError(f"ops.{name}: not one of {', '.join(OPS)}")
+                raise ValueError(f"ops.{name}: unknown operation; must be one of {', '.join(OPS)}")
             if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-                raise ValueError(f"ops.{name}: a factor of p, at least 0, not {factor!r}")
+                raise ValueError(f"ops.{name}: must be a finite number of at least 0, got {factor!r}")
         if not 0 <= p <= 1:
-            raise ValueError(f"p: a probability in [0, 1], not {p}")
+            raise ValueError(f"p: must be in [0, 1], got {p}")
         if target is not None and not -1 <= target <= 1:
-            raise ValueError(f"target: a mean of signs in [-1, 1], or null for a fixed p, not {target}")
+            raise ValueError(f"target: must be in [-1, 1], got {target}; null fixes p")
         if not kimg > 0:
-            raise ValueError(f"kimg: more than 0 thousand images, not {kimg}")
+            raise ValueError(f"kimg: must be above 0, got {kimg}")
         if interval < 1:
-            raise ValueError(f"interval: at least 1 update, not {interval}")
+            raise ValueError(f"interval: must be at least 1, got {interval}")
         self.ops, self.target, self.kimg, self.interval = dict(ops), target, kimg, interval
         self.register_buffer("p", torch.tensor(float(p), dtype=torch.float32))
-        # Since p was last moved: the sum of the signs, the number of logits, of images, of updates. Whole numbers, so exact.
+        # Since p last changed: the sum of signs, the number of logits, of images and of updates; integers, so exact
         self.register_buffer("seen", torch.zeros(4, dtype=torch.int64))
 
     @torch.no_grad()
@@ -102,62 +101,62 @@ class ADA(Augmentation):
         r_t = self.seen[0] / self.seen[1]
         due = self.seen[3] >= self.interval
         if self.target is not None:
-            moved = self.p + (r_t - self.target).sign() * self.seen[2] / (1000 * self.kimg)
-            self.p.copy_(torch.where(due, moved.clamp(0, 1), self.p))
+            adjusted = self.p + (r_t - self.target).sign() * self.seen[2] / (1000 * self.kimg)
+            self.p.copy_(torch.where(due, adjusted.clamp(0, 1), self.p))
         self.seen *= ~due
         return {"p": self.p.clone(), "r_t": r_t}
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, "ada")
         if x.shape[1] not in (1, 2, 3, 4) or min(x.shape[2:]) < 2:
-            raise ValueError(f"ada needs images of 1 to 4 channels and at least 2 pixels a side, not {list(x.shape[1:])}")
+            raise ValueError(f"ada needs images of 1 to 4 channels and at least 2 pixels a side, got {list(x.shape[1:])}")
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if not len(x) or not self.p:
             return x
         with torch.autocast(x.device.type, enabled=False):
             return self.cutout(self.noise(self.imgfilter(self.color(self.geometry(x)))))
 
-    # -- the groups, each with its random numbers ----------------------------------------------------------------------
+    # -- groups of operations ------------------------------------------------------------------------------------------
 
     def pick(self, op: str, x: Tensor, on: Callable[..., Tensor], off: float) -> Tensor:
-        """A number for each image, [N]: `on(N, device=…)` with the operation's probability, else `off`."""
+        """Returns a parameter for each image, [N]: `on(N, device=…)` with the operation's probability, else `off`."""
         factor = self.ops.get(op, 0)
         if not factor:
             return torch.full((len(x),), off, device=x.device)
-        chosen = torch.rand(len(x), device=x.device) < self.p * factor
-        return torch.where(chosen, on(len(x), device=x.device), off)
+        active = torch.rand(len(x), device=x.device) < self.p * factor
+        return torch.where(active, on(len(x), device=x.device), off)
 
     def pick_angle(self, x: Tensor) -> Tensor:
-        """One of the two rotations: of two chances of 1 - √(1 - p) each, one or both come with probability p."""
+        """Returns the angles of one of the two rotations. Each has probability 1 - √(1 - p), so that p is that of any."""
         factor = self.ops.get("rotate", 0)
         if not factor:
             return torch.zeros(len(x), device=x.device)
-        chosen = torch.rand(len(x), device=x.device) < 1 - (1 - self.p * factor).clamp(min=0).sqrt()
-        return torch.where(chosen, angle(len(x), device=x.device), 0.0)
+        active = torch.rand(len(x), device=x.device) < 1 - (1 - self.p * factor).clamp(min=0).sqrt()
+        return torch.where(active, angle(len(x), device=x.device), 0.0)
 
     def shift(self, op: str, x: Tensor, on: Callable[..., Tensor]) -> list[Tensor]:
-        """To the right and down, in pixels; one decision for both."""
-        moved = self.pick(op, x, lambda n, device: torch.ones(n, device=device), 0.0)
+        """Returns the shifts to the right and down, in pixels; both or none are active."""
+        active = self.pick(op, x, lambda n, device: torch.ones(n, device=device), 0.0)
         if not self.ops.get(op, 0):
-            return [moved, moved]
-        return [moved * size * on(len(x), device=x.device) for size in (x.shape[3], x.shape[2])]
+            return [active, active]
+        return [active * size * on(len(x), device=x.device) for size in (x.shape[3], x.shape[2])]
 
     def geometry(self, x: Tensor) -> Tensor:
-        """Images that only blits have changed are moved pixel by pixel, without interpolation."""
+        """Images with blits only are copied pixel by pixel, without interpolation."""
         ones = torch.ones(len(x), device=x.device)
-        mirror = scaling(self.pick("xflip", x, sign, 1.0), ones)
+        flip = scaling(self.pick("xflip", x, sign, 1.0), ones)
         turn = rotation(self.pick("rotate90", x, quarters, 0.0))
-        blit = mirror @ turn @ translation(*[t.round() for t in self.shift("xint", x, eighths)])
+        blit = flip @ turn @ translation(*[t.round() for t in self.shift("xint", x, eighths)])
         scale = self.pick("scale", x, lambda n, device: (0.2 * torch.randn(n, device=device)).exp2(), 1.0)
         before = self.pick_angle(x)
         width = self.pick("aniso", x, lambda n, device: (0.2 * torch.randn(n, device=device)).exp2(), 1.0)
         after = self.pick_angle(x)
-        moved = self.shift("xfrac", x, lambda n, device: torch.randn(n, device=device) / 8)
-        steps = [scaling(scale, scale), rotation(before), scaling(width, 1 / width), rotation(after), translation(*moved)]
+        shift = self.shift("xfrac", x, lambda n, device: torch.randn(n, device=device) / 8)
+        steps = [scaling(scale, scale), rotation(before), scaling(width, 1 / width), rotation(after), translation(*shift)]
         free = reduce(torch.matmul, steps)
-        blitted, resampled = (changed(matrix) for matrix in (blit, free))
-        x = replaced(x, blitted & ~resampled, move_pixels, blit)
-        return replaced(x, resampled, resample, blit @ free)
+        blitted, resampled = (not_identity(matrix) for matrix in (blit, free))
+        x = apply_where(blitted & ~resampled, move_pixels, x, blit)
+        return apply_where(resampled, resample, x, blit @ free)
 
     def color(self, x: Tensor) -> Tensor:
         brightness = self.pick("brightness", x, lambda n, device: 0.2 * torch.randn(n, device=device), 0.0)
@@ -170,12 +169,12 @@ class ADA(Augmentation):
         return recolor(x, brightness, contrast, flip, hue, saturation)
 
     def imgfilter(self, x: Tensor) -> Tensor:
-        """After each band's factor all four are divided so that a picture's expected power stays the same."""
+        """The gains are normalized to keep an image's expected power."""
         factors = [self.pick("imgfilter", x, lambda n, device: torch.randn(n, device=device).exp2(), 1.0) for _ in range(4)]
-        power = [10 / 13, 1 / 13, 1 / 13, 1 / 13]  # of natural images, by octave
-        kept = [(1 + share * (factor.square() - 1)).sqrt() for share, factor in zip(power, factors, strict=True)]
-        gains = torch.stack(factors, 1) / reduce(torch.mul, kept)[:, None]
-        return replaced(x, (gains != 1).any(1), amplify, gains)
+        powers = [10 / 13, 1 / 13, 1 / 13, 1 / 13]  # of natural images, by octave
+        norms = [(1 + power * (factor.square() - 1)).sqrt() for power, factor in zip(powers, factors, strict=True)]
+        gains = torch.stack(factors, 1) / reduce(torch.mul, norms)[:, None]
+        return apply_where((gains != 1).any(1), amplify, x, gains)
 
     def noise(self, x: Tensor) -> Tensor:
         if not self.ops.get("noise", 0):
@@ -190,7 +189,7 @@ class ADA(Augmentation):
         return cut(x, torch.rand(len(x), 2, device=x.device), half)
 
 
-# -- random numbers, one for each of n images --------------------------------------------------------------------------
+# -- random parameters, [n] --------------------------------------------------------------------------------------------
 
 
 def sign(n: int, device: torch.device) -> Tensor:
@@ -198,12 +197,12 @@ def sign(n: int, device: torch.device) -> Tensor:
 
 
 def angle(n: int, device: torch.device) -> Tensor:
-    """In radians."""
+    """Any angle, in radians."""
     return (2 * torch.rand(n, device=device) - 1) * math.pi
 
 
 def quarters(n: int, device: torch.device) -> Tensor:
-    """Of a turn, in radians."""
+    """A multiple of 90 degrees, in radians."""
     return torch.randint(0, 4, (n,), device=device) * (math.pi / 2)
 
 

@@ -9,11 +9,11 @@ from ganexp.augment import Augmentation, check_images
 
 
 class DiffAugment(Augmentation):
-    """Every image is changed by each operation of the policy, with random numbers of its own.
+    """Applies each operation of the policy to every image, with independent random numbers.
 
-    `policy`: names in the order of their use, separated by commas. `color` changes brightness, saturation and contrast (grey
-    images have no saturation); `translation` moves an image by up to 1/8 of its sides, zeros come in; `cutout` sets a square of
-    half the sides to zero. Raises ValueError for other names and for what is not an image.
+    `policy`: comma-separated operations, in order. `color` changes brightness, saturation and contrast (grey images have no
+    saturation); `translation` shifts an image by up to 1/8 of its sides, with zero padding; `cutout` sets a rectangle of half the
+    sides to zero. Raises ValueError for other names, and for data other than images.
     """
 
     def __init__(self, policy: str = "color,translation,cutout"):
@@ -22,7 +22,7 @@ class DiffAugment(Augmentation):
         self.policy = [name.strip() for name in policy.split(",") if name.strip()]
         for name in self.policy:
             if name not in self.operations:
-                raise ValueError(f"policy: {name} is none of {', '.join(self.operations)}")
+                raise ValueError(f"policy: must consist of {', '.join(self.operations)}, got {name}")
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, "diffaugment")
@@ -32,12 +32,12 @@ class DiffAugment(Augmentation):
 
 
 def uniform(x: Tensor, low: float, high: float) -> Tensor:
-    """A number for each image: [N, 1, 1, 1]."""
+    """Returns a random number per image: [N, 1, 1, 1]."""
     return torch.rand(len(x), 1, 1, 1, device=x.device) * (high - low) + low
 
 
 def color(x: Tensor) -> Tensor:
-    """x + U(-0.5, 0.5); distances from the mean of the channels times U(0, 2); those from the image's mean times U(0.5, 1.5)."""
+    """Adds U(-0.5, 0.5), scales differences from the channel mean by U(0, 2), and from the image mean by U(0.5, 1.5)."""
     x = x + uniform(x, -0.5, 0.5)
     mean = x.mean(1, keepdim=True)
     x = mean + (x - mean) * uniform(x, 0, 2)
@@ -46,20 +46,20 @@ def color(x: Tensor) -> Tensor:
 
 
 def translation(x: Tensor, ratio: float = 0.125) -> Tensor:
-    """Moved by a whole number of pixels, at most `ratio` of the side, on each axis."""
+    """Shifts by a whole number of pixels on each axis, at most `ratio` of the side."""
     for axis in (2, 3):
         size = x.shape[axis]
-        most = int(size * ratio + 0.5)
-        shift = torch.randint(-most, most + 1, (len(x), 1), device=x.device)
-        source = torch.arange(size, device=x.device) + shift  # the row, or column, that comes here
+        limit = int(size * ratio + 0.5)
+        shift = torch.randint(-limit, limit + 1, (len(x), 1), device=x.device)
+        source = torch.arange(size, device=x.device) + shift  # of each row, or column
         source = source[:, None, :, None] if axis == 2 else source[:, None, None, :]
-        seen = (source >= 0) & (source < size)
-        x = x.gather(axis, source.clamp(0, size - 1).expand_as(x)) * seen
+        valid = (source >= 0) & (source < size)
+        x = x.gather(axis, source.clamp(0, size - 1).expand_as(x)) * valid
     return x
 
 
 def cutout(x: Tensor, ratio: float = 0.5) -> Tensor:
-    """A rectangle of `ratio` of the sides, whose centre lies anywhere in the image, becomes zero."""
+    """Sets a rectangle with `ratio` times the sides to zero; its centre may be anywhere in the image."""
     covered = torch.ones((), dtype=torch.bool, device=x.device)
     for axis in (2, 3):
         size = x.shape[axis]

@@ -76,7 +76,7 @@ class Watchdog(pl.Callback):
         step = trainer.global_step
         if self.on_nan is not None and system.scalars.recent[-1]:
             self.notice_nan(trainer, system, step)
-        if (loss := system.scalars.recent[-1].get(system.vanishing)) is not None:
+        if (loss := system.scalars.recent[-1].get(system.d_loss)) is not None:
             self.smoothed = loss.clone() if self.smoothed is None else self.smoothed.to(loss.device).lerp_(loss, 0.02)
         if step % self.every == 0:
             self.look(trainer, system, step)
@@ -92,7 +92,7 @@ class Watchdog(pl.Callback):
         if not ((at_once and self.nan_since) or step % self.every == 0):
             return
         since = int(trainer.strategy.reduce(self.nan_since, reduce_op="max"))
-        found = [*scalars_not_finite(noted, system.vanishing), *weights_not_finite(system)]
+        found = [*scalars_not_finite(noted, system.d_loss), *weights_not_finite(system)]
         if since or found:
             self.good["nan"] = (since or step) - 1
             self.act(self.on_nan, trainer, "nan", "; ".join(found) or "a loss is not finite", since or step)

@@ -1,4 +1,4 @@
-"""The extractor that a data set can be measured with anywhere."""
+"""The default extractor, which needs no download."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ganexp.metrics.lite0 import Lite0
 
 
 class AutoExtractor(Extractor):
-    """Needs no download: Lite0 for images in colour, a Classifier for labelled grey ones and for those whose channels have labels
-    of their own, Random for other grey ones, Pixels for points. Its name in the log is theirs."""
+    """Chooses an extractor that needs no download: Lite0 for colour images, Classifier for labelled grey images and for images
+    with a label per channel, Random for other grey images, Pixels for points. It is logged under the chosen one's name."""
 
     def __init__(self) -> None:
         super().__init__()
         self.chosen: Extractor = Pixels()
 
     def setup(self, data: Data) -> None:
-        self.chosen = choice(data)
+        self.chosen = choose(data)
         self.chosen.setup(data)
         self.name, self.resize, self.costly = self.chosen.name, self.chosen.resize, self.chosen.costly
 
@@ -30,7 +30,7 @@ class AutoExtractor(Extractor):
         return self.chosen(x)
 
 
-def choice(data: Data) -> Extractor:
+def choose(data: Data) -> Extractor:
     if len(data.shape) != 3:
         return Pixels()
     if data.shape[0] >= 3 and not data.labels_by_channel:

@@ -1,4 +1,4 @@
-"""A classifier of the data's own labels, as a feature extractor."""
+"""A classifier trained on the data set's labels, as a feature extractor."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from ganexp.images import to_float
 from ganexp.metrics.features import Data, Extractor, hash_of
 
 log = logging.getLogger(__name__)
-RECIPE = 3  # another one makes the classifiers in the cache stale
+RECIPE = 3  # increment when training changes: invalidates cached classifiers
 
 
 class Classifier(Extractor):
-    """A small CNN that has learned the data's own labels: the last hidden layer [N, 128] as `features`, `logits` [N, classes].
+    """A small CNN trained on the data set's labels: the last hidden layer [N, 128] as `features`, and `logits` [N, classes].
 
-    Of images that stack several in their channels it reads each channel alone: features [N, 128 · channels], logits [N, channels,
-    classes of one]. It is trained the first time a data set is measured, on nine tenths of it, and tested on the last; kept by
-    the content of the data in the cache folder. `steps`: of 128 samples, at most; 10 passes through the data are enough. Training
-    leaves the random state as it was.
+    If each channel has its own label, channels are classified separately: features [N, 128 · channels], logits [N, channels,
+    classes per channel]. It is trained when a data set is first measured, on 90 % of it, tested on the rest, and cached by the
+    data's content. `steps`: maximum number of steps of 128 samples; at most 10 epochs. Training does not change the random state.
     """
 
     name = "classifier"
@@ -36,10 +35,10 @@ class Classifier(Extractor):
     def __init__(self, steps: int = 1500):
         super().__init__()
         if steps < 1:
-            raise ValueError(f"steps: at least 1, not {steps}")
+            raise ValueError(f"steps: must be at least 1, got {steps}")
         self.steps = steps
         self.trunk, self.head = nn.Sequential(), nn.Sequential()
-        self.accuracy = 0.0  # on the tenth that it has not seen
+        self.accuracy = 0.0  # on held-out data
 
     def build(self, channels: int, classes: int) -> None:
         def block(n_in: int, n_out: int) -> list[nn.Module]:
@@ -55,42 +54,42 @@ class Classifier(Extractor):
 
     def setup(self, data: Data) -> None:
         if len(data.shape) != 3 or min(data.shape[1:]) < 4:
-            raise ValueError(f"a classifier is of images [C, H, W] of 4 px and more, not of shape {list(data.shape)}")
+            raise ValueError(f"classifier needs images [C, H, W] of at least 4 px a side, got shape {list(data.shape)}")
         if data.classes < 2:
-            raise ValueError("a classifier needs data with labels; for others take extractor=random or extractor=inception")
+            raise ValueError("classifier needs data with labels; choose extractor=random or extractor=inception")
         self.by_channel = data.labels_by_channel
         x, y = channel_digits(data) if self.by_channel else (data.x, data.y)
         file = cache_folder() / "classifiers" / f"{hash_of(RECIPE, self.steps, data.fingerprint)}.pt"
-        kept = read_cached(file)
+        cached = load_cached(file)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.build(x.shape[1], int(y.max()) + 1)
-            if kept is None:
-                began = time.perf_counter()
-                self.accuracy = self.learn(x, y)
-        if kept is None:
-            kept = {"weights": self.state_dict(), "accuracy": self.accuracy}
-            replace(file, lambda opened: torch.save(kept, opened))
+            if cached is None:
+                start = time.perf_counter()
+                self.accuracy = self.fit(x, y)
+        if cached is None:
+            cached = {"weights": self.state_dict(), "accuracy": self.accuracy}
+            replace(file, lambda opened: torch.save(cached, opened))
             log.warning(
-                "%s: trained on the data's labels in %.1f s, reads %.2f %% of those it has not seen; kept in %s",
-                self.name, time.perf_counter() - began, 100 * self.accuracy, file,
+                "%s: trained on the data's labels in %.1f s, accuracy %.2f %% on held-out data; cached in %s",
+                self.name, time.perf_counter() - start, 100 * self.accuracy, file,
             )  # fmt: skip
-        self.load_state_dict(kept["weights"])
-        self.accuracy = kept["accuracy"]
+        self.load_state_dict(cached["weights"])
+        self.accuracy = cached["accuracy"]
         self.eval().requires_grad_(False)
 
-    def learn(self, x: Tensor, y: Tensor) -> float:
-        """Train, and return the share read rightly of what was held out."""
-        unseen, seen = torch.randperm(len(x)).tensor_split([-(-len(x) // 10)])
-        steps = max(1, min(self.steps, 10 * len(seen) // 128))
-        level = logging.INFO if sys.stderr.isatty() else logging.WARNING  # a terminal shows the bar
+    def fit(self, x: Tensor, y: Tensor) -> float:
+        """Trains on 90 % of the data, and returns the accuracy on the rest."""
+        held_out, train = torch.randperm(len(x)).tensor_split([-(-len(x) // 10)])
+        steps = max(1, min(self.steps, 10 * len(train) // 128))
+        level = logging.INFO if sys.stderr.isatty() else logging.WARNING  # a terminal shows a progress bar
         log.log(level, "%s: training on the data's labels, %s steps", self.name, f"{steps:,}")
         optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         self.train()
         with torch.enable_grad():
             for _ in tqdm(range(steps), desc="training the classifier", leave=False, disable=None):
-                i = seen[torch.randint(len(seen), (128,))]
+                i = train[torch.randint(len(train), (128,))]
                 loss = F.cross_entropy(self.logits(to_float(x[i])), y[i])
                 optimizer.zero_grad()
                 loss.backward()
@@ -98,8 +97,8 @@ class Classifier(Extractor):
                 schedule.step()
         self.eval()
         with torch.no_grad():
-            read = torch.cat([self.logits(to_float(x[i])).argmax(1) for i in unseen.split(500)])
-        return float((read == y[unseen]).float().mean())
+            predicted = torch.cat([self.logits(to_float(x[i])).argmax(1) for i in held_out.split(500)])
+        return float((predicted == y[held_out]).float().mean())
 
     def logits(self, x: Tensor) -> Tensor:
         return self.head(self.trunk(x))
@@ -118,22 +117,22 @@ class Classifier(Extractor):
 
 
 def channel_digits(data: Data) -> tuple[Tensor, Tensor]:
-    """The channels as images of their own, and their labels: an image's label is a number with a digit for each channel, the
-    first channel's the most significant. Of three stacked MNIST digits 7, 0, 1 it is 701."""
+    """Returns the channels as separate images, and their labels. An image's label has one digit per channel, the first channel's
+    the most significant: 701 for the stacked MNIST digits 7, 0, 1."""
     channels = data.shape[0]
-    each = round(data.classes ** (1 / channels))
-    if each**channels != data.classes:
-        raise ValueError(f"classes: {data.classes} are not the combinations of {channels} channels' labels")
-    digits = [data.y // each**place % each for place in reversed(range(channels))]
+    base = round(data.classes ** (1 / channels))
+    if base**channels != data.classes:
+        raise ValueError(f"classes: must be an integer to the power of {channels}, the channels, got {data.classes}")
+    digits = [data.y // base**place % base for place in reversed(range(channels))]
     return data.x.flatten(0, 1)[:, None], torch.stack(digits, 1).flatten()
 
 
-def read_cached(file: Path) -> dict[str, Any] | None:
-    """What the cache holds in a file, null if nothing whole."""
+def load_cached(file: Path) -> dict[str, Any] | None:
+    """Returns the content of a file in the cache, or None if it is missing or damaged."""
     if not file.is_file():
         return None
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the bytes lead it to
-        log.warning("%s is damaged and made anew: %s", file, type(error).__name__)
+    except Exception as error:  # torch.load raises almost any exception for damaged files
+        log.warning("%s is damaged (%s); training again", file, type(error).__name__)
         return None

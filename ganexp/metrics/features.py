@@ -1,4 +1,4 @@
-"""Feature extractors: what a metric sees of a sample. An extractor's name stands in the log, behind the metric's."""
+"""Feature extractors. Metrics are logged as METRIC/EXTRACTOR."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class Data(Protocol):
-    """What an extractor may need of a data module: uint8 images [N, C, H, W] or points, labels, and their hash."""
+    """What an extractor may use of a data module: uint8 images [N, C, H, W] or points, labels, and a hash of both."""
 
     x: Tensor
     y: Tensor
@@ -25,10 +25,9 @@ class Data(Protocol):
 
 
 class Extractor(nn.Module):
-    """Samples [N, *shape] in [-1, 1] to named outputs [N, …], float32: at least `features` [N, dim].
+    """Samples [N, *shape] in [-1, 1] -> named outputs [N, …], float32: at least `features` [N, dim].
 
-    `setup` makes it ready for a data set; `resize` says how it changes an image's size before the network; `costly` that its
-    features of real images are worth keeping.
+    `resize`: how images are resized before the network, for the protocol. `costly`: whether features of real images are cached.
     """
 
     name: str
@@ -36,11 +35,11 @@ class Extractor(nn.Module):
     costly = True
 
     def setup(self, data: Data) -> None:
-        """Raises ValueError where it cannot be of such data, FileNotFoundError for weights that are not there."""
+        """Prepares for a data set. Raises ValueError for unsuitable data, and FileNotFoundError for missing weights."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that its outputs depend on."""
+        """A hash of everything that the outputs depend on."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -48,7 +47,7 @@ class Extractor(nn.Module):
 
 
 class Pixels(Extractor):
-    """The sample itself: flattened as `features`, as it is as `images`; also for points."""
+    """The samples, images or points: flattened as `features`, unchanged as `images`."""
 
     name = "pixels"
     costly = False
@@ -59,7 +58,7 @@ class Pixels(Extractor):
 
 
 class Laplacian(Extractor):
-    """The variance of the Laplacian of the grey image, [N, 1]: the measure of sharpness of Pech-Pacheco et al. 2000."""
+    """The variance of the Laplacian of the grey image, [N, 1], a measure of sharpness (Pech-Pacheco et al. 2000)."""
 
     name = "laplacian"
     costly = False
@@ -67,7 +66,7 @@ class Laplacian(Extractor):
 
     def setup(self, data: Data) -> None:
         if len(data.shape) != 3 or min(data.shape[1:]) < 4:
-            raise ValueError(f"sharpness is of images [C, H, W] of 4 px and more, not of shape {list(data.shape)}")
+            raise ValueError(f"sharpness needs images [C, H, W] of at least 4 px a side, got shape {list(data.shape)}")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         kernel = x.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
@@ -76,11 +75,11 @@ class Laplacian(Extractor):
 
 
 class Random(Extractor):
-    """A fixed, seeded, untrained CNN: for images where no trained network is at hand.
+    """A fixed, seeded, untrained CNN, for images without a suitable trained network.
 
-    Four 3×3 convolutions of doubling width with average pooling between them; the features are the mean and the standard
-    deviation of every map of every level, 2 · 15 · width of them. Random features order images by how far they are
-    distorted (Naeem et al. 2020, arXiv:2002.09797, section 3), but values compare only with values of the same network.
+    It has four 3×3 convolutions of doubling width with average pooling between them. The 2 · 15 · width features are the mean and
+    the standard deviation of every channel. Random features rank images by distortion (Naeem et al. 2020, arXiv:2002.09797,
+    section 3), but values are comparable only for the same network.
     """
 
     name = "random"
@@ -92,7 +91,7 @@ class Random(Extractor):
 
     def setup(self, data: Data) -> None:
         if len(data.shape) != 3:
-            raise ValueError(f"random features are of images [C, H, W], not of points of shape {list(data.shape)}")
+            raise ValueError(f"random needs images [C, H, W], not points of shape {list(data.shape)}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             widths = [data.shape[0], *(self.width * 2**i for i in range(4))]
@@ -118,7 +117,7 @@ class Random(Extractor):
 
 
 def hash_of(*parts: Any) -> str:
-    """A hash of plain values, and of a module's weights."""
+    """Returns a hash of values and of modules' weights."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         if isinstance(part, nn.Module):

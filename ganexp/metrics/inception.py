@@ -1,4 +1,4 @@
-"""The network of the published FIDs, as a feature extractor."""
+"""The network of published FIDs, as a feature extractor."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ganexp.metrics.features import Data, Extractor
 
 
 class Inception(Extractor):
-    """The network of the published FIDs: Inception v3 with TensorFlow's weights of 2015-12-05, through torch-fidelity, which
-    resizes as TensorFlow 1 did. `features` [N, 2048], `logits` [N, 1008] without the bias (for the Inception score).
+    """The network of published FIDs: Inception v3 with TensorFlow's weights of 2015-12-05, from torch-fidelity, resized like in
+    TensorFlow 1. `features` [N, 2048], `logits` [N, 1008] without bias (for the Inception score).
 
-    `weights`: its file; null takes the one torch keeps, downloading it if missing. `sha256`: how the file's hash must begin. Grey
-    images are seen as three equal channels. Raises ValueError for a file with another hash, FileNotFoundError, saying which file
-    belongs where, if it can be had nowhere.
+    `weights`: file; null uses torch's cache, and downloads the file if it is missing. `sha256`: prefix of the file's hash. Grey
+    images are repeated to three channels. Raises ValueError for a file with another hash, and FileNotFoundError, with the file's
+    URL and its place, if the download fails.
     """
 
     name = "inception"
@@ -32,7 +32,7 @@ class Inception(Extractor):
 
     def setup(self, data: Data) -> None:
         if len(data.shape) != 3 or data.shape[0] not in (1, 3):
-            raise ValueError(f"Inception is of grey or colour images [1 or 3, H, W], not of shape {list(data.shape)}")
+            raise ValueError(f"inception needs images [1 or 3, H, W], got shape {list(data.shape)}")
         if self.network is not None:
             return
         try:
@@ -40,16 +40,14 @@ class Inception(Extractor):
         except ImportError as error:
             raise ValueError("extractor=inception needs torch-fidelity: pip install 'ganexp[inception]'") from error
         file = self.file()
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-        if not found.startswith(self.sha256):
-            raise ValueError(
-                f"weights: {file} is damaged or another file: its SHA-256 begins with {found[:8]}, not {self.sha256}"
-            )
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if not digest.startswith(self.sha256):
+            raise ValueError(f"weights: {file} is damaged or wrong: its SHA-256 begins with {digest[:8]}, not {self.sha256}")
         try:
             network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(file))
-        except Exception as error:  # of a file with the hash that was asked for, but other content
+        except Exception as error:  # a file of another network, whose hash was given as `sha256`
             raise ValueError(f"weights: {file} does not hold this network: {type(error).__name__}") from error
-        self.network, self.found = network.eval(), found
+        self.network, self.digest = network.eval(), digest
 
     def file(self) -> Path:
         if self.weights is not None:
@@ -64,14 +62,14 @@ class Inception(Extractor):
                 torch.hub.download_url_to_file(self.url, str(file), hash_prefix=self.sha256)
             except (OSError, RuntimeError) as error:
                 raise FileNotFoundError(
-                    f"weights: put {file.name} (91 MB, from {self.url}) into {file.parent}, or name its place with "
+                    f"weights: put {file.name} (91 MB, from {self.url}) into {file.parent}, or set "
                     f"extractor.weights=FILE; the download failed: {error}"
                 ) from error
         return file
 
     @property
     def fingerprint(self) -> str:
-        return self.found[:16]
+        return self.digest[:16]
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What a classifier reads in the samples: the Inception score, and whether they are what was asked for."""
+"""Metrics on a classifier's logits: the Inception score, and the accuracy of conditional models."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from ganexp.metrics.metric import CachedFeatures, FeatureMetric
 
 
 class InceptionScore(CachedFeatures):
-    """exp of the mean divergence of a sample's class probabilities from all samples' (Salimans et al. 2016, arXiv:1606.03498,
-    section 4): `is`, from 1 to the number of classes, larger is better; `is_sd` over `splits` parts of the samples.
+    """exp of the mean KL divergence of a sample's class probabilities from those of all samples (Salimans et al. 2016,
+    arXiv:1606.03498, section 4): `is`, from 1 to the number of classes, higher is better; `is_sd`, the standard deviation over
+    `splits` parts of the samples.
 
-    Looks at no real sample. Raises ValueError for fewer samples than splits.
+    Real samples are not used. Raises ValueError for fewer samples than splits.
     """
 
     names = ("is", "is_sd")
     higher_is_better = True
     output = "logits"
-    sides = ("fake",)
+    kinds = ("fake",)
 
     def __init__(self, features: Extractor, splits: int = 10):
         super().__init__(features)
         if splits < 1:
-            raise ValueError(f"splits: at least 1, not {splits}")
+            raise ValueError(f"splits: must be at least 1, got {splits}")
         self.splits = self.min_samples = splits
 
     @property
@@ -38,7 +39,7 @@ class InceptionScore(CachedFeatures):
     def values(self) -> Sequence[Tensor]:
         logits = self.cached("fake").double()
         n = len(logits)
-        logits = logits[np.random.RandomState(2020).permutation(n)]  # as torch-fidelity shuffles them
+        logits = logits[np.random.RandomState(2020).permutation(n)]  # shuffled as in torch-fidelity
         scores = []
         for k in range(self.splits):
             log_p = logits[k * n // self.splits : (k + 1) * n // self.splits].log_softmax(1)
@@ -48,33 +49,30 @@ class InceptionScore(CachedFeatures):
 
 
 class Accuracy(FeatureMetric):
-    """The share of samples that a classifier gives the wanted label, from 0 to 1.
-
-    It is of conditional models alone.
-    """
+    """The fraction of samples that a classifier assigns to the requested class, from 0 to 1. For conditional models only."""
 
     names = ("accuracy",)
     higher_is_better = True
     output = "logits"
-    sides = ("fake",)
-    wants_labels = True
-    right: Tensor
+    kinds = ("fake",)
+    requires_labels = True
+    correct: Tensor
     fake_count: Tensor
 
     def __init__(self, features: Extractor):
         super().__init__(features)
-        self.add_state("right", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_state("correct", torch.zeros((), dtype=torch.int64), "sum")
 
-    def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
+    def add(self, features: Tensor, kind: str, y: Tensor | None) -> None:
         assert y is not None
-        self.right = self.right + (read(features) == y).sum()
+        self.correct = self.correct + (predicted_labels(features) == y).sum()
 
     def values(self) -> Sequence[Tensor]:
-        return [self.right / self.fake_count]
+        return [self.correct / self.fake_count]
 
 
-def read(logits: Tensor) -> Tensor:
-    """The labels [N] of logits [N, classes]; of [N, channels, classes] a number with a digit for each channel."""
+def predicted_labels(logits: Tensor) -> Tensor:
+    """Logits [N, classes] -> labels [N]; from [N, channels, classes], a number with one digit per channel."""
     digits = logits.argmax(-1)
     if digits.ndim == 1:
         return digits

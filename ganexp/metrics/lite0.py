@@ -1,4 +1,4 @@
-"""A network that has learned ImageNet, as a feature extractor that needs no download."""
+"""A network trained on ImageNet, as a feature extractor that needs no download."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from ganexp.networks.efficientnet_lite import EfficientNetLite0, pretrained
 
 
 class Lite0(Extractor):
-    """EfficientNet-Lite0 with ImageNet's weights: the mean of its last map as `features` [N, 1280], and `logits` [N, 1000].
+    """EfficientNet-Lite0 with ImageNet weights: the pooled last map as `features` [N, 1280], and `logits` [N, 1000].
 
-    `size`: px a side, to which every image is resized (bicubic, antialiased); a multiple of 32. Grey images are seen as three
-    equal channels; alpha is left out. Its Fréchet distance is `fid/lite0`, which is not the published FID
-    (extractor=inception). Raises ValueError for other sizes, for what is not an image, and where the weights are missing or
-    others.
+    `size`: side in px that images are resized to (bicubic, antialiased), a multiple of 32. Grey images are repeated to three
+    channels; alpha is dropped. Its Fréchet distance is `fid/lite0`, which is not comparable with published FIDs
+    (extractor=inception). Raises ValueError for other sizes, for points, and for missing or unexpected weights.
     """
 
     name = "lite0"
@@ -24,7 +23,7 @@ class Lite0(Extractor):
     def __init__(self, size: int = 128):
         super().__init__()
         if size < 32 or size % 32:
-            raise ValueError(f"size: a multiple of 32 px, not {size}")
+            raise ValueError(f"size: must be a multiple of 32 px, got {size}")
         self.size, self.resize = size, f"bicubic to {size}×{size}, antialiased"
         self.network: EfficientNetLite0 | None = None
 
@@ -33,11 +32,11 @@ class Lite0(Extractor):
             raise ValueError(f"lite0 needs images [C, H, W], not points of shape {list(data.shape)}")
         if self.network is None:
             self.network = pretrained().requires_grad_(False)
-            self.found = hash_of(self.network, self.size)
+            self.digest = hash_of(self.network, self.size)
 
     @property
     def fingerprint(self) -> str:
-        return self.found
+        return self.digest
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What every metric is: a torchmetrics Metric over the features of real and generated samples."""
+"""The base classes of metrics: torchmetrics Metrics over features of real and generated samples."""
 
 from __future__ import annotations
 
@@ -12,35 +12,34 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from ganexp.metrics.features import Data, Extractor
 
-SIDES = {"real": "real", "fake": "generated"}
+KINDS = {"real": "real", "fake": "generated"}
 
 
 class FeatureMetric(Metric):
-    """One or more numbers about generated samples, most of them against real ones.
+    """One or more values about generated samples, most of them in comparison with real ones.
 
-    `features`: the extractor whose `output` [N, …] are given to `update`. `compute` gives {name: value} with the extractor's name
-    in each name: `fid/inception`. Subclasses keep what they need of a batch (`add`) and compute from it (`values`). Raises
-    ValueError, from `compute` and on every rank alike, for fewer samples than `min_samples` on one of the `sides`, or for samples
-    with NaN or infinite features.
+    `features`: the extractor; `update` takes its `output` [N, …]. `compute` returns {name: value}, with names such as
+    `fid/inception`. Subclasses accumulate batches in `add` and compute in `values`. `compute` raises ValueError, on every rank,
+    for fewer than `min_samples` samples of one of the `kinds`, and for samples with NaN or infinite features.
     """
 
     full_state_update = False
     higher_is_better: bool | None = False
-    names: ClassVar[tuple[str, ...]]  # of the values; by the first one the best checkpoint is chosen
-    output: ClassVar[str] = "features"  # which of the extractor's outputs
-    sides: ClassVar[tuple[str, ...]] = ("real", "fake")
+    names: ClassVar[tuple[str, ...]]  # of the values; the first one chooses the best checkpoint
+    output: ClassVar[str] = "features"  # name of the extractor's output
+    kinds: ClassVar[tuple[str, ...]] = ("real", "fake")
     min_samples: int = 2
-    wants_labels: ClassVar[bool] = False  # whether it is of samples that were asked for
+    requires_labels: ClassVar[bool] = False  # whether samples need a requested class
 
     def __init__(self, features: Extractor):
         super().__init__()
         self.features = features
-        for side in self.sides:
-            self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
-            self.add_state(f"{side}_bad", torch.zeros((), dtype=torch.int64), "sum")
+        for kind in self.kinds:
+            self.add_state(f"{kind}_count", torch.zeros((), dtype=torch.int64), "sum")
+            self.add_state(f"{kind}_bad", torch.zeros((), dtype=torch.int64), "sum")
 
     def setup(self, data: Data) -> None:
-        """Make ready for a data set. Raises ValueError where it cannot be of such data, FileNotFoundError as extractors do."""
+        """Prepares for a data set. Raises ValueError for unsuitable data, and FileNotFoundError for missing weights."""
         self.features.setup(data)
 
     @property
@@ -49,56 +48,56 @@ class FeatureMetric(Metric):
 
     @property
     def biased_below(self) -> int:
-        """So many samples a side make the bias of its value small."""
+        """The number of samples, real and generated each, below which the value has a large bias."""
         return 0
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The numbers its value depends on beside the samples."""
+        """Settings that the value depends on, for the protocol."""
         return {}
 
     def update(self, features: Tensor, real: bool, y: Tensor | None = None) -> None:
-        """`features` [N, …] of N samples; `y` [N] their labels: of real ones the true, of generated ones the wanted."""
-        side = "real" if real else "fake"
-        if side not in self.sides:
+        """Adds `features` [N, …] of N samples. `y` [N]: labels of real samples, requested classes of generated ones."""
+        kind = "real" if real else "fake"
+        if kind not in self.kinds:
             return
         bad = (~features.flatten(1).isfinite().all(1)).sum()
-        setattr(self, f"{side}_count", getattr(self, f"{side}_count") + len(features))
-        setattr(self, f"{side}_bad", getattr(self, f"{side}_bad") + bad)
-        self.add(features, side, y)
+        setattr(self, f"{kind}_count", getattr(self, f"{kind}_count") + len(features))
+        setattr(self, f"{kind}_bad", getattr(self, f"{kind}_bad") + bad)
+        self.add(features, kind, y)
 
     def compute(self) -> dict[str, Tensor]:
-        for side in self.sides:
-            count, bad = int(getattr(self, f"{side}_count")), int(getattr(self, f"{side}_bad"))
+        for kind in self.kinds:
+            count, bad = int(getattr(self, f"{kind}_count")), int(getattr(self, f"{kind}_bad"))
             if bad:
-                raise ValueError(f"{self.name}: {bad} of {count} {SIDES[side]} samples have NaN or infinite features")
+                raise ValueError(f"{self.name}: {bad} of {count} {KINDS[kind]} samples have NaN or infinite features")
             if count < self.min_samples:
-                raise ValueError(f"{self.name}: {count} {SIDES[side]} samples; at least {self.min_samples} are needed")
+                raise ValueError(f"{self.name}: {count} {KINDS[kind]} samples; at least {self.min_samples} are needed")
         values = zip(self.names, self.values(), strict=True)
         return {f"{name}/{self.features.name}": value for name, value in values}
 
-    def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
+    def add(self, features: Tensor, kind: str, y: Tensor | None) -> None:
         raise NotImplementedError
 
     def values(self) -> Sequence[Tensor]:
-        """One for each of the `names`."""
+        """Returns one value for each of the `names`."""
         raise NotImplementedError
 
-    def refuse_alike(self, side: str, alike: bool | Tensor) -> None:
-        if alike:
-            raise ValueError(f"{self.name}: the {SIDES[side]} samples are all alike")
+    def check_varied(self, kind: str, varied: bool | Tensor) -> None:
+        if not varied:
+            raise ValueError(f"{self.name}: all {KINDS[kind]} samples are identical")
 
 
 class CachedFeatures(FeatureMetric):
-    """A metric that needs all features at once, `real` and `fake` [N, dim] float32: memory grows with the samples."""
+    """A metric that keeps all features [N, dim], float32, in memory."""
 
     def __init__(self, features: Extractor):
         super().__init__(features)
-        for side in self.sides:
-            self.add_state(f"{side}_features", [], "cat")
+        for kind in self.kinds:
+            self.add_state(f"{kind}_features", [], "cat")
 
-    def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
-        getattr(self, f"{side}_features").append(features.float())
+    def add(self, features: Tensor, kind: str, y: Tensor | None) -> None:
+        getattr(self, f"{kind}_features").append(features.float())
 
-    def cached(self, side: str) -> Tensor:
-        return dim_zero_cat(getattr(self, f"{side}_features"))
+    def cached(self, kind: str) -> Tensor:
+        return dim_zero_cat(getattr(self, f"{kind}_features"))

@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy of features."""
+"""The maximum mean discrepancy of features."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ganexp.metrics.metric import CachedFeatures
 
 
 class MMD(CachedFeatures):
-    """The squared maximum mean discrepancy of features, unbiased: 0 on average for equal distributions, smaller is better.
+    """The unbiased squared maximum mean discrepancy of features: 0 on average for equal distributions, lower is better.
 
-    `discrepancy(fake, real)`: of two sets of features, with its kernel.
+    `discrepancy(fake, real)`: computes it for two sets of features.
     """
 
     names = ("mmd",)
@@ -23,5 +23,6 @@ class MMD(CachedFeatures):
         self.discrepancy = discrepancy
 
     def values(self) -> Sequence[Tensor]:
-        self.refuse_alike("real", (self.cached("real") == self.cached("real")[0]).all())
-        return [self.discrepancy(self.cached("fake"), self.cached("real"))]
+        real = self.cached("real")
+        self.check_varied("real", (real != real[0]).any())
+        return [self.discrepancy(self.cached("fake"), real)]

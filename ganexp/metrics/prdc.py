@@ -13,10 +13,10 @@ from ganexp.metrics.metric import CachedFeatures
 
 
 class PRDC(CachedFeatures):
-    """Whether samples lie among the real ones (`precision`, `density`), and real ones among the samples (`recall`, `coverage`).
+    """Whether samples are close to real ones (`precision`, `density`), and real ones to samples (`recall`, `coverage`).
 
-    A set's manifold is the union of balls around its members, each as large as the distance to its `k`-th neighbour. All are
-    from 0 to 1, larger is better, but for density, which may be above 1. Raises ValueError for `k` or fewer samples.
+    A set's manifold is the union of balls around its members, with the distance to the `k`-th nearest neighbour as radius. Values
+    are in [0, 1], density may be above 1; higher is better. Raises ValueError for `k` or fewer samples.
     """
 
     names = ("precision", "recall", "density", "coverage")
@@ -25,7 +25,7 @@ class PRDC(CachedFeatures):
     def __init__(self, features: Extractor, k: int = 5):
         super().__init__(features)
         if k < 1:
-            raise ValueError(f"k: at least 1 neighbour, not {k}")
+            raise ValueError(f"k: must be at least 1, got {k}")
         self.k, self.min_samples = k, k + 1
 
     @property
@@ -34,25 +34,25 @@ class PRDC(CachedFeatures):
 
     def values(self) -> Sequence[Tensor]:
         real, fake = self.cached("real"), self.cached("fake")
-        for side, f in (("real", real), ("fake", fake)):
-            self.refuse_alike(side, (f == f[0]).all())
+        for kind, f in (("real", real), ("fake", fake)):
+            self.check_varied(kind, (f != f[0]).any())
         real_radii, fake_radii = self.radii(real), self.radii(fake)
-        inside = torch.zeros(len(fake), dtype=torch.float64, device=fake.device)  # of how many real balls
-        reached, covered = [], []
+        inside = torch.zeros(len(fake), dtype=torch.float64, device=fake.device)  # number of real balls around each sample
+        recalled, covered = [], []
         for rows, radii in zip(real.split(1024), real_radii.split(1024), strict=True):
             distances = squared_distances(rows, fake)
             inside += (distances < radii[:, None]).sum(0)
-            reached.append((distances < fake_radii).any(1))
+            recalled.append((distances < fake_radii).any(1))
             covered.append(distances.min(1).values < radii)
         precision, density = (inside > 0).double().mean(), inside.mean() / self.k
-        return [precision, torch.cat(reached).double().mean(), density, torch.cat(covered).double().mean()]
+        return [precision, torch.cat(recalled).double().mean(), density, torch.cat(covered).double().mean()]
 
     def radii(self, features: Tensor) -> Tensor:
-        """The squared distance of each to its k-th neighbour: itself is the nearest."""
+        """Returns each row's squared distance to its k-th nearest neighbour, not counting itself."""
         return torch.cat([squared_distances(rows, features).kthvalue(self.k + 1).values for rows in features.split(1024)])
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """[N, M] of rows [N, dim] and [M, dim], in float64: differences of near rows survive."""
+    """Returns squared distances [N, M] between rows [N, dim] and [M, dim], in float64 to avoid cancellation."""
     a, b = a.double(), b.double()
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)

@@ -1,4 +1,4 @@
-"""How sharp are the images?"""
+"""Sharpness of images, compared with that of real ones."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ganexp.metrics.metric import FeatureMetric
 
 
 class Sharpness(FeatureMetric):
-    """The mean of a measure of sharpness [N, 1], the samples' over the real ones': below 1 is blurred, above 1 is noise.
+    """The mean sharpness [N, 1] of samples, divided by that of real images: below 1 they are blurred, above 1 noisy.
 
-    Raises ValueError for real images without an edge.
+    Raises ValueError for real images without edges.
     """
 
     names = ("sharpness",)
-    higher_is_better = None  # 1 is right
+    higher_is_better = None  # 1 is best
     min_samples = 1
     real_sum: Tensor
     fake_sum: Tensor
@@ -27,11 +27,11 @@ class Sharpness(FeatureMetric):
 
     def __init__(self, features: Extractor):
         super().__init__(features)
-        for side in self.sides:
-            self.add_state(f"{side}_sum", torch.zeros((), dtype=torch.float64), "sum")
+        for kind in self.kinds:
+            self.add_state(f"{kind}_sum", torch.zeros((), dtype=torch.float64), "sum")
 
-    def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
-        setattr(self, f"{side}_sum", getattr(self, f"{side}_sum") + features.double().sum())
+    def add(self, features: Tensor, kind: str, y: Tensor | None) -> None:
+        setattr(self, f"{kind}_sum", getattr(self, f"{kind}_sum") + features.double().sum())
 
     def values(self) -> Sequence[Tensor]:
         real, fake = self.real_sum / self.real_count, self.fake_sum / self.fake_count

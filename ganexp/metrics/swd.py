@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distance (Rabin et al. 2011; Bonneel et al. 2015)."""
+"""The sliced Wasserstein distance (Rabin et al. 2011; Bonneel et al. 2015)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ganexp.metrics.metric import CachedFeatures
 
 
 class SlicedWasserstein(CachedFeatures):
-    """Mean over random directions of the Wasserstein-1 distance of the projections, ≥ 0, smaller is better.
+    """The mean over random directions of the Wasserstein-1 distance between projections, ≥ 0, lower is better.
 
-    `directions`: drawn from a fixed seed, the same for every call. Both sides are compared quantile by quantile, so their counts
-    may differ.
+    `directions`: number of directions, sampled with a fixed seed. Quantiles are compared, so that the numbers of real and
+    generated samples may differ.
     """
 
     names = ("swd",)
@@ -25,7 +25,7 @@ class SlicedWasserstein(CachedFeatures):
     def __init__(self, features: Extractor, directions: int = 256):
         super().__init__(features)
         if directions < 1:
-            raise ValueError(f"directions: at least 1, not {directions}")
+            raise ValueError(f"directions: must be at least 1, got {directions}")
         self.directions = directions
 
     @property
@@ -40,10 +40,10 @@ class SlicedWasserstein(CachedFeatures):
         a, b = (real @ directions).sort(0).values, (fake @ directions).sort(0).values
         if len(a) != len(b):
             n = max(len(a), len(b))
-            a, b = (stretch(side, n) for side in (a, b))
+            a, b = (quantiles(projected, n) for projected in (a, b))
         return [(a - b).abs().mean()]
 
 
-def stretch(ordered: Tensor, n: int) -> Tensor:
-    """n evenly spaced quantiles of the sorted rows [m, k]."""
-    return ordered[(torch.arange(n, device=ordered.device) + 0.5).mul(len(ordered) / n).long()]
+def quantiles(rows: Tensor, n: int) -> Tensor:
+    """Returns n evenly spaced quantiles of sorted rows [m, k]: [n, k]."""
+    return rows[(torch.arange(n, device=rows.device) + 0.5).mul(len(rows) / n).long()]

@@ -1,10 +1,10 @@
-"""The networks of the auxiliary-classifier GAN on MNIST: upsampling with convolutions, label embedding times z.
+"""The networks of the auxiliary-classifier GAN on MNIST: G upsamples with convolutions, z is multiplied by a label embedding.
 
     G   z · embedding(y) -> dense 7×7 128, BN -> up 14×14, conv 128, BN -> up 28×28, conv 64, BN -> conv, image
     D   image -> 14×14 16 -> 7×7 32 -> padded to 8×8, 4×4 64 -> 4×4 128 -> logits
 
-Odena et al. 2017, arXiv:1610.09585, in the small form of the MNIST tutorials. Layers are Keras's: Glorot-uniform weights, batch
-norm with momentum 0.8 (torch's 0.2) and eps 1e-3; the embedding, of which nothing is told, starts from N(0, 1).
+Odena et al. 2017, arXiv:1610.09585, in the small version of the MNIST tutorials. Layers are as in Keras: Glorot-uniform weights,
+batch norm with momentum 0.8 (0.2 in torch) and eps 1e-3. The initial embedding is not published; here it is N(0, 1).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Generator(nn.Module):
     """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
 
     `width`: channels of the last hidden map; the others have twice as many. `classes`: multiply z by a learned embedding of
-    the label; null ignores y. Raises ValueError for sides that are no multiple of 4.
+    the label; null ignores y. Raises ValueError for sides that are not multiples of 4.
     """
 
     def __init__(self, shape: Sequence[int], latent_dim: int, width: int = 64, classes: int | None = None):
@@ -59,10 +59,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
+    """image [N, *shape], y [N] -> Output with logits [N, outputs].
 
-    `width`: channels of the first map; they double with each. `dropout` after each. `classes`, `auxiliary`, `minibatch_std`: see
-    Head; null ignores y.
+    `width`: channels of the first map; they double with each block. `dropout`: after each block. `classes`, `auxiliary`,
+    `minibatch_std`: see Head.
     """
 
     def __init__(

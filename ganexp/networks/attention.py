@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 
 class SelfAttention(nn.Module):
-    """x [N, C, H, W] -> x + gamma · what every pixel gathers from the others; gamma is learned, and 0 at first.
+    """x [N, C, H, W] -> x + gamma · attention(x), where gamma is learned and starts at 0.
 
-    Queries and keys have C / 8 channels, values C / 2; keys and values are of the map at half the size, as in the authors' code.
+    Queries and keys have C / 8 channels, values C / 2. Keys and values are downsampled by 2, as in the authors' code.
     """
 
     def __init__(self, channels: int):
@@ -26,17 +26,17 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.query(x), F.max_pool2d(self.key(x), 2), F.max_pool2d(self.value(x), 2)
-        weights = (query.flatten(2).mT @ key.flatten(2)).softmax(2)  # [N, pixels, keys], without a scale
-        gathered = (value.flatten(2) @ weights.mT).unflatten(2, x.shape[2:])
-        return x + self.gamma * self.out(gathered)
+        weights = (query.flatten(2).mT @ key.flatten(2)).softmax(2)  # [N, pixels, keys], unscaled
+        attended = (value.flatten(2) @ weights.mT).unflatten(2, x.shape[2:])
+        return x + self.gamma * self.out(attended)
 
 
 def attention_at(side: int | None, sides: Sequence[int], channels: Sequence[int]) -> nn.ModuleList:
-    """For each of some maps a layer: attention after the first whose `sides` is `side`, nothing after the others.
+    """Returns a layer for each of the maps with these sides: attention for the first one of `side` px, else the identity.
 
-    Raises ValueError where there is no such map.
+    Raises ValueError if there is no map of that size.
     """
     if side is not None and (side not in sides or side < 2):
-        raise ValueError(f"attention: there is no map of {side} px, only of {', '.join(map(str, dict.fromkeys(sides)))}")
-    where = sides.index(side) if side is not None else None
-    return nn.ModuleList(SelfAttention(channels[i]) if i == where else nn.Identity() for i in range(len(sides)))
+        raise ValueError(f"attention: must be the side of a map, {', '.join(map(str, dict.fromkeys(sides)))} px, got {side}")
+    index = sides.index(side) if side is not None else None
+    return nn.ModuleList(SelfAttention(channels[i]) if i == index else nn.Identity() for i in range(len(sides)))

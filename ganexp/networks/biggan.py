@@ -1,4 +1,4 @@
-"""BigGAN (Brock et al. 2019, arXiv:1809.11096, appendix B), for images of 8 to 256 px. A width of 96 is published.
+"""BigGAN (Brock et al. 2019, arXiv:1809.11096, appendix B), for images of 8 to 256 px. The published width is 96.
 
     G, 32 px:   z -> 4×4 384 -> 8×8 384 -> 16×16 384 -> 32×32 384 -> image                                          (4 × width)
     G, 64 px:   z -> 4×4 1536 -> 8×8 1536 -> 16×16 768 -> 32×32 384 -> 64×64 192 -> image
@@ -7,8 +7,8 @@
     D, 64 px:   image -> 32×32 96 -> 16×16 192 -> 8×8 384 -> 4×4 768 -> 4×4 1536 -> logit
     D, 128 px:  image -> 64×64 96 -> 32×32 192 -> 16×16 384 -> 8×8 768 -> 4×4 1536 -> 4×4 1536 -> logit
 
-The residual blocks of `resnet`. z is cut into chunks, one for the first layer and one for each block of G, whose batch norms take
-scale and shift from the chunk and an embedding of the label that all of them share. D adds the projection of the label.
+The blocks are those of `resnet`. z is split into chunks, one for the first layer and one for each block of G. Batch norm in a
+block computes scale and shift from its chunk and a label embedding shared by all blocks. D adds a label projection.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganexp.networks.attention import attention_at
-from ganexp.networks.layers import Head, normalize_spectrally, zero_bias
+from ganexp.networks.layers import Head, apply_spectral_norm, zero_bias
 from ganexp.networks.output import Output
-from ganexp.networks.resnet import Up, halvings, pyramid
+from ganexp.networks.resnet import Up, num_downsamplings, pyramid
 
-# By how often the image halves: channels of G's maps from the bottom up, and of D's from the image down, in units of the width.
+# By the number of downsamplings: channels of G's maps, smallest first, and of D's, largest first, in units of `width`.
 UP = {
     1: (4, 4), 2: (4, 4, 4), 3: (4, 4, 4, 4),
     4: (16, 16, 8, 4, 2), 5: (16, 16, 8, 4, 2, 1), 6: (16, 16, 8, 8, 4, 2, 1),
@@ -36,22 +36,22 @@ DOWN = {
 
 
 def levels(shape: Sequence[int], width: int) -> int:
-    """How often the image halves. Raises ValueError for what is no image of the table, and for width < 1."""
-    times = halvings(shape, width)
-    if times not in UP:
-        raise ValueError(f"BigGAN makes images whose smaller side has less than 512 px, not shape {list(shape)}")
-    return times
+    """Returns the number of downsamplings. Raises ValueError for a shape that is not in the tables, and for width < 1."""
+    count = num_downsamplings(shape, width)
+    if count not in UP:
+        raise ValueError(f"BigGAN needs images with a shorter side below 512 px, got shape {list(shape)}")
+    return count
 
 
 def init_weights(module: nn.Module) -> None:
-    """Orthogonal weights (Saxe et al. 2014, arXiv:1312.6120), biases 0."""
+    """Orthogonal weights (Saxe et al. 2014, arXiv:1312.6120), zero biases."""
     if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
         nn.init.orthogonal_(module.weight)
         zero_bias(module)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm; the condition [N, features] gives 1 + scale, and shift."""
+    """Batch norm with scale and shift computed from a condition [N, features]."""
 
     def __init__(self, channels: int, features: int):
         super().__init__()
@@ -67,10 +67,10 @@ class BatchNorm(nn.Module):
 class Generator(nn.Module):
     """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
 
-    z is cut into equal chunks, one more than there are blocks; what is left over of it is not used. `embedding`: length of the
-    label's embedding. `classes`: null ignores y, and batch norms heed the chunk alone. `attention`: the map, by its smaller side,
-    after which self-attention stands; null: none. `factors`: channels of the maps from the bottom up, in units of `width`; null:
-    as above. Raises ValueError for a z that is too short, or factors for another number of maps.
+    z is split into equal chunks, one more than there are blocks; a remainder is not used. `embedding`: length of the label
+    embedding. `classes`: null ignores y. `attention`: shorter side, in px, of the map that self-attention is applied to; null
+    disables it. `factors`: channels of the maps, smallest first, in units of `width`; null: as above. Raises ValueError for a z
+    that is too short, and for another number of factors than of maps.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Generator(nn.Module):
         blocks = levels(shape, width)
         self.chunks, self.chunk = blocks + 1, latent_dim // (blocks + 1)
         if not self.chunk:
-            raise ValueError(f"latent_dim: at least {self.chunks}, one for each part of the network, not {latent_dim}")
+            raise ValueError(f"latent_dim: must be at least {self.chunks}, the number of chunks, got {latent_dim}")
         factors = UP[blocks] if factors is None else factors
         if len(factors) != blocks + 1 or min(factors) < 1:
-            raise ValueError(f"factors: {blocks + 1} whole numbers from 1 on, one for each map, not {list(factors)}")
+            raise ValueError(f"factors: must be {blocks + 1} integers of at least 1, one per map, got {list(factors)}")
         channels = [factor * width for factor in factors]
         self.label = nn.Embedding(classes, embedding) if classes else None
         features = self.chunk + (embedding if classes else 0)
@@ -104,8 +104,8 @@ class Generator(nn.Module):
         self.norm = nn.BatchNorm2d(channels[-1])
         self.out = nn.Conv2d(channels[-1], shape[0], 3, padding=1)
         self.apply(init_weights)
-        if spectral_norm:  # not of the embedding
-            normalize_spectrally(self, nn.Conv2d | nn.Linear, eps=1e-6)
+        if spectral_norm:  # not for the embedding
+            apply_spectral_norm(self, nn.Conv2d | nn.Linear, eps=1e-6)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         first, *chunks = z[:, : self.chunks * self.chunk].split(self.chunk, 1)
@@ -116,10 +116,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
+    """image [N, *shape], y [N] -> Output with logits [N, outputs].
 
-    `attention`: the map, by its smaller side, after which self-attention stands; null: none. `classes`, `auxiliary`,
-    `minibatch_std`: see Head; null ignores y.
+    `attention`: shorter side, in px, of the map that self-attention is applied to; null disables it. `classes`, `auxiliary`,
+    `minibatch_std`: see Head.
     """
 
     def __init__(
@@ -134,13 +134,13 @@ class Discriminator(nn.Module):
         spectral_norm: bool = True,
     ):
         super().__init__()
-        times = levels(shape, width)
-        channels = [factor * width for factor in DOWN[times]]
-        self.blocks = pyramid(shape, channels, pools=times if times > 3 else 2, wide=True, attention=attention)
+        count = levels(shape, width)
+        channels = [factor * width for factor in DOWN[count]]
+        self.blocks = pyramid(shape, channels, pools=count if count > 3 else 2, wide=True, attention=attention)
         self.head = Head(channels[-1], outputs, classes, auxiliary, minibatch_std)
         self.apply(init_weights)
         if spectral_norm:
-            normalize_spectrally(self, eps=1e-6)
+            apply_spectral_norm(self, eps=1e-6)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         return self.head(F.relu(self.blocks(x)).sum((2, 3)), y)

@@ -18,12 +18,12 @@ from ganexp.networks.output import Output
 
 
 def map_sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
-    """Map sizes from the image down: 64 -> 64, 32, 16, 8, 4; at least two halvings, a last map of 2 to 7 px.
+    """Returns map sizes, largest first: 64 -> 64, 32, 16, 8, 4; at least two downsamplings, to a last map of 2 to 7 px.
 
-    Raises ValueError for what is not an image [channels, 8-256 px, 8-256 px].
+    Raises ValueError for shapes other than [channels, 8-256 px, 8-256 px].
     """
     if len(shape) != 3 or shape[0] < 1 or not all(8 <= side <= 256 for side in shape[1:]):
-        raise ValueError(f"DCGAN takes images [channels, 8-256 px, 8-256 px], not shape {list(shape)}")
+        raise ValueError(f"DCGAN needs images [channels, 8-256 px, 8-256 px], got shape {list(shape)}")
     sizes = [(shape[1], shape[2])]
     while min(sizes[-1]) >= 8 or len(sizes) < 3:
         sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
@@ -31,14 +31,14 @@ def map_sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def widths(width: int, blocks: int) -> list[int]:
-    """Channels of each block, from the image on: doubling, up to 8 × width. Raises ValueError below 1."""
+    """Returns the channels of each block, next to the image first: doubling up to 8 × width. Raises ValueError for width < 1."""
     if width < 1:
-        raise ValueError(f"width: at least 1 channel, not {width}")
+        raise ValueError(f"width: must be at least 1, got {width}")
     return [width * min(2**i, 8) for i in range(blocks)]
 
 
 def init_weights(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), batch-norm scales from N(1, 0.02), biases 0 (section 4)."""
+    """Weights from N(0, 0.02), batch-norm scales from N(1, 0.02), zero biases (section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -60,11 +60,11 @@ class Generator(nn.Module):
         channels = [shape[0], *widths(width, len(sizes) - 1)]
         sizes, channels = sizes[::-1], channels[::-1]
         self.bottom = (channels[0], *sizes[0])
-        # A transposed convolution of a 1×1 map is a linear layer.
+        # The same as a transposed convolution of a 1×1 map
         self.project = nn.Linear(latent_dim + (classes or 0), channels[0] * sizes[0][0] * sizes[0][1], bias=False)
         self.blocks = nn.Sequential()
         for i in range(len(sizes) - 1):
-            odd = (sizes[i + 1][0] % 2, sizes[i + 1][1] % 2)  # 7 px halve to 3: going up adds the odd pixel again
+            odd = (sizes[i + 1][0] % 2, sizes[i + 1][1] % 2)  # 7 px were halved to 3
             self.blocks += nn.Sequential(
                 nn.BatchNorm2d(channels[i]),
                 nn.ReLU(inplace=True),
@@ -79,12 +79,11 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
+    """image [N, *shape], y [N] -> Output with logits [N, outputs].
 
-    `width`: channels of the first block; they double with each, up to 8 × width.
-    `norm`: batch normalisation after every block but the first, as published. Off for gradient penalties, which score
-    each image alone (Gulrajani et al. 2017, section 4).
-    `classes`, `auxiliary`, `minibatch_std`: see Head; null ignores y.
+    `width`: channels of the first block; they double with each block, up to 8 × width. `norm`: batch norm after every block but
+    the first, as published; disable it for gradient penalties, which are defined per image (Gulrajani et al. 2017, section 4).
+    `classes`, `auxiliary`, `minibatch_std`: see Head.
     """
 
     def __init__(

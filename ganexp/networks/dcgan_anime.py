@@ -1,9 +1,9 @@
-"""The DCGAN of the anime faces, 3×64×64.
+"""The DCGAN for anime faces, 3×64×64.
 
     G   z -> 4×4 512 -> 8×8 256 -> 16×16 128 -> 32×32 64 -> conv 3×3 64 -> 64×64 image
     D   image -> 32×32 64 -> 16×16 128 -> 8×8 256 -> 4×4 512 -> logit
 
-4×4 kernels, leaky ReLU 0.2 in both, batch norm with Keras's momentum 0.5 (torch's 0.5) and eps 1e-3, Glorot-uniform weights.
+4×4 kernels, leaky ReLU 0.2 in both, batch norm with momentum 0.5 (in Keras and in torch) and eps 1e-3, Glorot-uniform weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Generator(nn.Module):
     """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
 
     `width`: channels of the last hidden maps; they double towards z. `classes`: append a one-hot label to z; null ignores y.
-    Raises ValueError for sides that are no multiple of 16.
+    Raises ValueError for sides that are not multiples of 16.
     """
 
     def __init__(self, shape: Sequence[int], latent_dim: int, width: int = 64, classes: int | None = None):
@@ -59,9 +59,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
+    """image [N, *shape], y [N] -> Output with logits [N, outputs].
 
-    `width`: channels of the first map; they double with each. `classes`, `auxiliary`, `minibatch_std`: see Head; null ignores y.
+    `width`: channels of the first map; they double with each block. `classes`, `auxiliary`, `minibatch_std`: see Head.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""The DCGAN of the cats, 3×128×128.
+"""The DCGAN for cats, 3×128×128.
 
     G   z -> dense 8×8 1024 -> 16×16 512 -> 32×32 256 -> 64×64 128 -> 128×128 64 -> conv 5×5, image
     D   image -> 64×64 64 -> 32×32 128 -> 16×16 256 -> 16×16 512 -> 8×8 1024 -> logit
 
-5×5 kernels, leaky ReLU 0.2 and batch norm (eps 1e-5) everywhere but at the ends, weights from a truncated normal.
+5×5 kernels, leaky ReLU 0.2 and batch norm (eps 1e-5) except at the ends, weights from a truncated normal distribution.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ganexp.networks.output import Output
 
 
 def up(n_in: int, n_out: int) -> list[nn.Module]:
-    """Doubles the map, the size TensorFlow's `same` padding gives."""
+    """Upsamples by 2, like TensorFlow's `same` padding."""
     same = nn.ConvTranspose2d(n_in, n_out, 5, 2, 2, output_padding=1)
     return [same, nn.BatchNorm2d(n_out, eps=1e-5), nn.LeakyReLU(0.2, inplace=True)]
 
@@ -30,7 +30,7 @@ class Generator(nn.Module):
     """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
 
     `width`: channels of the last hidden map; they double towards z. `classes`: append a one-hot label to z; null ignores y.
-    Raises ValueError for sides that are no multiple of 16.
+    Raises ValueError for sides that are not multiples of 16.
     """
 
     def __init__(self, shape: Sequence[int], latent_dim: int, width: int = 64, classes: int | None = None):
@@ -56,9 +56,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
+    """image [N, *shape], y [N] -> Output with logits [N, outputs].
 
-    `width`: channels of the first map; they double with each. `classes`, `auxiliary`, `minibatch_std`: see Head; null ignores y.
+    `width`: channels of the first map; they double with each block. `classes`, `auxiliary`, `minibatch_std`: see Head.
     """
 
     def __init__(

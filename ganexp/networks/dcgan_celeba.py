@@ -1,10 +1,10 @@
-"""The DCGAN of the CelebA faces, 3×64×64, with a dense projection below and an average pool on top.
+"""The DCGAN for CelebA faces, 3×64×64. G begins with a dense layer, D ends with average pooling.
 
     G   z -> dense 4×4 512 -> 8×8 256 -> 16×16 128 -> 32×32 64 -> 64×64 32 -> conv 3×3, image
     D   image -> [conv, BN, conv stride 2, BN] to 32×32 64 -> 16×16 128 -> 8×8 256 -> 4×4 512 -> average pool -> logit
 
-G starts from as many channels as D ends with. The article gives no kernels, widths or activations: here 4×4 kernels and ReLU in
-G, 3×3 kernels and leaky ReLU 0.2 in D, and DCGAN's widths and weights.
+G starts with as many channels as D ends with. The article does not give kernels, widths or activations; here G has 4×4 kernels
+and ReLU, D has 3×3 kernels and leaky ReLU 0.2, and widths and initial weights are those of DCGAN.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Norm = partial(nn.BatchNorm2d, eps=1e-3)
 class Generator(nn.Module):
     """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
 
-    `width`: of D's first block; G's first map has 8 × width channels, its last width / 2. `classes`: append a one-hot label
-    to z; null ignores y. Raises ValueError for sides that are no multiple of 16.
+    `width`: channels of D's first block; G's first map has 8 × width channels, its last map width / 2. `classes`: append a
+    one-hot label to z; null ignores y. Raises ValueError for sides that are not multiples of 16.
     """
 
     def __init__(self, shape: Sequence[int], latent_dim: int, width: int = 64, classes: int | None = None):
@@ -52,9 +52,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output, its logits [N, outputs].
+    """image [N, *shape], y [N] -> Output with logits [N, outputs].
 
-    `width`: channels of the first block; they double with each. `classes`, `auxiliary`, `minibatch_std`: see Head.
+    `width`: channels of the first block; they double with each block. `classes`, `auxiliary`, `minibatch_std`: see Head.
     """
 
     def __init__(

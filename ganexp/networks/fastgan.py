@@ -1,4 +1,4 @@
-"""FastGAN, for few images and little time (Liu et al. 2021, arXiv:2101.04775, figures 3 and 4), 32 to 1024 px.
+"""FastGAN, for small data sets and short training (Liu et al. 2021, arXiv:2101.04775, figures 3 and 4), 32 to 1024 px.
 
     G:   z -> 4 1024 -> 8 512 -> 16 256 -> 32 128 -> 64 128 -> 128 64 -> 256 32 -> 512 16 -> 1024 8 -> image
               '--- excites ------------------------> 64
@@ -6,10 +6,9 @@
     D:   image -> 256 16 -> 128 32 -> 64 64 -> 32 128 -> 16 256 -> 8 512 -> 5×5 logits
                   256 ----- excites --------> 32       128 -> 16      64 -> 8
          image at half the size, at most 128 px -> 64 32 -> 32 64 -> 16 128 -> 8 256 -> 5×5 logits
-    D decodes, for regularizers.Reconstruction: 8 512 -> the image; a quarter of 16 256 -> that of it; the small one's 8 256
+    D decodes, for regularizers.Reconstruction: 8 512 -> the image; a quadrant of 16 256 -> its quadrant; the small image's 8 256
 
-Smaller images lack what stands before a map of their size in D, and behind it in G. Every convolution has spectral norm and no
-bias.
+For smaller images D begins, and G ends, at the map of their size. Every convolution has spectral norm and no bias.
 """
 
 from __future__ import annotations
@@ -21,20 +20,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganexp.networks.dcgan import init_weights
-from ganexp.networks.layers import append_label, normalize_spectrally
+from ganexp.networks.layers import append_label, apply_spectral_norm
 from ganexp.networks.output import Output
 
-GENERATOR = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}  # width of a map of so many px
+# By the side of a map in px: its channels in units of `width`
+GENERATOR = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}
 DISCRIMINATOR = {4: 16, 8: 8, 16: 4, 32: 2, 64: 1, 128: 0.5, 256: 0.25, 512: 0.125}
 DECODER = {16: 2, 32: 1, 64: 1, 128: 0.5}
 
 
-def side(shape: Sequence[int], width: int) -> int:
-    """Of a square image. Raises ValueError for another, and for width < 1."""
+def image_side(shape: Sequence[int], width: int) -> int:
+    """Returns the side in px. Raises ValueError for an unsupported image shape, and for width < 1."""
     if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in (32, 64, 128, 256, 512, 1024):
-        raise ValueError(f"FastGAN takes square images [channels, side, side] of 32, 64, … or 1024 px, not shape {list(shape)}")
+        raise ValueError(f"FastGAN needs square images [channels, side, side] of 32, 64, … or 1024 px, got shape {list(shape)}")
     if width < 1:
-        raise ValueError(f"width: at least 1 channel, not {width}")
+        raise ValueError(f"width: must be at least 1, got {width}")
     return shape[1]
 
 
@@ -42,20 +42,20 @@ def channels(factor: float, width: int) -> int:
     return max(1, int(factor * width))
 
 
-def conv(inside: int, outside: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
-    return nn.Conv2d(inside, outside, kernel, stride, padding, bias=False)
+def conv(n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
+    return nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False)
 
 
-def down(inside: int, outside: int) -> list[nn.Module]:
-    return [conv(inside, outside, 4, 2, 1), nn.BatchNorm2d(outside), nn.LeakyReLU(0.2, inplace=True)]
+def down(n_in: int, n_out: int) -> list[nn.Module]:
+    return [conv(n_in, n_out, 4, 2, 1), nn.BatchNorm2d(n_out), nn.LeakyReLU(0.2, inplace=True)]
 
 
-def up(inside: int, outside: int) -> list[nn.Module]:
-    return [nn.Upsample(scale_factor=2), conv(inside, 2 * outside, 3, 1, 1), nn.BatchNorm2d(2 * outside), nn.GLU(1)]
+def up(n_in: int, n_out: int) -> list[nn.Module]:
+    return [nn.Upsample(scale_factor=2), conv(n_in, 2 * n_out, 3, 1, 1), nn.BatchNorm2d(2 * n_out), nn.GLU(1)]
 
 
 class Noise(nn.Module):
-    """N(0, 1) for every pixel, of a learned strength; while training."""
+    """Adds N(0, 1) per pixel times a learned strength, in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,36 +67,34 @@ class Noise(nn.Module):
         return x + self.strength * torch.randn(len(x), 1, *x.shape[2:], dtype=x.dtype, device=x.device)
 
 
-def noisy_up(inside: int, outside: int) -> list[nn.Module]:
-    """Two convolutions, with noise."""
-    first = [nn.Upsample(scale_factor=2), conv(inside, 2 * outside, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * outside), nn.GLU(1)]
-    return [*first, conv(outside, 2 * outside, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * outside), nn.GLU(1)]
+def noisy_up(n_in: int, n_out: int) -> list[nn.Module]:
+    """Upsampling with two convolutions, each followed by noise."""
+    first = [nn.Upsample(scale_factor=2), conv(n_in, 2 * n_out, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * n_out), nn.GLU(1)]
+    return [*first, conv(n_out, 2 * n_out, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * n_out), nn.GLU(1)]
 
 
 class Excite(nn.Module):
-    """One map scales the channels of another (skip-layer excitation, section 3.1)."""
+    """Skip-layer excitation: scales the channels of x by gates computed from an earlier map (section 3.1)."""
 
-    def __init__(self, of: int, channels: int):
+    def __init__(self, n_in: int, n_out: int):
         super().__init__()
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(4), conv(of, channels, 4), nn.SiLU(), conv(channels, channels, 1), nn.Sigmoid()
-        )
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(4), conv(n_in, n_out, 4), nn.SiLU(), conv(n_out, n_out, 1), nn.Sigmoid())
 
-    def forward(self, by: Tensor, x: Tensor) -> Tensor:
-        return x * self.gate(by)
+    def forward(self, earlier: Tensor, x: Tensor) -> Tensor:
+        return x * self.gate(earlier)
 
 
 class Generator(nn.Module):
     """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
 
-    `width`: channels of the map of 128 px. `classes`: append a one-hot label to z; null ignores y. As published there is a second
-    image, at 128 px; here D makes the image smaller, as it does with real ones.
+    `width`: channels of the map of 128 px. `classes`: append a one-hot label to z; null ignores y. The published G also returns
+    an image of 128 px; here D downsamples the image, as it does with real images.
     """
 
     def __init__(self, shape: Sequence[int], latent_dim: int, width: int = 64, classes: int | None = None):
         super().__init__()
         self.classes = classes
-        last = side(shape, width)
+        last = image_side(shape, width)
         c = {px: channels(factor, width) for px, factor in GENERATOR.items() if px <= last}
         start = nn.ConvTranspose2d(latent_dim + (classes or 0), 2 * c[4], 4, bias=False)
         self.start = nn.Sequential(start, nn.BatchNorm2d(2 * c[4]), nn.GLU(1))
@@ -108,7 +106,7 @@ class Generator(nn.Module):
                 self.excite[str(px)] = Excite(c[px // 16], c[px])
         self.out = conv(c[last], shape[0], 3, 1, 1)
         self.apply(init_weights)
-        normalize_spectrally(self, nn.Conv2d | nn.ConvTranspose2d)
+        apply_spectral_norm(self, nn.Conv2d | nn.ConvTranspose2d)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.start(append_label(z, y, self.classes)[:, :, None, None])
@@ -122,41 +120,41 @@ class Generator(nn.Module):
 
 
 class Down(nn.Module):
-    """x [N, inside, H, W] -> [N, outside, H/2, W/2]: the mean of two paths."""
+    """x [N, n_in, H, W] -> [N, n_out, H/2, W/2]: the mean of a convolutional and a pooling path."""
 
-    def __init__(self, inside: int, outside: int):
+    def __init__(self, n_in: int, n_out: int):
         super().__init__()
-        norm, act = nn.BatchNorm2d(outside), nn.LeakyReLU(0.2, inplace=True)
-        self.path = nn.Sequential(*down(inside, outside), conv(outside, outside, 3, 1, 1), norm, act)
-        self.direct = nn.Sequential(nn.AvgPool2d(2), conv(inside, outside, 1), nn.BatchNorm2d(outside), nn.LeakyReLU(0.2))
+        norm, act = nn.BatchNorm2d(n_out), nn.LeakyReLU(0.2, inplace=True)
+        self.path = nn.Sequential(*down(n_in, n_out), conv(n_out, n_out, 3, 1, 1), norm, act)
+        self.direct = nn.Sequential(nn.AvgPool2d(2), conv(n_in, n_out, 1), nn.BatchNorm2d(n_out), nn.LeakyReLU(0.2))
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.path(x) + self.direct(x)) / 2
 
 
 class Decoder(nn.Sequential):
-    """A map [N, inside, 8, 8] -> an image [N, colours, side, side] in [-1, 1]."""
+    """A map [N, n_in, 8, 8] -> an image [N, colours, side, side] in [-1, 1]."""
 
-    def __init__(self, inside: int, colours: int, side: int, width: int):
+    def __init__(self, n_in: int, colours: int, side: int, width: int):
         layers: list[nn.Module] = []
         for px, factor in DECODER.items():
             if px <= side:
-                layers += up(inside, channels(factor, width))
-                inside = channels(factor, width)
-        super().__init__(*layers, conv(inside, colours, 3, 1, 1), nn.Tanh())
+                layers += up(n_in, channels(factor, width))
+                n_in = channels(factor, width)
+        super().__init__(*layers, conv(n_in, colours, 3, 1, 1), nn.Tanh())
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output: 25 logits of the image, then 25 of the small image.
+    """image [N, *shape], y [N] -> Output with 25 logits of the image, then 25 of its downsampled copy.
 
-    Features, which `decode` takes: the maps of 8 px and of 16 px, the small image's map of 8 px, and the image itself. `width`:
-    channels of the map of 64 px. `classes`: add the projection of the mean of the map of 8 px on the label's embedding to the
-    image's logits; null ignores y. Raises ValueError for other sizes than 32, 64, 128, 256, 512 and 1024 px.
+    The features, for `decode`, are the maps of 8 px and 16 px, the small image's map of 8 px, and the image itself. `width`:
+    channels of the map of 64 px. `classes`: add a label projection of the mean of the map of 8 px to the image's logits; null
+    ignores y. Raises ValueError for sizes other than 32, 64, 128, 256, 512 and 1024 px.
     """
 
     def __init__(self, shape: Sequence[int], width: int = 64, classes: int | None = None):
         super().__init__()
-        size = side(shape, width)
+        size = image_side(shape, width)
         c = {px: channels(factor, width) for px, factor in DISCRIMINATOR.items()}
         act = nn.LeakyReLU(0.2, inplace=True)
         if size == 1024:
@@ -172,15 +170,15 @@ class Discriminator(nn.Module):
         self.logits = nn.Sequential(conv(c[8], c[4], 1), nn.BatchNorm2d(c[4]), nn.LeakyReLU(0.2, inplace=True), conv(c[4], 1, 4))
 
         self.small = min(size // 2, 128)
-        small = [px for px in (64, 32, 16, 8) if px < self.small]  # at half the channels of the image's maps
+        small = [px for px in (64, 32, 16, 8) if px < self.small]  # with half the channels of the image's maps
         self.small_stem = nn.Sequential(conv(shape[0], c[2 * small[0]], 4, 2, 1), act)
         self.small_blocks = nn.Sequential(*(layer for px in small[:-1] for layer in down(c[2 * px], c[px])))
         self.small_logits = conv(c[16], 1, 4)
 
-        self.decoders = nn.ModuleList(Decoder(inside, shape[0], self.small, width) for inside in (c[8], c[16], c[16]))
+        self.decoders = nn.ModuleList(Decoder(n_in, shape[0], self.small, width) for n_in in (c[8], c[16], c[16]))
         self.label = nn.Embedding(classes, c[8]) if classes else None
         self.apply(init_weights)
-        normalize_spectrally(self, nn.Conv2d)
+        apply_spectral_norm(self, nn.Conv2d)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         maps = [self.stem(x)]
@@ -194,13 +192,12 @@ class Discriminator(nn.Module):
         return Output(torch.cat([logits, self.small_logits(small).flatten(1)], 1), None, (maps[-1], maps[-2], small, x))
 
     def shrink(self, x: Tensor) -> Tensor:
-        """To the size of what is decoded."""
+        """Downsamples images to the size of the decoded ones."""
         return F.avg_pool2d(x, x.shape[2] // self.small)
 
     def decode(self, features: Sequence[Tensor], quadrant: int) -> list[tuple[Tensor, Tensor]]:
-        """What D makes, from the features of its answer, of the image, of a quadrant of it (0 to 3) and of the small image, each
-        with what it should be (section 3.2)."""
+        """Returns pairs (decoded, target) for the image, a quadrant of it (0 to 3) and the small image (section 3.2)."""
         whole, larger, small, x = features
-        part, wanted = (m.chunk(2, 2)[quadrant // 2].chunk(2, 3)[quadrant % 2] for m in (larger, x))
-        found = [decoder(h) for decoder, h in zip(self.decoders, (whole, part, small), strict=True)]
-        return list(zip(found, [self.shrink(target.detach()) for target in (x, wanted, x)], strict=True))
+        part, x_part = (m.chunk(2, 2)[quadrant // 2].chunk(2, 3)[quadrant % 2] for m in (larger, x))
+        decoded = [decoder(h) for decoder, h in zip(self.decoders, (whole, part, small), strict=True)]
+        return list(zip(decoded, [self.shrink(target.detach()) for target in (x, x_part, x)], strict=True))

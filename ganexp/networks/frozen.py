@@ -1,4 +1,4 @@
-"""Networks that do not learn and whose weights come from elsewhere."""
+"""Pretrained networks with fixed weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Frozen(nn.Module):
     """A network in evaluation mode with fixed weights, such as a feature extractor inside a discriminator.
 
-    It moves with the module that holds it, and gradients pass through it. Nobody else sees its weights: optimizers, averages over
-    processes and checkpoints leave them out.
+    It moves with its parent module, and gradients pass through it. Its weights are not registered: optimizers, synchronization
+    across processes and checkpoints leave them out.
     """
 
     network: nn.Module

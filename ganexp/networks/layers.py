@@ -1,4 +1,4 @@
-"""What the networks share: how they heed the label, and how weights start."""
+"""Layers, shape checks and weight initializations shared by the networks."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ WEIGHTED = LAYERS | nn.Embedding
 
 
 def append_label(x: Tensor, y: Tensor, classes: int | None) -> Tensor:
-    """x [N, D] with the one-hot label y [N] behind it: [N, D + classes] (Mirza & Osindero 2014, arXiv:1411.1784)."""
+    """x [N, D], y [N] -> [N, D + classes]: appends the one-hot label (Mirza & Osindero 2014, arXiv:1411.1784)."""
     return torch.cat([x, F.one_hot(y, classes).to(x.dtype)], 1) if classes else x
 
 
 class MinibatchStd(nn.Module):
-    """x [N, C, …] -> [N, C + 1, …]: behind it, how much the samples of a group differ, which shows a D that G repeats itself.
+    """x [N, C, …] -> [N, C + 1, …]: appends the standard deviation within a group of samples, which shows D mode collapse.
 
-    The standard deviation over a group of each feature, averaged over all of them to one number for each group (Karras et al.
-    2018, arXiv:1710.10196, section 3). `group`: its size; where the batch is no multiple, the largest below that divides it.
+    It is computed for each feature and averaged to one number per group (Karras et al. 2018, arXiv:1710.10196, section 3).
+    `group`: group size; if the batch is not a multiple of it, the next smaller divisor of the batch.
     """
 
     def __init__(self, group: int = 4):
         super().__init__()
         if group < 2:
-            raise ValueError(f"minibatch_std: groups of at least 2 samples, not {group}")
+            raise ValueError(f"minibatch_std: must be at least 2, the samples of a group, got {group}")
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,11 +44,11 @@ class MinibatchStd(nn.Module):
 
 
 class Head(nn.Module):
-    """Features h [N, features], y [N] -> Output: logits [N, outputs], logits of `auxiliary` classes, and h as its features.
+    """h [N, features], y [N] -> Output with logits [N, outputs], class logits [N, auxiliary], and h as features.
 
-    `classes`: add the projection of the features on the label's embedding to the first logit (Miyato & Koyama 2018,
-    arXiv:1802.05637, figure 1d). `auxiliary`: classes that D names, 0 for none (Odena et al. 2017, arXiv:1610.09585).
-    `minibatch_std`: see MinibatchStd, 0 for none.
+    `classes`: add the inner product of h and a label embedding to the first logit (projection, Miyato & Koyama 2018,
+    arXiv:1802.05637, figure 1d); null ignores y. `auxiliary`: number of class logits (Odena et al. 2017, arXiv:1610.09585); 0
+    disables them. `minibatch_std`: group size of MinibatchStd; 0 disables it.
     """
 
     def __init__(self, features: int, outputs: int, classes: int | None, auxiliary: int = 0, minibatch_std: int = 0):
@@ -61,47 +61,47 @@ class Head(nn.Module):
             nn.init.normal_(self.label.weight, 0.0, 0.02)
 
     def forward(self, h: Tensor, y: Tensor) -> Output:
-        logits, named = self.out(self.minibatch_std(h)).tensor_split([self.outputs], 1)
+        logits, class_logits = self.out(self.minibatch_std(h)).tensor_split([self.outputs], 1)
         if self.label is not None:
             logits = logits + F.pad((self.label(y) * h).sum(1, keepdim=True), (0, logits.shape[1] - 1))
-        return Output(logits, named if named.shape[1] else None, (h,))
+        return Output(logits, class_logits if class_logits.shape[1] else None, (h,))
 
 
 def map_sizes(shape: Sequence[int]) -> list[tuple[int, int]]:
-    """Map sizes from the smallest to the image: 64 -> 4, 8, 16, 32, 64 and 28 -> 7, 14, 28.
+    """Returns map sizes, smallest first: 64 -> 4, 8, 16, 32, 64 and 28 -> 7, 14, 28.
 
-    Raises ValueError for what is no image whose sides can be halved to a smallest map of 4 to 7 px on its shorter side.
+    Raises ValueError unless both sides can be halved until the shorter one has 4 to 7 px.
     """
     sizes = [(shape[1], shape[2])] if len(shape) == 3 and shape[0] >= 1 else []
     while sizes and min(sizes[0]) >= 8 and not any(side % 2 for side in sizes[0]):
         sizes.insert(0, (sizes[0][0] // 2, sizes[0][1] // 2))
     if len(sizes) < 2 or not 4 <= min(sizes[0]) < 8:
-        wanted = "the shorter side 4, 5, 6 or 7 px times a power of two (28, 32, 48, 64, …) that divides the other one too"
-        raise ValueError(f"this network takes images [channels, height, width], {wanted}, not shape {list(shape)}")
+        sides = "whose shorter side is 4, 5, 6 or 7 px times a power of two (28, 32, 48, 64, …) that divides the other side too"
+        raise ValueError(f"this network needs images [channels, height, width] {sides}, got shape {list(shape)}")
     return sizes
 
 
-def normalize_spectrally(network: nn.Module, kinds: Any = WEIGHTED, eps: float = 1e-12) -> None:
-    """Divide the weights of all layers of these kinds by their greatest singular value, from one power iteration a pass
-    (Miyato et al. 2018, arXiv:1802.05957, section 2.1). Layers that have it already are left as they are."""
+def apply_spectral_norm(network: nn.Module, types: Any = WEIGHTED, eps: float = 1e-12) -> None:
+    """Divides the weights of all layers of these types by their largest singular value, with one power iteration per pass
+    (Miyato et al. 2018, arXiv:1802.05957, section 2.1). Skips layers that have spectral norm already."""
     for layer in list(network.modules()):
-        if isinstance(layer, kinds) and not is_parametrized(layer, "weight"):
+        if isinstance(layer, types) and not is_parametrized(layer, "weight"):
             spectral_norm(layer, eps=eps)
 
 
 def check_image(shape: Sequence[int], width: int, multiple: int, smallest: int) -> None:
-    """Raises ValueError for what is no image of `smallest` px or more a side, in multiples of `multiple`, and for width < 1."""
+    """Raises ValueError for width < 1, and for sides below `smallest` px or that are not multiples of `multiple` px."""
     if len(shape) != 3 or any(side < smallest or side % multiple for side in shape[1:]):
-        sides = f"sides from {smallest} px on that are multiples of {multiple}"
-        raise ValueError(f"this network takes images [channels, height, width] with {sides}, not shape {list(shape)}")
+        sides = f"sides of at least {smallest} px that are multiples of {multiple}"
+        raise ValueError(f"this network needs images [channels, height, width] with {sides}, got shape {list(shape)}")
     if width < 1:
-        raise ValueError(f"width: at least 1 channel, not {width}")
+        raise ValueError(f"width: must be at least 1, got {width}")
 
 
 def glorot(module: nn.Module) -> None:
-    """For `network.apply`: weights from U(-a, a), a² = 6 / (fan in + fan out) (Glorot & Bengio 2010, equation 16), biases 0.
+    """For `network.apply`: weights from U(-a, a), a² = 6 / (fan in + fan out) (Glorot & Bengio 2010, equation 16), zero biases.
 
-    What Keras starts from.
+    The default of Keras.
     """
     if isinstance(module, LAYERS):
         nn.init.xavier_uniform_(module.weight)
@@ -109,7 +109,7 @@ def glorot(module: nn.Module) -> None:
 
 
 def truncated_normal(module: nn.Module) -> None:
-    """For `network.apply`: weights from N(0, 0.02) within two standard deviations (TensorFlow's truncated normal), biases 0."""
+    """For `network.apply`: weights from N(0, 0.02), truncated at two standard deviations as in TensorFlow, zero biases."""
     if isinstance(module, LAYERS):
         nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
         zero_bias(module)

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons: the generator and discriminator of the original GAN (Goodfellow et al. 2014, arXiv:1406.2661)."""
+"""Multilayer perceptrons: the generator and discriminator of the original GAN (Goodfellow et al. 2014, arXiv:1406.2661)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ganexp.networks.layers import Head, append_label
 from ganexp.networks.output import Output
 
 
-def positive(hidden: Sequence[int]) -> Sequence[int]:
+def check_hidden(hidden: Sequence[int]) -> Sequence[int]:
     if any(width < 1 for width in hidden):
-        raise ValueError(f"hidden: layers of at least 1 unit, not {list(hidden)}")
+        raise ValueError(f"hidden: must be widths of at least 1, got {list(hidden)}")
     return hidden
 
 
 class Generator(nn.Module):
-    """z [N, latent_dim], y [N] -> x [N, *shape]; images end in tanh, points in a linear layer.
+    """z [N, latent_dim], y [N] -> x [N, *shape]; the last layer is tanh for images, linear for points.
 
-    `classes`: append a one-hot label to z; null ignores y.
+    `hidden`: widths of the hidden layers. `classes`: append a one-hot label to z; null ignores y.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.shape, self.classes = tuple(shape), classes
-        widths = [latent_dim + (classes or 0), *positive(hidden)]
+        widths = [latent_dim + (classes or 0), *check_hidden(hidden)]
         self.hidden = nn.Sequential()
         for n_in, n_out in pairwise(widths):
             self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True))
@@ -41,10 +41,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """x [N, *shape], y [N] -> Output, its logits [N, outputs]; dropout after each hidden layer.
+    """x [N, *shape], y [N] -> Output with logits [N, outputs].
 
-    `classes`: append a one-hot label to x; null ignores y. `auxiliary`,
-    `minibatch_std`: see Head.
+    `hidden`: widths of the hidden layers. `dropout`: after each of them. `classes`: append a one-hot label to x; null ignores y.
+    `auxiliary`, `minibatch_std`: see Head.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.classes = classes
-        widths = [prod(shape) + (classes or 0), *positive(hidden)]
+        widths = [prod(shape) + (classes or 0), *check_hidden(hidden)]
         self.hidden = nn.Sequential()
         for n_in, n_out in pairwise(widths):
             self.hidden += nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(dropout))

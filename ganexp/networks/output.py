@@ -1,4 +1,4 @@
-"""What a discriminator returns."""
+"""The return value of a discriminator."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class Output(NamedTuple):
-    """A discriminator's answer for N rows.
+    """A discriminator's output for N rows.
 
-    `logits` [N, K]: all adversarial; several scales or patches are columns. `classes` [N, classes], or [N, classes + 1] where the
-    last class means "generated": logits of an auxiliary classifier. `features`: maps [N, …] from inside the network, for terms
-    that compare them. A discriminator may return a bare tensor: the logits.
+    `logits` [N, K]: adversarial logits; several scales or patches are columns. `classes`: logits of an auxiliary classifier,
+    [N, classes], or [N, classes + 1] if the last class means "generated". `features`: hidden maps [N, …], for terms that compare
+    them. A discriminator may also return a bare tensor, the logits.
     """
 
     logits: Tensor
@@ -20,7 +20,7 @@ class Output(NamedTuple):
     features: tuple[Tensor, ...] = ()
 
 
-def as_output(answer: Tensor | Output) -> Output:
-    """What a discriminator returned, its logits and classes in float32."""
-    logits, classes, features = Output(answer) if isinstance(answer, Tensor) else answer
+def as_output(output: Tensor | Output) -> Output:
+    """Converts a discriminator's return value to an Output with logits and classes in float32."""
+    logits, classes, features = Output(output) if isinstance(output, Tensor) else output
     return Output(logits.float(), None if classes is None else classes.float(), features)

@@ -1,5 +1,5 @@
-"""A discriminator with a logit for each patch, on one or several scales (Isola et al. 2017, arXiv:1611.07004, section 3.2.2;
-Wang et al. 2018, arXiv:1711.11585, section 3.2).
+"""A discriminator with one logit per patch, at one or several scales (Isola et al. 2017, arXiv:1611.07004, section 3.2.2; Wang et
+al. 2018, arXiv:1711.11585, section 3.2).
 
     layers 2, on 64×64:  image -> 32×32 64 -> 16×16 128 -> 15×15 256 -> 14×14 logits
     each further scale:  the same on the image at half the size
@@ -37,17 +37,17 @@ class Scale(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         h = self.blocks(x)
         logits = self.out(h).flatten(1)
-        if self.label is not None:  # the projection of the whole picture's features, for every patch
+        if self.label is not None:  # one projection, of the mean features, for all patches
             logits = logits + (self.label(y) * h.mean((2, 3))).sum(1, keepdim=True)
         return logits, h
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output: a column of logits for each patch of each scale, the scales' last maps as features.
+    """image [N, *shape], y [N] -> Output with one logit per patch and scale, and the last map of each scale as features.
 
-    `width`: channels of the first map; they double with each. `layers`: maps at half the size of the one before. `scales`: how
-    often the image is seen, each time at half the size. `norm`: batch norm after every layer but the first. `classes`: add the
-    projection on the label's embedding; null ignores y. Raises ValueError for images too small for that.
+    `width`: channels of the first map; they double with each layer. `layers`: number of downsampling layers. `scales`: number of
+    networks, each on the image at half the size of the one before. `norm`: batch norm after every layer but the first. `classes`:
+    add a label projection; null ignores y. Raises ValueError for images that are too small.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         if min(width, layers, scales) < 1:
-            raise ValueError("width, layers, scales: at least 1")
-        smallest = 3 * 2 ** (layers + scales - 1)  # two more layers take two pixels off each side
+            raise ValueError("width, layers, scales: must be at least 1")
+        smallest = 3 * 2 ** (layers + scales - 1)  # the last two layers, of stride 1, need 3 px
         if len(shape) != 3 or min(shape[1:]) < smallest:
-            what = f"{layers} layers and {scales} scales"
-            raise ValueError(f"a patch discriminator of {what} needs images of {smallest} px a side, not shape {list(shape)}")
+            settings = f"layers={layers} and scales={scales}"
+            raise ValueError(f"{settings} need images of at least {smallest} px a side, got shape {list(shape)}")
         self.scales = nn.ModuleList(Scale(shape[0], width, layers, norm, classes) for _ in range(scales))
         self.apply(init_weights)
 

@@ -1,5 +1,5 @@
-"""The discriminator of Projected GAN (Sauer et al. 2021, arXiv:2111.01007, figure 1 and section 4): it sees an image
-through a network trained on ImageNet.
+"""The discriminator of Projected GAN (Sauer et al. 2021, arXiv:2111.01007, figure 1 and section 4): it sees the
+features of a fixed network trained on ImageNet.
 
     map of the image            1/4 24      1/8 40      1/16 112    1/32 320     EfficientNet-Lite0, fixed
     mixed between channels          64         128           256         512     random 1×1, fixed
@@ -21,25 +21,25 @@ from ganexp.networks.efficientnet_lite import CHANNELS, pretrained
 from ganexp.networks.frozen import Frozen
 from ganexp.networks.output import Output
 
-EMBEDDING = 64  # maps that a head's labels weigh
+EMBEDDING = 64  # length of a head's label embedding
 
 
 class Fixed(nn.Module):
-    """A random 1×1 convolution that does not learn (section 3.2). Its weights are buffers: a checkpoint has them."""
+    """A random 1×1 convolution that is not trained (section 3.2). Its weights are buffers, so that checkpoints hold them."""
 
-    def __init__(self, inside: int, outside: int):
+    def __init__(self, n_in: int, n_out: int):
         super().__init__()
         self.weight: Tensor
         self.bias: Tensor
-        self.register_buffer("weight", nn.init.kaiming_normal_(torch.empty(outside, inside, 1, 1)))
-        self.register_buffer("bias", torch.empty(outside).uniform_(-1, 1) / inside**0.5)
+        self.register_buffer("weight", nn.init.kaiming_normal_(torch.empty(n_out, n_in, 1, 1)))
+        self.register_buffer("bias", torch.empty(n_out).uniform_(-1, 1) / n_in**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight, self.bias)
 
 
 class Projector(nn.Module):
-    """Maps of 24, 40, 112, 320 channels, the first `levels` of them -> maps of twice their size, random mixtures of them all."""
+    """The first `levels` maps, of 24, 40, 112 and 320 channels -> as many random mixtures of them, at twice their size."""
 
     def __init__(self, width: int, levels: int):
         super().__init__()
@@ -53,18 +53,18 @@ class Projector(nn.Module):
         for i in reversed(range(len(self.channels))):
             h = self.across_channels[i](maps[i])
             h = h + mixed[-1] if mixed else h
-            size = maps[i - 1].shape[2:] if i else [2 * side for side in h.shape[2:]]  # an odd map has not twice the size
+            size = maps[i - 1].shape[2:] if i else [2 * side for side in h.shape[2:]]  # not twice the size if odd
             mixed.append(self.across_scales[i](F.interpolate(h, size=size, mode="bilinear", align_corners=True)))
         return tuple(mixed[::-1])
 
 
 class PatchHead(nn.Module):
-    """A map [N, inside, H, W], y [N] -> logits [N, patches]. `widest`: the channels that the map of 8 px has.
+    """A map [N, n_in, H, W], y [N] -> logits [N, patches]. `widest`: channels of the map of 8 px.
 
-    A map that is no larger has one block as well, 3×3 with stride 1: without its norm, its scale teaches G little.
+    Maps of up to 8 px have one block too, 3×3 with stride 1: without its norm, the scale of the logits gives G little gradient.
     """
 
-    def __init__(self, inside: int, size: Sequence[int], width: int, widest: int, norm: bool, classes: int | None):
+    def __init__(self, n_in: int, size: Sequence[int], width: int, widest: int, norm: bool, classes: int | None):
         super().__init__()
         sides = [tuple(size)]
         while min(sides[-1]) > 8:
@@ -72,14 +72,14 @@ class PatchHead(nn.Module):
         kernel, stride, blocks = (4, 2, len(sides) - 1) if len(sides) > 1 else (3, 1, 1)
         self.blocks = nn.Sequential()
         for i in range(blocks):
-            outside = max(width, widest >> (blocks - 1 - i))
-            self.blocks.append(spectral_norm(nn.Conv2d(inside, outside, kernel, stride, 1, bias=not norm)))
+            n_out = max(width, widest >> (blocks - 1 - i))
+            self.blocks.append(spectral_norm(nn.Conv2d(n_in, n_out, kernel, stride, 1, bias=not norm)))
             if norm:
-                self.blocks.append(nn.BatchNorm2d(outside))
+                self.blocks.append(nn.BatchNorm2d(n_out))
             self.blocks.append(nn.LeakyReLU(0.2, inplace=True))
-            inside = outside
-        last = (min(4, sides[-1][0]), min(4, sides[-1][1]))  # maps of small images are smaller than 4 px
-        self.out = spectral_norm(nn.Conv2d(inside, EMBEDDING if classes else 1, last))
+            n_in = n_out
+        last = (min(4, sides[-1][0]), min(4, sides[-1][1]))  # small images have maps below 4 px
+        self.out = spectral_norm(nn.Conv2d(n_in, EMBEDDING if classes else 1, last))
         self.label = nn.Embedding(classes, EMBEDDING) if classes else None
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
@@ -90,15 +90,14 @@ class PatchHead(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output: a column of logits for each patch of each head, the mixed maps as features.
+    """image [N, *shape], y [N] -> Output with one logit per patch and head, and the mixed maps as features.
 
-    `width`: channels of the first mixed map. `levels`: scales with a head, from the largest on. `size`: px to which the
-    shorter side is brought before the fixed network sees it, 224 as published; null: as it comes. `norm`: batch norm in the
-    heads. `classes`: what a head finds is weighed by the label's embedding; null ignores y. Spectral norm is of all layers that
-    learn.
+    `width`: channels of the first mixed map. `levels`: number of scales with a head, largest first. `size`: px that the shorter
+    side is resized to before the fixed network, 224 as published; null keeps the image's size. `norm`: batch norm in the heads.
+    `classes`: the logits are label projections; null ignores y. All trained convolutions have spectral norm.
 
-    The fixed network is not in a checkpoint, its random mixtures are. It knows ImageNet, as the network of FID does: do not
-    compare the FID with that of discriminators which know nothing. Raises ValueError for what is no image of 1 or 3 channels.
+    Checkpoints hold the random mixtures, not the fixed network. It is trained on ImageNet, like FID's network: do not compare
+    the FID with that of discriminators without pretraining. Raises ValueError unless images have 1 or 3 channels.
     """
 
     def __init__(
@@ -112,23 +111,23 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < 8:
-            raise ValueError(f"this network takes images [1 or 3 channels, 8 px or more, 8 px or more], not shape {list(shape)}")
+            raise ValueError(f"this network needs images [1 or 3 channels, ≥ 8 px, ≥ 8 px], got shape {list(shape)}")
         if width < 1:
-            raise ValueError(f"width: at least 1 channel, not {width}")
+            raise ValueError(f"width: must be at least 1, got {width}")
         if not 1 <= levels <= len(CHANNELS):
-            raise ValueError(f"levels: 1 to {len(CHANNELS)}, not {levels}")
+            raise ValueError(f"levels: must be 1 to {len(CHANNELS)}, got {levels}")
         if size is not None and size < 8:
-            raise ValueError(f"size: at least 8 px, or null for the images' own, not {size}")
+            raise ValueError(f"size: must be at least 8 px, got {size}; null keeps the images' size")
         factor = size / min(shape[1:]) if size else 1
         self.size = [round(side * factor) for side in shape[1:]]
-        self.see = Frozen(pretrained())
+        self.feature_network = Frozen(pretrained())
         self.project = Projector(width, levels)
         with torch.no_grad():
-            maps = self.project(self.see(torch.zeros(1, 3, *self.size)))
+            maps = self.project(self.feature_network(torch.zeros(1, 3, *self.size)))
         self.heads = nn.ModuleList(PatchHead(h.shape[1], h.shape[2:], width, 8 * width, norm, classes) for h in maps)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         if list(x.shape[2:]) != self.size:
             x = F.interpolate(x, size=self.size, mode="bilinear")
-        maps = self.project(self.see(x.expand(-1, 3, -1, -1)))
+        maps = self.project(self.feature_network(x.expand(-1, 3, -1, -1)))
         return Output(torch.cat([head(h, y) for head, h in zip(self.heads, maps, strict=True)], 1), None, maps)

@@ -1,12 +1,12 @@
-"""R3GAN (Huang et al. 2024, arXiv:2501.05441, section 4 and figure 3): StyleGAN2 without its tricks, on blocks of 2022.
+"""R3GAN (Huang et al. 2024, arXiv:2501.05441, section 4 and figure 3): StyleGAN2 without its tricks, with modern blocks.
 
     size 64:  z -> basis 4×4 768 -> blocks -> 8×8 768 -> blocks -> … -> 64×64 384 -> blocks -> image
               (the discriminator mirrors it)
     block:    x + (1×1 to twice the channels, 3×3 in groups, 1×1 back), leaky ReLU between
 
-No normalisation layers: the last convolution of each block starts at 0, so that both networks start linear, and the others start
-the smaller, the more blocks there are (as in Fixup, Zhang et al. 2019, arXiv:1901.09321). It is played with loss=relativistic and
-regularizer=[r1,r2].
+There are no normalization layers. The last convolution of each block is initialized with 0, so that both networks start linear;
+the initial scale of the others falls with the number of blocks (as in Fixup, Zhang et al. 2019, arXiv:1901.09321). Use with
+loss=relativistic and regularizer=[r1,r2].
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ganexp.networks.layers import map_sizes
 from ganexp.networks.output import Output
 from ganexp.networks.resampling import down, up
 
-GAIN = math.sqrt(2 / (1 + 0.2**2))  # what keeps the variance through a leaky ReLU of 0.2
-LABEL = 64  # length of the label's embedding in G
+GAIN = math.sqrt(2 / (1 + 0.2**2))  # keeps the variance through a leaky ReLU of 0.2
+LABEL = 64  # length of the label embedding in G
 
 
 def scaled_normal(layer: nn.Module, gain: float = 1.0) -> nn.Module:
-    """The layer with weights from N(0, gain / √inputs)."""
+    """Initializes a layer's weights from N(0, gain / √inputs)."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     nn.init.normal_(weight, std=gain / math.sqrt(weight[0].numel()))
@@ -39,7 +39,7 @@ def convolution_1x1(inputs: int, outputs: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """x [N, C, H, W] -> the same shape. `group`: channels of a group of the 3×3 convolution. `blocks`: of the whole network."""
+    """x [N, C, H, W] -> the same shape. `group`: channels per group of the 3×3 convolution. `blocks`: in the whole network."""
 
     def __init__(self, channels: int, group: int, blocks: int):
         super().__init__()
@@ -60,7 +60,7 @@ class Block(nn.Module):
 
 
 class Up(nn.Module):
-    """The 1×1 convolution, where the channels change, before the map grows."""
+    """Upsampling by 2, after a 1×1 convolution if the number of channels changes."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -71,36 +71,36 @@ class Up(nn.Module):
 
 
 class Down(Up):
-    """The 1×1 convolution, where the channels change, after the map has shrunk."""
+    """Downsampling by 2, before a 1×1 convolution if the number of channels changes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.change(down(x))
 
 
 def stages(sizes: Sequence[tuple[int, int]], widths: Sequence[int], blocks: int, group: int) -> list[int]:
-    """Channels of each stage, from the smallest map up: `widths`, the first of them repeated where there are more stages.
+    """Returns the channels of each stage, smallest map first: `widths`, with the first repeated if there are more stages.
 
-    Rounded up to whole groups of the 3×3 convolutions, which have twice the channels. Raises ValueError for numbers that make
-    no sense.
+    They are rounded up to whole groups of the 3×3 convolutions, which have twice the channels. Raises ValueError for numbers out
+    of range.
     """
     if blocks < 1:
-        raise ValueError(f"blocks: at least 1 in each stage, not {blocks}")
+        raise ValueError(f"blocks: must be at least 1, got {blocks}")
     if group < 1 or (group > 1 and group % 2):
-        raise ValueError(f"group: an even number of channels, or 1, not {group}")
+        raise ValueError(f"group: must be an even number or 1, got {group}")
     if not widths or min(widths) < 1:
-        raise ValueError(f"widths: at least one stage, of at least 1 channel, not {list(widths)}")
+        raise ValueError(f"widths: must be one or more numbers of at least 1, got {list(widths)}")
     if len(widths) > len(sizes):
-        raise ValueError(f"widths: {len(widths)} stages, but images of this size have {len(sizes)}")
+        raise ValueError(f"widths: must be at most {len(sizes)} for images of this size, got {len(widths)}")
     step = max(1, group // 2)
     return [-(-width // step) * step for width in [widths[0]] * (len(sizes) - len(widths)) + list(widths)]
 
 
 class Generator(nn.Module):
-    """z [N, latent_dim], y [N] -> image [N, *shape], around [-1, 1] but not confined to it.
+    """z [N, latent_dim], y [N] -> image [N, *shape], around [-1, 1] but not limited to it.
 
-    `widths`: channels of each stage, from the smallest map to the image; the first one also of further stages before it; rounded
-    up to a multiple of `group` / 2. `blocks`: in each stage. `group`: channels of a group of the 3×3 convolutions. `classes`:
-    append the label's embedding to z; null ignores y. Raises ValueError for sides that do not halve to 4 to 7 px.
+    `widths`: channels of the last stages, smallest map first; the first is repeated for earlier stages; rounded up to a multiple
+    of `group` / 2. `blocks`: per stage. `group`: channels per group of the 3×3 convolutions. `classes`: append a label embedding
+    to z; null ignores y. Raises ValueError for sides that cannot be halved to 4 to 7 px.
     """
 
     def __init__(
@@ -135,10 +135,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output, its logits [N, outputs], what the last map is summed up to as its features.
+    """image [N, *shape], y [N] -> Output with logits [N, outputs], and the pooled last map as features.
 
-    `widths`, `blocks`, `group`: as of the generator, in the same order. `classes`: logits are the projection on the label's
-    embedding; null ignores y. `auxiliary`: classes that D names, 0 for none.
+    `widths`, `blocks`, `group`: see Generator, in the same order. `classes`: the logits are label projections; null ignores y.
+    `auxiliary`: number of class logits; 0 disables them.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Discriminator(nn.Module):
                 self.stages.append(Down(channels[i - 1], channels[i]))
             for _ in range(blocks):
                 self.stages.append(Block(channels[i], group, blocks * len(sizes)))
-        # A convolution of each channel with a kernel of the map's size
+        # A depthwise convolution with a kernel of the map's size
         self.basis = nn.Parameter(torch.randn(last, *sizes[0]) / math.sqrt(sizes[0][0] * sizes[0][1]))
         self.out = scaled_normal(nn.Linear(last, outputs * (last if classes else 1) + auxiliary, bias=False))
         self.label = nn.Embedding(classes, last) if classes else None
@@ -173,7 +173,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Output:
         h = (self.stages(self.from_rgb(x)) * self.basis).sum((2, 3))
         n = self.outputs * (h.shape[1] if self.label is not None else 1)
-        logits, named = self.out(h).tensor_split([n], 1)
+        logits, class_logits = self.out(h).tensor_split([n], 1)
         if self.label is not None:
             logits = (logits.unflatten(1, (self.outputs, -1)) * self.label(y)[:, None]).sum(2)
-        return Output(logits, named if named.shape[1] else None, (h,))
+        return Output(logits, class_logits if class_logits.shape[1] else None, (h,))

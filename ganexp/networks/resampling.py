@@ -1,4 +1,4 @@
-"""Maps made twice and half as large through the filter [1, 3, 3, 1], against aliasing (Zhang 2019, arXiv:1904.11486)."""
+"""Anti-aliased up- and downsampling by 2 with the filter [1, 3, 3, 1] (Zhang 2019, arXiv:1904.11486)."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ TAPS = (1.0, 3.0, 3.0, 1.0)  # [1, 2, 1] convolved with [1, 1]
 
 
 def up(x: Tensor) -> Tensor:
-    """x [N, C, H, W] at twice the size."""
+    """x [N, C, H, W] -> [N, C, 2H, 2W]."""
     return Filter.apply(x, 4.0, 2, 1, True)
 
 
 def down(x: Tensor) -> Tensor:
-    """x [N, C, H, W] at half the size; H and W are even."""
+    """x [N, C, H, W] -> [N, C, H/2, W/2], for even H and W."""
     return Filter.apply(x, 1.0, 2, 1, False)
 
 
 def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
-    """x [N, C, H, W] with `padding` zeros on all sides, filtered: each side is 2 · padding - 3 longer."""
+    """Filters x [N, C, H, W] with zero padding. Each side grows by 2 · padding - 3."""
     return Filter.apply(x, gain, 1, padding, False)
 
 
 class Filter(torch.autograd.Function):
-    """Every channel convolved with the outer product of the taps, whose sum is `gain`; or the transposed convolution.
+    """A depthwise convolution with the outer product of the taps, whose sum is `gain`; or its transpose.
 
-    A linear map, so that its derivative, of any order, is its transpose. The second derivative of torch's own convolution takes
-    that by the taps too, channel after channel: on the CPU six times as long as the rest.
+    The map is linear, so that its backward pass is its transpose. torch's double backward would also differentiate with respect
+    to the taps, channel by channel, which takes six times as long as the rest on the CPU.
     """
 
     @staticmethod

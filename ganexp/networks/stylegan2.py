@@ -2,13 +2,13 @@
 
     G   z -> mapping -> w, which scales the weights of every convolution
         size 64:  constant 4×4 -> 8×8 -> 16×16 -> 32×32 -> 64×64, two convolutions each (at 4×4 one)
-                        RGB 4×4 -> +   ->  +    ->  +    -> image:     each size adds to the image so far, upsampled
-    D   image -> 64×64 -> 32×32 -> 16×16 -> 8×8, residual blocks of two convolutions -> 4×4 with minibatch deviation -> logit
+                        RGB 4×4 -> +   ->  +    ->  +    -> image:     each size adds to the upsampled image of the size before
+    D   image -> 64×64 -> 32×32 -> 16×16 -> 8×8, residual blocks of two convolutions -> 4×4 with minibatch std -> logit
 
-    channels at a map of side s: channel_base / s, at most channel_max
+    channels of a map of side s: channel_base / s, at most channel_max
 
-All layers learn at one rate: weights from N(0, 1), multiplied by a constant in every pass. The leaky ReLU's gain of √2, which
-keeps the variance, is part of that constant.
+The learning rate is equalized: weights are initialized from N(0, 1) and multiplied by a constant in every pass. The constant
+includes the leaky ReLU's gain of √2, which keeps the variance.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT2 = math.sqrt(2)
 
 
 class Linear(nn.Linear):
-    """A linear layer times `gain`, whose weights have the scale 1 / √inputs and learn `rate` times as fast as others."""
+    """A linear layer with equalized learning rate: effective weights of scale gain / √inputs, trained `rate` times as fast."""
 
     def __init__(self, inputs: int, outputs: int, gain: float = 1.0, rate: float = 1.0, bias: float = 0.0):
         super().__init__(inputs, outputs)
@@ -43,7 +43,7 @@ class Linear(nn.Linear):
 
 
 class Conv(nn.Conv2d):
-    """A convolution times `gain`, whose weights have the scale 1 / √inputs. With stride 1 it keeps the map's size."""
+    """A convolution with equalized learning rate: effective weights of scale gain / √inputs. Stride 1 keeps the map's size."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, gain: float = 1.0, stride: int = 1, bias: bool = True):
         super().__init__(inputs, outputs, kernel, stride, kernel // 2 if stride == 1 else 0, bias=bias)
@@ -61,20 +61,20 @@ def act(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2, inplace=True)
 
 
-def normalized(x: Tensor) -> Tensor:
-    """x [N, D], each row's mean square 1."""
+def normalize(x: Tensor) -> Tensor:
+    """x [N, D] -> rows with mean square 1."""
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
 class Mapping(nn.Module):
-    """z [N, latent_dim], y [N] -> w [N, w_dim]. `latent_dim` 0: of the label alone; `classes` null: of z alone."""
+    """z [N, latent_dim], y [N] -> w [N, w_dim]. `latent_dim` 0 maps the label only; `classes` null maps z only."""
 
     def __init__(self, latent_dim: int, w_dim: int, layers: int, classes: int | None):
         super().__init__()
         if layers < 1:
-            raise ValueError(f"mapping_layers: at least 1, not {layers}")
+            raise ValueError(f"mapping_layers: must be at least 1, got {layers}")
         if w_dim < 1:
-            raise ValueError(f"w_dim: at least 1, not {w_dim}")
+            raise ValueError(f"w_dim: must be at least 1, got {w_dim}")
         self.label = Linear(classes, w_dim) if classes else None
         self.layers = nn.ModuleList()
         for i in range(layers):
@@ -82,19 +82,19 @@ class Mapping(nn.Module):
             self.layers.append(Linear(inputs, w_dim, ROOT2, rate=0.01))
 
     def forward(self, z: Tensor | None, y: Tensor) -> Tensor:
-        parts = [] if z is None else [normalized(z)]
+        inputs = [] if z is None else [normalize(z)]
         if self.label is not None:
-            parts.append(normalized(self.label(F.one_hot(y, self.label.in_features).to(self.label.weight.dtype))))
-        w = torch.cat(parts, 1)
+            inputs.append(normalize(self.label(F.one_hot(y, self.label.in_features).to(self.label.weight.dtype))))
+        w = torch.cat(inputs, 1)
         for layer in self.layers:
             w = act(layer(w))
         return w
 
 
-def modulated(x: Tensor, weight: Tensor, style: Tensor, upsample: bool = False) -> Tensor:
-    """x [N, C, H, W] convolved, each sample with weights [C', C, k, k] times its style [N, C]; `upsample`: to twice the size.
+def modulated_conv(x: Tensor, weight: Tensor, style: Tensor, upsample: bool = False) -> Tensor:
+    """Convolves x [N, C, H, W] with weights [C', C, k, k] scaled by each sample's style [N, C]; `upsample`: by 2.
 
-    A convolution is linear, so that the style can scale the map in place of the weights: one convolution for the whole batch.
+    Scales the map instead of the weights, which is equivalent and needs one convolution for the whole batch.
     """
     x = x * style[:, :, None, None]
     if upsample:
@@ -103,16 +103,16 @@ def modulated(x: Tensor, weight: Tensor, style: Tensor, upsample: bool = False) 
 
 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:
-    """[N, C', 1, 1]: what takes the maps of `modulated` to the variance of its input. No less exact in 16-bit training."""
+    """Returns factors [N, C', 1, 1] that restore the variance of the input of `modulated_conv`, without autocast."""
     with torch.autocast(style.device.type, enabled=False):
         variance = style.to(weight.dtype).square() @ weight.square().sum((2, 3)).T
         return (variance + 1e-8).rsqrt()[:, :, None, None]
 
 
-class Styled(nn.Module):
-    """x [N, C, H, W], w [N, w_dim] -> [N, C', *size]: 3×3 convolution in the style w, noise, bias, leaky ReLU.
+class StyledConv(nn.Module):
+    """x [N, C, H, W], w [N, w_dim] -> [N, C', *size]: 3×3 convolution modulated by w, noise, bias, leaky ReLU.
 
-    The noise, one map for all channels, is new in every pass in training mode and constant in evaluation mode.
+    The noise, one map for all channels, is sampled in every pass in training mode and constant in evaluation mode.
     """
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, size: tuple[int, int], upsample: bool):
@@ -127,14 +127,14 @@ class Styled(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.style(w)
-        x = modulated(x, self.weight, style, self.upsample)
+        x = modulated_conv(x, self.weight, style, self.upsample)
         noise = self.noise.new_empty(len(x), *self.noise.shape[1:]).normal_() if self.training else self.noise
         x = torch.addcmul(self.bias[:, None, None] * ROOT2, x, demodulation(self.weight, style) * ROOT2)
         return act(x + noise * (self.strength * ROOT2))
 
 
 class ToRGB(nn.Module):
-    """x [N, C, H, W], w [N, w_dim] -> [N, channels, H, W]: 1×1 convolution in the style w, not demodulated, and bias."""
+    """x [N, C, H, W], w [N, w_dim] -> [N, channels, H, W]: 1×1 convolution modulated by w, without demodulation, and bias."""
 
     def __init__(self, inputs: int, channels: int, w_dim: int):
         super().__init__()
@@ -143,18 +143,18 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return modulated(x, self.weight, self.style(w)) + self.bias[:, None, None]
+        return modulated_conv(x, self.weight, self.style(w)) + self.bias[:, None, None]
 
 
 class Generator(nn.Module):
-    """z [N, latent_dim], y [N] -> image [N, *shape], around [-1, 1] but not confined to it.
+    """z [N, latent_dim], y [N] -> image [N, *shape], around [-1, 1] but not limited to it.
 
-    `map(z, y) -> w` [N, layers, w_dim], all layers alike; `synthesize(w) -> image`. `w_mean` [w_dim]: the moving average of w,
-    which follows in training mode.
+    `map(z, y) -> w` [N, layers, w_dim], the same for all layers; `synthesize(w) -> image`. `w_mean` [w_dim]: moving average of w,
+    updated in training mode.
 
-    `mixing`: in training mode, the share of images whose layers from a random one on have the w of the z before it in the batch
-    (style mixing, Karras et al. 2019, arXiv:1812.04948, section 3.1). `classes`: w is also of the label; null ignores y.
-    Raises ValueError for sides that do not halve to 4 to 7 px.
+    `mixing`: in training mode, the fraction of images that use the w of the previous z in the batch from a random layer on (style
+    mixing, Karras et al. 2019, arXiv:1812.04948, section 3.1). `classes`: the mapping also takes the label; null ignores y.
+    Raises ValueError for sides that cannot be halved to 4 to 7 px.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         if not 0 <= mixing <= 1:
-            raise ValueError(f"mixing: a share in [0, 1], not {mixing}")
+            raise ValueError(f"mixing: must be in [0, 1], got {mixing}")
         sizes = map_sizes(shape)
         channels = widths(sizes, channel_base, channel_max)
         self.mixing, self.layers = mixing, 2 * len(sizes)
@@ -178,12 +178,12 @@ class Generator(nn.Module):
         self.w_mean: Tensor
         self.register_buffer("w_mean", torch.zeros(w_dim))
         self.constant = nn.Parameter(torch.randn(channels[0], *sizes[0]))
-        self.first = Styled(channels[0], channels[0], w_dim, sizes[0], upsample=False)
+        self.first = StyledConv(channels[0], channels[0], w_dim, sizes[0], upsample=False)
         self.ups, self.convs = nn.ModuleList(), nn.ModuleList()
         self.rgbs = nn.ModuleList([ToRGB(channels[0], shape[0], w_dim)])
         for i in range(1, len(sizes)):
-            self.ups.append(Styled(channels[i - 1], channels[i], w_dim, sizes[i], upsample=True))
-            self.convs.append(Styled(channels[i], channels[i], w_dim, sizes[i], upsample=False))
+            self.ups.append(StyledConv(channels[i - 1], channels[i], w_dim, sizes[i], upsample=True))
+            self.convs.append(StyledConv(channels[i], channels[i], w_dim, sizes[i], upsample=False))
             self.rgbs.append(ToRGB(channels[i], shape[0], w_dim))
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
@@ -199,30 +199,30 @@ class Generator(nn.Module):
         return w[:, None].expand(-1, self.layers, -1)
 
     def mix(self, w: Tensor, other: Tensor) -> Tensor:
-        """w [N, layers, w_dim] with the other w [N, w_dim] from a layer on; at least the first one stays."""
+        """Replaces w [N, layers, w_dim] by `other` [N, w_dim] from a random layer on, never in the first layer."""
         n, device = len(w), w.device
         start = torch.randint(1, self.layers, (n, 1), device=device)
-        changed = (torch.arange(self.layers, device=device) >= start) & (torch.rand(n, 1, device=device) < self.mixing)
-        return torch.where(changed[:, :, None], other[:, None], w)
+        mask = (torch.arange(self.layers, device=device) >= start) & (torch.rand(n, 1, device=device) < self.mixing)
+        return torch.where(mask[:, :, None], other[:, None], w)
 
     def synthesize(self, w: Tensor) -> Tensor:
         styles = w.unbind(1)
         x = self.first(self.constant.expand(len(w), -1, -1, -1), styles[0])
         image = self.rgbs[0](x, styles[1])
         for i in range(len(self.ups)):
-            x = self.ups[i](x, styles[2 * i + 1])  # the style of the RGB below
+            x = self.ups[i](x, styles[2 * i + 1])  # shared with the ToRGB of the size before
             x = self.convs[i](x, styles[2 * i + 2])
             image = up(image) + self.rgbs[i + 1](x, styles[2 * i + 3])
         return image
 
 
 class Block(nn.Module):
-    """x [N, C, H, W] -> [N, C', H / 2, W / 2]: two 3×3 convolutions, and where it is `residual` a 1×1 one beside them."""
+    """x [N, C, H, W] -> [N, C', H / 2, W / 2]: two 3×3 convolutions; if `residual`, with a 1×1 convolution as shortcut."""
 
     def __init__(self, inputs: int, outputs: int, residual: bool):
         super().__init__()
         self.conv = Conv(inputs, inputs, 3, ROOT2)
-        self.down = Conv(inputs, outputs, 3, 1.0 if residual else ROOT2, stride=2)  # 1 is √2 · √½: both ways times √½
+        self.down = Conv(inputs, outputs, 3, 1.0 if residual else ROOT2, stride=2)  # 1 = √2 · √½: both paths are scaled by √½
         self.shortcut = Conv(inputs, outputs, 1, math.sqrt(0.5), bias=False) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -231,11 +231,11 @@ class Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output, its logits [N, outputs], the last hidden layer as its features.
+    """image [N, *shape], y [N] -> Output with logits [N, outputs], and the last hidden layer as features.
 
-    `architecture`: `resnet`, or `orig` without shortcuts. `minibatch_std`: the size of the groups whose deviation D sees, 0 for
-    none. `classes`: logits are the projection on a mapping of the label, of `mapping_layers` layers; null ignores y.
-    `auxiliary`: classes that D names, 0 for none. Raises ValueError for sides that do not halve to 4 to 7 px.
+    `architecture`: `resnet`, or `orig` without shortcuts. `minibatch_std`: group size of MinibatchStd; 0 disables it. `classes`:
+    the logits are projections on a mapping of the label with `mapping_layers` layers; null ignores y. `auxiliary`: number of
+    class logits; 0 disables them. Raises ValueError for sides that cannot be halved to 4 to 7 px.
     """
 
     def __init__(
@@ -270,15 +270,16 @@ class Discriminator(nn.Module):
         h = act(self.conv(self.minibatch_std(h)))
         h = act(self.dense(h.flatten(1)))
         n = self.outputs * (h.shape[1] if self.label is not None else 1)
-        logits, named = self.out(h).tensor_split([n], 1)
+        logits, class_logits = self.out(h).tensor_split([n], 1)
         if self.label is not None:
             label = cast(Tensor, self.label(None, y))
             logits = (logits.unflatten(1, (self.outputs, -1)) * label[:, None]).sum(2) / math.sqrt(h.shape[1])
-        return Output(logits, named if named.shape[1] else None, (h,))
+        return Output(logits, class_logits if class_logits.shape[1] else None, (h,))
 
 
 def widths(sizes: Sequence[tuple[int, int]], channel_base: int, channel_max: int) -> list[int]:
-    """Channels of the maps of these sizes, at least 1. Raises ValueError for numbers below 1."""
+    """Returns the channels of maps of these sizes, at least 1. Raises ValueError for numbers below 1."""
     if min(channel_base, channel_max) < 1:
-        raise ValueError(f"channel_{'base' if channel_base < 1 else 'max'}: at least 1, not {min(channel_base, channel_max)}")
+        name = "channel_base" if channel_base < 1 else "channel_max"
+        raise ValueError(f"{name}: must be at least 1, got {min(channel_base, channel_max)}")
     return [max(1, min(channel_base // min(size), channel_max)) for size in sizes]

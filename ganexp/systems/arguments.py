@@ -1,4 +1,4 @@
-"""Checks of what a system is made of."""
+"""Checks of a system's arguments."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from torch import nn
 
 
-def checked_clip(norm: float | None, name: str) -> float | None:
+def check_clip(norm: float | None, name: str) -> float | None:
     if norm is not None and norm <= 0:
-        raise ValueError(f"{name}: a norm above 0, or null to clip nothing, not {norm}")
+        raise ValueError(f"{name}: must be above 0, got {norm}; null disables clipping")
     return norm
 
 
-def located(error: Exception, path: str) -> ValueError:
-    """The error with its place: `regularizers.r1.weight: …` of one at regularizers.r1 that begins with `weight: …`."""
+def with_path(error: Exception, path: str) -> ValueError:
+    """Returns the error prefixed with a config path: `weight: …` at regularizers.r1 becomes `regularizers.r1.weight: …`."""
     return ValueError(f"{path}{'.' if re.match(r'[a-z0-9_.]+: ', str(error)) else ': '}{error}")
 
 
-def checked(parts: Mapping[str, Any], kind: type, name: str, taken: Iterable[str] = ()) -> dict[str, Any]:
-    """The parts, which are of one kind, and whose names are free."""
-    for key, part in parts.items():
-        if not isinstance(part, kind):
-            raise ValueError(f"{name}.{key}: {type(part).__name__} is not a {kind.__module__}.{kind.__name__}")
-        if key in taken:
-            raise ValueError(f"{name}.{key}: the model or its loss has a term of this name")
-        if not key or "." in key or hasattr(nn.ModuleDict(), key):
-            raise ValueError(f"{name}.{key}: cannot be a name; choose another")
-    return dict(parts)
+def check_named(modules: Mapping[str, Any], cls: type, group: str, reserved: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns the modules as a dict. Raises ValueError for one of another class and for a reserved or invalid name."""
+    for name, module in modules.items():
+        if not isinstance(module, cls):
+            raise ValueError(f"{group}.{name}: {type(module).__name__} is not a {cls.__module__}.{cls.__name__}")
+        if name in reserved:
+            raise ValueError(f"{group}.{name}: the model or its loss already has a term of this name")
+        if not name or "." in name or hasattr(nn.ModuleDict(), name):
+            raise ValueError(f"{group}.{name}: is not a valid name; choose another")
+    return dict(modules)

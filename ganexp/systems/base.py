@@ -1,4 +1,4 @@
-"""What every system is: something that trains by steps and generates samples."""
+"""The base class of all systems: it generates samples and provides the parts of a training step."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ganexp.controls import Anneal, apply
+from ganexp.controls import Anneal, apply_anneal
 from ganexp.ema import EMA
 from ganexp.latents import Latent
 from ganexp.scalars import Scalars
-from ganexp.systems.arguments import checked, located
+from ganexp.systems.arguments import check_named, with_path
 from ganexp.systems.contexts import evaluating
 from ganexp.systems.ranks import Ranks, average, broadcast
 
@@ -24,20 +24,20 @@ MakeSchedule = Callable[[Optimizer], LRScheduler]
 
 
 class System(pl.LightningModule):
-    """A generator, its prior and its average; subclasses add how it learns.
+    """A generator with its prior and EMA. Subclasses implement the training step.
 
-    `generator(z, y) -> x`; one with a second latent space also has `map(z, y) -> w`, `synthesize(w) -> x` and the mean `w_mean`.
-    `optimizer`: by the names of `learners`. `schedule`: of all learning rates. `anneal`: other numbers that change, by their name
-    in the log. `classes`: number of classes the networks are conditioned on; null is unconditional. `ema_half_life`: images after
-    which an old weight of the averaged generator counts half; null keeps no average. `width_multiplier`: factor on the channels
-    of all networks, whose options refer to it. `accumulate`: parts in which a batch is processed, one after another, to save
-    memory; the update is that of the whole batch, except that batch norm sees the parts. Raises ValueError for numbers out of
-    range. One step is one optimizer step of the first learner: see `uncounted`.
+    `generator(z, y) -> x`. A generator with an intermediate latent space also has `map(z, y) -> w`, `synthesize(w) -> x` and the
+    mean `w_mean`. `optimizer`: one for each key of `networks_by_optimizer`. `schedule`: of all learning rates. `anneal`: other
+    annealed numbers, by log name. `classes`: number of classes the networks are conditioned on; null is unconditional.
+    `ema_half_life`: images after which an old weight counts half in the EMA of the generator; null disables the EMA.
+    `width_multiplier`: factor on the channels of all networks, whose options refer to it. `accumulate`: number of micro-batches
+    that a batch is split into to save memory; only batch norm sees a difference. Raises ValueError for numbers out of range.
+    One step is one step of the first optimizer: see `uncounted`.
     """
 
-    progress: ClassVar[dict[str, str]] = {}  # what the progress bar shows: a short name, and the scalar's name in the log
+    progress: ClassVar[dict[str, str]] = {}  # the progress bar: from short names to log names
     label_counts: Tensor
-    vanishing: ClassVar[str | None] = None  # the loss near 0 of which the generator learns nothing
+    d_loss: ClassVar[str | None] = None  # log name of D's loss: near 0, G gets no gradient
 
     def __init__(
         self,
@@ -53,32 +53,32 @@ class System(pl.LightningModule):
     ):
         super().__init__()
         if accumulate < 1:
-            raise ValueError(f"accumulate: at least 1 part, not {accumulate}")
+            raise ValueError(f"accumulate: must be at least 1, got {accumulate}")
         if width_multiplier <= 0:
-            raise ValueError(f"width_multiplier: a factor above 0, not {width_multiplier}")
+            raise ValueError(f"width_multiplier: must be above 0, got {width_multiplier}")
         if classes == 0:
-            raise ValueError("classes: this model is conditional, the data has no classes; set data.classes, or take model=dcgan")
+            raise ValueError("classes: this model is conditional, but the data has no classes; choose another: model=dcgan")
         if ema_half_life is not None and ema_half_life <= 0:
-            raise ValueError(f"ema_half_life: a number of images, or null for no average, not {ema_half_life}")
+            raise ValueError(f"ema_half_life: must be above 0, got {ema_half_life}; null disables the EMA")
         self.automatic_optimization = False
         self.latent, self.generator, self.classes = latent, generator, classes
-        self.optimizer, self.schedule, self.anneal = dict(optimizer), schedule, checked(anneal or {}, Anneal, "anneal")
+        self.optimizer, self.schedule, self.anneal = dict(optimizer), schedule, check_named(anneal or {}, Anneal, "anneal")
         self.ema = EMA(generator, ema_half_life) if ema_half_life else None
         self.accumulate, self.images_seen, self.scalars = accumulate, 0, Scalars()
-        self.register_buffer("label_counts", torch.ones(classes or 1))  # of the training data; labels are sampled like them
+        self.register_buffer("label_counts", torch.ones(classes or 1))  # of the training data, set before training
 
     # -- sampling ----------------------------------------------------------------------------------------------------
 
     @property
     def sampler(self) -> nn.Module:
-        """The generator that samples: the average where there is one."""
+        """The network that generates samples: the EMA if there is one, else the generator."""
         return self.ema.average if self.ema is not None else self.generator
 
     def generate(self, z: Tensor, y: Tensor, truncation: float = 1.0) -> Tensor:
         """z [n, dim], y [n] -> samples [n, *shape], float32, in evaluation mode; differentiable in z.
 
-        `truncation`: 1 changes nothing; below, samples are nearer the mean of w, or of z where the generator has no w, and
-        so less diverse (Karras et al. 2019, arXiv:1812.04948, appendix B).
+        `truncation`: moves w (or z, if the generator has no w) towards its mean; 1 has no effect, smaller values give less
+        diverse samples (Karras et al. 2019, arXiv:1812.04948, appendix B).
         """
         generator: Any = self.sampler
         with evaluating(generator):
@@ -89,45 +89,45 @@ class System(pl.LightningModule):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """n samples [n, *shape], float32. `y` [n]: their classes; without it, labels as `sample_labels` gives."""
+        """Returns n samples [n, *shape], float32. `y` [n]: their classes; default: `sample_labels(n)`."""
         y = self.sample_labels(n) if y is None else y.to(self.device)
         return self.generate(self.latent.sample(n, self.device), y, truncation)
 
     def sample_labels(self, n: int) -> Tensor:
-        """Labels [n] with the frequencies of the training data; zeros for an unconditional model."""
+        """Returns labels [n], distributed as in the training data; zeros for an unconditional model."""
         if self.classes is None:
             return torch.zeros(n, dtype=torch.int64, device=self.device)
         return self.label_counts.multinomial(n, replacement=True)
 
     def check_shapes(self, shape: tuple[int, ...]) -> None:
-        """Run the networks once on a few samples. Raises ValueError where they do not fit the data's shape or each other."""
-        found = tuple(self.sample(2).shape[1:])
-        if found != shape:
-            raise ValueError(f"the generator makes samples of shape {list(found)}, the data's is {list(shape)}")
+        """Runs the networks once on a few samples. Raises ValueError if they do not fit the data's shape or each other."""
+        generated = tuple(self.sample(2).shape[1:])
+        if generated != shape:
+            raise ValueError(f"the generator returns samples of shape {list(generated)}, but the data has shape {list(shape)}")
 
-    # -- learning ----------------------------------------------------------------------------------------------------
+    # -- training ----------------------------------------------------------------------------------------------------
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks that learn, by their name in the log."""
+        """Returns the trained networks by log name."""
         raise NotImplementedError
 
-    def learners(self) -> dict[str, list[nn.Module]]:
-        """By the name of each optimizer the networks that it updates."""
+    def networks_by_optimizer(self) -> dict[str, list[nn.Module]]:
+        """Returns, for the name of each optimizer, the networks it updates."""
         return {name: [network] for name, network in self.networks().items()}
 
     def make_optimizers(self) -> tuple[dict[str, Optimizer], list[LRScheduler]]:
-        """Of what is trainable, each with its schedule. Raises ValueError where one of them refuses its numbers."""
+        """Returns the optimizers by name, and their schedules. Raises ValueError if one of them rejects its arguments."""
         optimizers, schedulers = {}, []
-        for name, networks in self.learners().items():
+        for name, networks in self.networks_by_optimizer().items():
             try:
                 optimizers[name] = self.optimizer[name]([p for n in networks for p in n.parameters() if p.requires_grad])
             except (ValueError, TypeError, RuntimeError) as error:
-                raise located(error, f"optimizer.{name}") from error
+                raise with_path(error, f"optimizer.{name}") from error
             try:
                 schedulers.append(self.schedule(optimizers[name]))
             except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
-                raise located(error, "schedule") from error
-        self.set_numbers(optimizers)
+                raise with_path(error, "schedule") from error
+        self.anneal_numbers(optimizers)
         return optimizers, schedulers
 
     def configure_optimizers(self) -> Any:
@@ -135,15 +135,15 @@ class System(pl.LightningModule):
         return list(self.optimizers_by_name.values()), schedulers
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.set_numbers(self.optimizers_by_name)
+        self.anneal_numbers(self.optimizers_by_name)
 
-    def set_numbers(self, optimizers: Mapping[str, Optimizer]) -> None:
-        """Give every annealed number its value at the images seen. Raises ValueError for a key that names no number."""
-        roots = self.annealed_roots() | {"optimizer": {name: o.param_groups[0] for name, o in optimizers.items()}}
-        self.scalars.numbers |= apply(self.anneal, roots, self.images_seen)
+    def anneal_numbers(self, optimizers: Mapping[str, Optimizer]) -> None:
+        """Sets every annealed number for the current `images_seen`. Raises ValueError for a key that names no number."""
+        roots = self.anneal_roots() | {"optimizer": {name: o.param_groups[0] for name, o in optimizers.items()}}
+        self.scalars.numbers |= apply_anneal(self.anneal, roots, self.images_seen)
 
-    def annealed_roots(self) -> dict[str, Any]:
-        """By the first word of a config key, what the rest of it leads through."""
+    def anneal_roots(self) -> dict[str, Any]:
+        """Returns, for the first word of a config key, the object that the rest of the key is looked up in."""
         return {"model": self}
 
     @property
@@ -152,24 +152,24 @@ class System(pl.LightningModule):
 
     @ema_half_life.setter
     def ema_half_life(self, images: float) -> None:
-        assert self.ema is not None  # without one the key names no number
+        assert self.ema is not None  # else annealing it has raised ValueError
         self.ema.half_life = images
 
-    def parts(self, *batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """The `accumulate` parts of some tensors [N, …]."""
+    def micro_batches(self, *batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Splits tensors [N, …] into `accumulate` micro-batches."""
         return zip(*(tensor.chunk(self.accumulate) for tensor in batch), strict=True)
 
     def optimize(self, optimizer: Any, losses: Iterable[Tensor], clip: float | None, *names: str) -> None:
-        """One update down the mean of the losses, of the networks of these names.
+        """Takes one optimizer step on the mean of the losses.
 
-        `losses`: one for each part of the batch, each made when the one before has been differentiated. `clip`: the greatest
-        norm that the gradient may have; null clips nothing.
+        `losses`: one per micro-batch, computed lazily, so that one graph at a time is in memory. `clip`: maximum gradient norm;
+        null disables clipping. `names`: the updated networks, whose gradient norms are logged.
         """
         optimizer.zero_grad()
         for loss in losses:
             self.manual_backward(loss / self.accumulate)
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if isinstance(self.trainer.strategy, Ranks):  # else there is one rank, or DDP's wrapper has averaged them
+        if isinstance(self.trainer.strategy, Ranks):  # otherwise there is one rank, or DDP's wrapper averages
             average([p.grad for p in trained])
         if self.scalars.measuring:
             networks = self.networks()
@@ -179,15 +179,15 @@ class System(pl.LightningModule):
         optimizer.step()
 
     def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """L2 norm of the gradients, without the loss scale of 16-bit training: a scalar."""
+        """Returns the L2 norm of the gradients, a scalar, without the loss scale of 16-bit training."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         return norm / (scaler.get_scale() if scaler is not None else 1.0)
 
     def end_step(self, batch: int, g_interval: int = 1) -> None:
-        """What ends every step, before callbacks look at it: images seen, average, schedules, one state on all ranks.
+        """Ends a step: counts images, updates the EMA and the schedules, and synchronizes buffers across ranks.
 
-        `batch`: this rank's images. `g_interval`: steps since the generator last learned; 0 where it did not.
+        `batch`: local batch size. `g_interval`: steps since the last update of the generator; 0 if this step had none.
         """
         images = batch * self.trainer.world_size
         self.images_seen += images
@@ -199,7 +199,7 @@ class System(pl.LightningModule):
         for scheduler in cast(list[LRScheduler], schedulers if isinstance(schedulers, list) else [schedulers]):
             scheduler.step()
         if self.trainer.world_size > 1 and (buffers := [b for b in self.buffers() if b.is_floating_point()]):
-            broadcast(buffers)  # batch-norm statistics: each rank has seen only its own part of the batch
+            broadcast(buffers)  # batch-norm statistics are of the local batch
         self.scalars.end_step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

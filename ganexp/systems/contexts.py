@@ -1,4 +1,4 @@
-"""States that are changed for a while, and restored."""
+"""Context managers that change some state and restore it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ganexp.lightning_internals import swap_step_hooks
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Inside, no parameter of `network` collects a gradient. Put it around the forward, not only the backward."""
+    """Disables the gradients of all parameters of `network`. Must enclose the forward pass, not only the backward pass."""
     trainable = [p for p in network.parameters() if p.requires_grad]
     for p in trainable:
         p.requires_grad_(False)
@@ -27,7 +27,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Inside, `network` is in evaluation mode; afterwards every module is in the mode it was in."""
+    """Puts `network` into evaluation mode, and restores the mode of each of its modules."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -39,8 +39,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, torch's random numbers are those of `seed`; afterwards they continue as if nothing had been."""
-    mps = torch.mps.get_rng_state() if device.type == "mps" else None  # which fork_rng does not know
+    """Seeds torch's random number generators, and restores their state."""
+    mps = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng does not save it
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -52,7 +52,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def uncounted(optimizer: Any) -> Iterator[None]:
-    """Inside, steps of `optimizer` stay out of Lightning's global step, which counts every optimizer's."""
+    """Excludes steps of `optimizer` from Lightning's global step, which counts those of every optimizer."""
     hooks = swap_step_hooks(optimizer, (lambda: None, lambda: None))
     try:
         yield

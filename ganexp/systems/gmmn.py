@@ -1,4 +1,4 @@
-"""A generator trained on a distance of samples, with no discriminator (Li et al. 2015, arXiv:1502.02761, section 3)."""
+"""A generator trained on a distance between samples, without a discriminator (Li et al. 2015, arXiv:1502.02761, section 3)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from ganexp.controls import Anneal
 from ganexp.latents import Latent
-from ganexp.systems.arguments import checked_clip
+from ganexp.systems.arguments import check_clip
 from ganexp.systems.base import MakeOptimizer, MakeSchedule, System
 
 
 class GMMN(System):
-    """The generative moment matching network: one batch is one update of G, down the distance of its samples from the batch.
+    """The generative moment matching network: each batch is one update of G, which minimizes the distance of its samples to it.
 
-    `generator(z, y) -> x`. `loss(fake, real)`: a distance of samples. `classes` must be null: the distance knows no labels.
-    The others: see System; the distance is of whole batches, which cannot be gone through in parts. `clip`: the
-    greatest norm of the gradient, null for any. Raises ValueError for classes and for an adversarial loss.
+    `generator(z, y) -> x`. `loss(fake, real)`: a distance between two sets of samples. `classes` must be null, since the distance
+    ignores labels. `clip`: maximum gradient norm; null disables clipping. For the others see System; there is no `accumulate`,
+    since the distance needs whole batches. Raises ValueError for classes and for an adversarial loss.
     """
 
     progress: ClassVar = {"G": "loss/generator"}
@@ -40,11 +40,11 @@ class GMMN(System):
     ):
         super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width_multiplier, anneal=anneal)
         if not callable(loss):
-            raise ValueError(f"loss: {type(loss).__name__} needs a discriminator; model.loss is a distance of samples, MMD")
+            raise ValueError(f"loss: {type(loss).__name__} needs a discriminator; use a distance between samples, such as MMD")
         if classes is not None:
-            raise ValueError(f"classes: moment matching is unconditional, so null, not {classes}")
+            raise ValueError(f"classes: must be null, got {classes}; moment matching is unconditional")
         self.loss = loss
-        self.clip = checked_clip(clip, "clip")
+        self.clip = check_clip(clip, "clip")
         self.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -64,4 +64,4 @@ class GMMN(System):
         try:
             self.loss(self.sample(2), torch.zeros(2, *shape))
         except TypeError as error:
-            raise ValueError(f"loss: {type(self.loss).__name__} is not a distance of samples: {error}") from error
+            raise ValueError(f"loss: {type(self.loss).__name__} is not a distance between samples: {error}") from error

@@ -1,4 +1,4 @@
-"""Several processes, each with its part of the batch: one state, and one gradient for each update."""
+"""Data-parallel training: each rank has a part of the batch, all have the same weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class Ranks(DDPStrategy):
-    """DDP without its wrapper: every update averages the gradients of the network that learns, and of no other, all at once.
+    """DDP without its wrapper: each update averages the gradients of the updated network only, in one all-reduce.
 
-    Around two networks that learn in turn, the wrapper has to search each graph for the unused half and reduces both halves at
-    every update of either. `process_group_backend`: gloo, nccl; null takes the device's own.
+    With two networks that are updated alternately, the wrapper has to search every graph for unused parameters and reduces the
+    gradients of both networks at every update. `process_group_backend`: gloo or nccl; null chooses by device.
     """
 
     def __init__(self, process_group_backend: str | None = None):
@@ -26,22 +26,22 @@ class Ranks(DDPStrategy):
 
 
 def broadcast(tensors: Sequence[Tensor]) -> None:
-    """Rank 0's values on every rank."""
-    for kind in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order everywhere
-        alike = [tensor for tensor in tensors if tensor.dtype == kind]
-        joined = torch.cat([tensor.flatten() for tensor in alike])
-        dist.broadcast(joined, 0)
-        restore(joined, alike)
+    """Copies the values of rank 0 to all ranks, in place."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # the same order on all ranks
+        same_dtype = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in same_dtype])
+        dist.broadcast(flat, 0)
+        unflatten_into(flat, same_dtype)
 
 
 def average(tensors: Sequence[Tensor]) -> None:
-    """The mean over the ranks, on every rank; all float32."""
-    joined = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(joined)
-    restore(joined.div_(dist.get_world_size()), tensors)
+    """Replaces float32 tensors by their mean over the ranks, in place."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    unflatten_into(flat.div_(dist.get_world_size()), tensors)
 
 
-def restore(joined: Tensor, tensors: Sequence[Tensor]) -> None:
-    parts = joined.split([tensor.numel() for tensor in tensors])
+def unflatten_into(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    chunks = flat.split([tensor.numel() for tensor in tensors])
     with torch.no_grad():
-        torch._foreach_copy_(list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])
+        torch._foreach_copy_(list(tensors), [chunk.view(t.shape) for chunk, t in zip(chunks, tensors, strict=True)])

@@ -1,4 +1,4 @@
-"""The variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114): the GAN's neighbour, whose decoder is its generator."""
+"""The variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114). Its decoder is a generator."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from ganexp.controls import Anneal
 from ganexp.latents import Latent, Normal
 from ganexp.networks.output import as_output
-from ganexp.systems.arguments import checked_clip
+from ganexp.systems.arguments import check_clip
 from ganexp.systems.base import MakeOptimizer, MakeSchedule, System
 from ganexp.systems.contexts import evaluating
 
 
 class VAE(System):
-    """One batch is one update of encoder and decoder together.
+    """Each batch is one joint update of encoder and decoder.
 
-    `generator(z, y) -> x` decodes, `encoder(x, y) -> [N, 2 · dim]` gives mean and log variance: any discriminator with so many
-    outputs. `loss`: an ELBO. `classes`: the decoder is conditioned on them; the others: see System.
-    `clip`: the greatest norm of the gradient of both, null for any. Raises ValueError for a prior that is not normal and for an
-    adversarial loss.
+    `generator(z, y) -> x` is the decoder. `encoder(x, y) -> [N, 2 · dim]` returns mean and log variance; any discriminator with
+    2 · dim outputs will do. `loss`: an ELBO. `classes`: number of classes the decoder is conditioned on. `clip`: maximum norm of
+    the joint gradient; null disables clipping. For the others see System. Raises ValueError for a prior that is not normal and
+    for an adversarial loss.
     """
 
     progress: ClassVar = {"loss": "loss"}
@@ -45,11 +45,11 @@ class VAE(System):
     ):
         super().__init__(latent, generator, optimizer, schedule, classes, ema_half_life, width_multiplier, accumulate, anneal)
         if not isinstance(latent, Normal):
-            raise ValueError("latent: the prior of a VAE is normal")
+            raise ValueError("latent: must be normal for a VAE")
         if not callable(loss):
-            raise ValueError(f"loss: {type(loss).__name__} needs a discriminator; model.loss is an ELBO")
+            raise ValueError(f"loss: {type(loss).__name__} needs a discriminator; use an ELBO")
         self.encoder, self.loss = encoder, loss
-        self.clip = checked_clip(clip, "clip")
+        self.clip = check_clip(clip, "clip")
         self.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -59,41 +59,41 @@ class VAE(System):
         self.end_step(len(x))
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-        """The negative bound, for each part of the batch."""
-        for x_part, y_part in self.parts(x, y):
-            mean, log_variance = self.encode(x_part, y_part)
+        """Yields the negative ELBO for each micro-batch."""
+        for micro_x, micro_y in self.micro_batches(x, y):
+            mean, log_variance = self.encode(micro_x, micro_y)
             z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-            terms = self.loss(self.generator(z, y_part).float(), x_part, mean, log_variance)
+            terms = self.loss(self.generator(z, micro_y).float(), micro_x, mean, log_variance)
             loss = torch.stack(list(terms.values())).sum()
             self.scalars.add({f"loss/{name}": term for name, term in terms.items()} | {"loss": loss})
             yield loss
 
     def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance [N, dim] of z given x, float32."""
+        """Returns the mean and log variance [N, dim] of z given x, float32."""
         mean, log_variance = as_output(self.encoder(x, y)).logits.chunk(2, 1)
         return mean, log_variance
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
-        """x [N, *shape], y [N] through the mean of z and back: [N, *shape], float32."""
+        """x [N, *shape], y [N] -> decoded from the mean of z given x: [N, *shape], float32."""
         with evaluating(self.encoder):
             return self.generate(self.encode(x, y)[0], y)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "encoder": self.encoder}
 
-    def learners(self) -> dict[str, list[nn.Module]]:
+    def networks_by_optimizer(self) -> dict[str, list[nn.Module]]:
         return {"generator": [self.generator, self.encoder]}  # one optimizer for both
 
     def check_shapes(self, shape: tuple[int, ...]) -> None:
         super().check_shapes(shape)
         x, y = torch.zeros(2, *shape), self.sample_labels(2)
         with evaluating(self.encoder), torch.no_grad():
-            codes = list(as_output(self.encoder(x, y)).logits.shape)
-        if codes != [2, 2 * self.latent.dim]:
-            wanted = 2 * self.latent.dim
-            raise ValueError(f"encoder.outputs: {codes[-1]}; mean and log variance of {self.latent.dim} latents are {wanted}")
+            output_shape = list(as_output(self.encoder(x, y)).logits.shape)
+        dim = self.latent.dim
+        if output_shape != [2, 2 * dim]:
+            raise ValueError(f"encoder.outputs: must be {2 * dim}, mean and log variance of {dim} latents, got {output_shape[1]}")
         try:
             self.loss(self.sample(2), x, *self.encode(x, y))
         except TypeError as error:
-            raise ValueError(f"loss: {type(self.loss).__name__} is not for a VAE: {error}") from error
+            raise ValueError(f"loss: {type(self.loss).__name__} is not a loss of a VAE: {error}") from error
