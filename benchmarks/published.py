@@ -116,7 +116,7 @@ def faces(checkpoints: list[Path], figure: Path | None) -> None:
         grids.setdefault("real images", data.real(36))
         grids[f"{config['name']}, {step:,} steps\n{said}"] = sampling.sample(system, 36, seed=0)
         if isinstance(system, VAE):
-            grids[f"{config['name']}: the real ones, reconstructed"] = system.reconstruct(*data.labelled(36))
+            grids[f"{config['name']}: the real ones, reconstructed"] = system.reconstruct(*data.real_and_labels(36))
     if figure is not None:
         beside(grids, figure)
 

@@ -109,7 +109,7 @@ def test_damaged_features_are_made_anew(
     (file,) = cache.rglob("*.npy")
     file.write_bytes(damage(file.read_bytes()))
     assert measured([FID(Random(4))], digits) == first
-    assert "is damaged and made anew" in caplog.text
+    assert "is damaged and is computed again" in caplog.text
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64, 300, 2000, 2049, 10_000])
@@ -249,7 +249,7 @@ def test_folders_that_cannot_be_compared(
 
 def test_fewer_images_than_needed(cli: Cli, folders: tuple[Path, Path]) -> None:
     answer = cli("task=evaluate", f"task.real={folders[0]}", f"task.fake={folders[1]}", "metrics=[kid]", "extractor=random")
-    assert answer.code == 2 and answer.err == "ganexp: metrics: kid/random: 16 real samples; at least 1,000 are needed\n"
+    assert answer.code == 2 and answer.err == "ganexp: metrics: kid/random: requires at least 1,000 real samples, got 16\n"
 
 
 def test_exact_images_are_as_they_are(tmp_path: Path) -> None:
