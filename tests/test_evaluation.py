@@ -229,12 +229,12 @@ def resize(folder: Path) -> None:
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda b: [file.unlink() for file in b.rglob("*.*")], "fake: {b} holds no image"),
+        (lambda b: [file.unlink() for file in b.rglob("*.*")], "fake: {b} contains no image"),
         (lambda b: (b / "000.jpg").write_bytes((b / "000.jpg").read_bytes()[:300]), "fake: {b}/000.jpg cannot be read"),
         (lambda b: Image.open(b / "002.png").resize((9, 9)).save(b / "002.png"), "002.png has 9×9 px"),
-        (resize, "fake: its images are 15×20 px in 3 channels, those of real are 30×40 px"),
+        (resize, "fake: has images of 15×20 px in 3 channels, but real has 30×40 px"),
         (lambda b: [Image.new("RGB", (40, 30), (i, 0, 0)).save(f) for i, f in enumerate(b.rglob("*.*"))], "of a single colour"),
-        (lambda b: [file.unlink() for file in sorted(b.rglob("*.*"))[1:]], "fake: {b} holds a single image"),
+        (lambda b: [file.unlink() for file in sorted(b.rglob("*.*"))[1:]], "fake: {b} contains a single image"),
     ],
 )
 def test_folders_that_cannot_be_compared(
@@ -334,7 +334,7 @@ def test_compare_warns_of_other_protocols(cli: Cli, runs: list[Path]) -> None:
     [
         ("[]", "task.runs: at least two"),
         ("[{0}]", "runs: at least two"),
-        ("[{0},nowhere]", "task.runs: nowhere is not a run's folder"),
+        ("[{0},nowhere]", "task.runs: nowhere is not a run folder"),
     ],
 )
 def test_runs_that_cannot_be_compared(chosen: str, message: str, cli: Cli, runs: list[Path]) -> None:

@@ -120,10 +120,10 @@ def test_colours_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("#00fff", "data.background: a colour's name or #rrggbb, not '#00fff'"),
-        ("Whiet", "data.background: a colour's name or #rrggbb, not 'Whiet'; did you mean white?"),
-        ("12345", "data.background: 12345 is not of type str; text in quotes: data.background=\"'rrggbb'\" on the command line"),
-        ("null", "data.background: None is not of type str; in YAML, # begins a comment: write '#rrggbb' in quotes"),
+        ("#00fff", "data.background: must be a colour name or #rrggbb, got '#00fff'"),
+        ("Whiet", "data.background: must be a colour name or #rrggbb, got 'Whiet'; did you mean white?"),
+        ("12345", "data.background: 12345 is not of type str; quote text: data.background=\"'rrggbb'\" on the command line"),
+        ("null", "data.background: None is not of type str; # starts a comment in YAML: quote the colour, '#rrggbb'"),
     ],
 )
 def test_what_is_no_colour(text: str, message: str, cli: Cli, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_an_interrupted_reading_goes_on(
         file.write(b"half a row")
     before = len(reads)
     data = folder(tmp_path / "p")
-    assert "going on after 128 of 200 images" in capsys.readouterr().out
+    assert "continuing after 128 of 200 images" in capsys.readouterr().out
     assert len(reads) - before == 72 and len(data.x) == 200
     shutil.rmtree(cache)
     assert torch.equal(folder(tmp_path / "p").x, data.x)
@@ -693,17 +693,17 @@ def test_a_label_that_is_nearly_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("data=folder data.fit=Crop", "data.fit: 'Crop' is no choice; did you mean crop? (there are: crop, pad, squash)"),
-        ("data=folder data.fit=SQUASH", "data.fit: 'SQUASH' is no choice; did you mean squash?"),
+        ("data=folder data.fit=Crop", "data.fit: 'Crop' is not a valid choice; did you mean crop? (there are: crop, pad, squash)"),
+        ("data=folder data.fit=SQUASH", "data.fit: 'SQUASH' is not a valid choice; did you mean squash?"),
         (
             "data=celeba data.split=Train",
-            "data.split: 'Train' is no choice; did you mean train? (there are: all, test, train, valid)",
+            "data.split: 'Train' is not a valid choice; did you mean train? (there are: all, test, train, valid)",
         ),
         (
             "task=prepare task.source=p task.target=set task.detect=Cat_face",
-            "task.detect: 'Cat_face' is no choice; did you mean cat_face?",
+            "task.detect: 'Cat_face' is not a valid choice; did you mean cat_face?",
         ),
-        ("callbacks.watchdog.on_nan=Stop", "callbacks.watchdog.on_nan: 'Stop' is no choice; did you mean stop?"),
+        ("callbacks.watchdog.on_nan=Stop", "callbacks.watchdog.on_nan: 'Stop' is not a valid choice; did you mean stop?"),
         ("data=Digits", "data=Digits: there is no such option; did you mean digits?"),
         ("data=DIGITS", "data=DIGITS: there is no such option; did you mean digits?"),
     ],
@@ -717,7 +717,7 @@ def test_choices_in_the_wrong_case(words: str, message: str, cli: Cli, tmp_path:
 def test_labels_that_make_no_sense(tmp_path: Path) -> None:
     write_images(tmp_path, count=4)
     for content, message in (
-        ("file,label\n000.jpg,1\n000.jpg,2\n", "line 3 gives 000.jpg a second label"),
+        ("file,label\n000.jpg,1\n000.jpg,2\n", "line 3 has a second label for 000.jpg"),
         ("file,label\n000.jpg,\n", "labels.csv: line 2, 000.jpg: has no label"),
         ("file,label\n000.jpg,1\n002.png,  \n", "labels.csv: line 3, 002.png: has no label"),
         ("file,label\n000.jpg\n", "labels.csv: line 2, 000.jpg: has no label"),
@@ -726,10 +726,10 @@ def test_labels_that_make_no_sense(tmp_path: Path) -> None:
         (",label\n", "columns file and label, not '', 'label'"),
         ("flie,label\n", "columns file and label, not 'flie', 'label'; did you mean file by 'flie'?"),
         ("file,Label\n", "not 'file', 'Label'; did you mean label by 'Label'?"),
-        ("file;label\n", "not 'file;label'; they are separated by commas"),
+        ("file;label\n", "got 'file;label'; the separator must be a comma"),
         ("file,label\n000.jpg,0\n002.png,12\n", "name 2: 0, 12; line 3, 002.png: 12 is not from 0 to 4"),
         ("file,label\n000.jpg,caf\xe9\n", "cannot be read"),
-        ("file,label\n000.jpg,1\n002.png,01\n", "spell one number in two ways"),
+        ("file,label\n000.jpg,1\n002.png,01\n", "spell the same number differently"),
     ):
         (tmp_path / "labels.csv").write_bytes(content.encode("latin-1"))
         with pytest.raises(ValueError, match=r"^classes: ") as caught:

@@ -87,7 +87,7 @@ MISTAKES = [
     ("task=evaluate task.real=a task.fake=b data=digits", "data: cannot be combined with task.real"),
     ("task=evaluate run=text.ckpt task.num_images=1", "task.num_images: must be at least 2, got 1"),
     ("task=compare", "task.runs: at least two are required: task.runs=["),
-    ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: kid/x is not one of the run's metrics: swd/pixels"),
+    ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: kid/x is not one of the run's metrics: fid/classifier, swd/pixels"),
     ("model.g_steps=0", "model.g_steps: at least 1, not 0"),
     ("model.width_multiplier=0", "model.width_multiplier: must be a factor above 0"),
     ("loss=relativistic model.separate=true", "model.separate: Relativistic compares real with fake"),

@@ -107,10 +107,10 @@ def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeyp
     [
         (["source=nowhere", "target=set"], "source: there is no folder or zip archive nowhere"),
         (["source=raw"], "target: is required: task.target=…"),
-        (["source=raw", "target=raw"], "target: raw is inside source, and would be prepared too"),
+        (["source=raw", "target=raw"], "target: raw is inside source; choose a folder outside"),
         (
             ["source=raw", "target=set", "detect=dog"],
-            "detect: 'dog' is no choice (there are: anime_face, cat_face, human_face, none)",
+            "detect: 'dog' is not a valid choice (there are: anime_face, cat_face, human_face, none)",
         ),
         (["source=raw", "target=set", "size=0"], "size: px, or [height, width], not 0"),
         (["source=raw", "target=set", "size=abc"], "size: 'abc' is not of type int | Sequence[int]"),
@@ -118,9 +118,9 @@ def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeyp
         (["source=raw", "target=set", "margin=null"], "margin: None is not of type float"),
         (["source=raw", "target=raw/a.jpg/set"], "target: "),
         (["source=raw", "target=set", "margin=-1"], "margin: must be at least 0, got -1"),
-        (["source=raw", "target=set", "fit=stretch"], "fit: 'stretch' is no choice (there are: crop, pad, squash)"),
+        (["source=raw", "target=set", "fit=stretch"], "fit: 'stretch' is not a valid choice (there are: crop, pad, squash)"),
         (["source=raw", "target=set", "duplicates=65"], "duplicates: from 0 to 64 bits"),
-        (["source=raw", "target=set", "background=blakc"], "background: a colour's name or #rrggbb"),
+        (["source=raw", "target=set", "background=blakc"], "background: must be a colour name or #rrggbb"),
         (["source=raw", "target=set", "workers=0"], "workers: must be at least 1, got 0"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_checkpoint_of_other_shapes(cli: Cli, trained: Callable[..., Path]) ->
     content["config"]["model"]["generator"]["hidden"] = [9]
     torch.save(content, checkpoint)
     answer = cli("task=sample", f"run={checkpoint}")
-    assert answer.code == 2 and "does not fit its own config" in answer.err
+    assert answer.code == 2 and "do not fit its config" in answer.err
 
 
 def test_a_class_of_ones_own_must_be_trusted(cli: Cli, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_task_from_outside(cli: Cli, mine: Callable[[str], None], tmp_path: Pa
         (WHOLE, ["task.to=13"], "task: KeyError: 'bad luck'"),
         (WHOLE + "odd: 1\n", [], "task.odd: my_count.Count has no such argument"),
         (WHOLE + "config: 1\n", [], "task.config: is set by ganexp itself"),
-        (WHOLE.replace("to: 3\n", ""), [], "task.to: my_count.Count needs this argument"),
+        (WHOLE.replace("to: 3\n", ""), [], "task.to: my_count.Count requires this argument"),
         (WHOLE.replace("to: 3", "to: ???"), [], "task.to: is required: task.to=…"),
         (WHOLE.replace("Count", "Cuont"), [], "task._target_: my_count.Cuont cannot be imported"),
         (WHOLE.replace("my_count", "your_count"), [], "task._target_: your_count.Count cannot be imported"),
