@@ -599,7 +599,7 @@ def test_inspect_other_data(data: str, picture: str, cli: Cli, tmp_path: Path) -
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("data=folder data.max_unreadable=7", "data.max_unreadable: a fraction from 0 to 1, not 7"),
+        ("data=folder data.max_unreadable=7", "data.max_unreadable: must be from 0 to 1, got 7"),
         ("data=folder data.batch_size=1", "data.batch_size: must be at least 2, got 1"),
         ("data=folder data.batch_size=many", "data.batch_size: 'many' is not of type int"),
         ("data=cats data.min_face_size=-1", "data.min_face_size: must be at least 0, got -1"),
@@ -693,7 +693,10 @@ def test_a_label_that_is_nearly_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("data=folder data.fit=Crop", "data.fit: 'Crop' is not a valid choice; did you mean crop? (there are: crop, pad, squash)"),
+        (
+            "data=folder data.fit=Crop",
+            "data.fit: 'Crop' is not a valid choice; did you mean crop? (there are: crop, pad, squash)",
+        ),
         ("data=folder data.fit=SQUASH", "data.fit: 'SQUASH' is not a valid choice; did you mean squash?"),
         (
             "data=celeba data.split=Train",
@@ -723,8 +726,8 @@ def test_labels_that_make_no_sense(tmp_path: Path) -> None:
         ("file,label\n000.jpg\n", "labels.csv: line 2, 000.jpg: has no label"),
         ("file,label\n,1\n", "labels.csv: line 2 has no file; a line must be FILE,LABEL"),
         ("", "its first line must name the columns file and label; it is empty"),
-        (",label\n", "columns file and label, not '', 'label'"),
-        ("flie,label\n", "columns file and label, not 'flie', 'label'; did you mean file by 'flie'?"),
+        (",label\n", "columns file and label, got '', 'label'"),
+        ("flie,label\n", "columns file and label, got 'flie', 'label'; did you mean file by 'flie'?"),
         ("file,Label\n", "not 'file', 'Label'; did you mean label by 'Label'?"),
         ("file;label\n", "got 'file;label'; the separator must be a comma"),
         ("file,label\n000.jpg,0\n002.png,12\n", "name 2: 0, 12; line 3, 002.png: 12 is not from 0 to 4"),

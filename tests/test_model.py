@@ -225,7 +225,7 @@ def test_a_run_keeps_its_start(made: Path, cli: Cli, tmp_path: Path) -> None:
         (lambda f: (f / "empty").mkdir(), "empty", "run: empty has no checkpoint, neither checkpoints/best.ckpt nor"),
         (lambda f: None, "latest", "run: there is no run with a checkpoint below outputs/"),
         (lambda f: (f / "x.ckpt").write_text("x"), "x.ckpt", "run: x.ckpt is not a checkpoint, or is truncated"),
-        (lambda f: torch.save({"a": 1}, f / "x.ckpt"), "x.ckpt", "run: x.ckpt is not one of ganexp's"),
+        (lambda f: torch.save({"a": 1}, f / "x.ckpt"), "x.ckpt", "run: x.ckpt is not a checkpoint of ganexp"),
         (lambda f: torch.save({"a": os.system}, f / "x.ckpt"), "x.ckpt", "run: x.ckpt contains more than tensors"),
     ],
 )

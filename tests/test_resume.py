@@ -194,7 +194,7 @@ def test_other_data(cli: Callable[..., Answer], data_root: Path, tmp_path: Path)
     assert cli(*folder, *SHORT, "data.batch_size=8", "trainer.max_steps=2", "hydra.run.dir=run").code == 0
     shutil.move(tmp_path / "pictures", tmp_path / "moved")
     answer = cli("task=resume", "run=run", "trainer.max_steps=3")
-    assert answer.code == 2 and f"there is no folder {tmp_path}/pictures" in answer.err
+    assert answer.code == 2 and f"there is no folder or zip archive {tmp_path}/pictures" in answer.err
     assert cli("task=resume", "run=run", "trainer.max_steps=3", "data.root=moved").code == 0
     (tmp_path / "moved" / "000.jpg").unlink()
     answer = cli("task=resume", "run=run", "trainer.max_steps=4")

@@ -79,7 +79,7 @@ def test_nan_weights_stop_the_run(spoiled: Callable[..., Answer]) -> None:
 def test_numbers_that_explode_stop_the_run(cli: Callable[..., Answer]) -> None:
     """A learning rate that no game survives; nothing was saved before."""
     answer = cli(*RUN, "optimizer.discriminator.lr=1e30", "trainer.checkpoint_every=12")
-    assert answer.code == 1 and "ganexp: step 1: " in answer.err and "there is no checkpoint from before it" in answer.err
+    assert answer.code == 1 and "ganexp: step 1: " in answer.err and "there is no earlier checkpoint" in answer.err
     assert not (answer.folder / "run" / "checkpoints" / "last.ckpt").exists()
 
 
@@ -175,9 +175,9 @@ def test_one_rank_alone_ends_both(tmp_path: Path) -> None:
     "key, value, message",
     [
         ("on_nan", "retry", "callbacks.watchdog.on_nan: 'retry' is not a valid choice"),
-        ("patience", "0", "callbacks.watchdog.patience: at least 1, not 0"),
+        ("patience", "0", "callbacks.watchdog.patience: must be at least 1, got 0"),
         ("lr_factor", "2.0", "callbacks.watchdog.lr_factor: must be above 0 and at most 1, got 2.0"),
-        ("rebound", "1.0", "callbacks.watchdog.rebound: a factor above 1, not 1.0"),
+        ("rebound", "1.0", "callbacks.watchdog.rebound: must be above 1, got 1.0"),
     ],
 )
 def test_mistakes(key: str, value: str, message: str, cli: Callable[..., Answer]) -> None:
