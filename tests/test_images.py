@@ -728,7 +728,7 @@ def test_labels_that_make_no_sense(tmp_path: Path) -> None:
         ("", "its first line must name the columns file and label; it is empty"),
         (",label\n", "columns file and label, got '', 'label'"),
         ("flie,label\n", "columns file and label, got 'flie', 'label'; did you mean file by 'flie'?"),
-        ("file,Label\n", "not 'file', 'Label'; did you mean label by 'Label'?"),
+        ("file,Label\n", "got 'file', 'Label'; did you mean label by 'Label'?"),
         ("file;label\n", "got 'file;label'; the separator must be a comma"),
         ("file,label\n000.jpg,0\n002.png,12\n", "name 2: 0, 12; line 3, 002.png: 12 is not from 0 to 4"),
         ("file,label\n000.jpg,caf\xe9\n", "cannot be read"),
