@@ -730,7 +730,7 @@ def test_labels_that_make_no_sense(tmp_path: Path) -> None:
         ("flie,label\n", "columns file and label, got 'flie', 'label'; did you mean file by 'flie'?"),
         ("file,Label\n", "got 'file', 'Label'; did you mean label by 'Label'?"),
         ("file;label\n", "got 'file;label'; the separator must be a comma"),
-        ("file,label\n000.jpg,0\n002.png,12\n", "name 2: 0, 12; line 3, 002.png: 12 is not from 0 to 4"),
+        ("file,label\n000.jpg,0\n002.png,12\n", "have 2: 0, 12; line 3, 002.png: 12 is not from 0 to 4"),
         ("file,label\n000.jpg,caf\xe9\n", "cannot be read"),
         ("file,label\n000.jpg,1\n002.png,01\n", "spell the same number differently"),
     ):
