@@ -115,7 +115,7 @@ def faces(checkpoints: list[Path], figure: Path | None) -> None:
         grids.setdefault("real images", data.real(36))
         grids[f"{config['name']}, {step:,} steps\n{caption}"] = sampling.sample(system, 36, seed=0)
         if isinstance(system, VAE):
-            grids[f"{config['name']}: reconstructions of the real images"] = system.reconstruct(*data.labelled(36))
+            grids[f"{config['name']}: reconstructions of the real images"] = system.reconstruct(*data.real_and_labels(36))
     if figure is not None:
         plot_grids(grids, figure)
 

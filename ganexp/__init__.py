@@ -1,4 +1,4 @@
-"""ganexp: composable GAN experiments. `python -m ganexp --help` trains them, `ganexp.load("latest").sample(16)` uses them."""
+"""ganexp: composable GAN experiments. Train with `python -m ganexp`, sample with `ganexp.load("latest").sample(16)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAZY = {
     "load": "ganexp.model",
     "Model": "ganexp.model",
     "ConfigError": "ganexp.cli.messages",
-}  # so that `import ganexp` needs no torch
+}  # `import ganexp` must not import torch
 
 
 def __getattr__(name: str) -> Any:

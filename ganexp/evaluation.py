@@ -1,4 +1,4 @@
-"""Measuring: samples against real images, every metric by its name, with the protocol that its value depends on."""
+"""Evaluation: metrics of samples against real images, with the protocol of every value."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from ganexp.systems.base import System
 from ganexp.systems.contexts import seeded
 
 log = logging.getLogger(__name__)
-ONE = slice(0, 1)
-Sampler = Callable[[slice], tuple[Tensor, Tensor | None]]  # the samples of these numbers, and their wanted labels
+FIRST = slice(0, 1)
+Sampler = Callable[[slice], tuple[Tensor, Tensor | None]]  # slice of indices -> samples, and the labels they are conditioned on
 
 
 class Evaluation:
-    """`num` samples against `num` real ones of `data` (all, where there are fewer), by any number of metrics.
+    """Compares `num` samples with `num` real ones of `data` (all of them if there are fewer), by any number of metrics.
 
-    Metrics with equal extractors share one, so that every image passes through it once. Features of real images are kept in the
-    cache folder by the content of the images and of the extractor. Images are rounded to 256 levels first, as if saved.
-    `labelled`: whether the samples come with the labels they were asked for.
+    Metrics with equal extractors share one, so every image passes through it once. Features of real images are cached under a
+    hash of the images and the extractor. Images are rounded to 256 levels first, as if saved.
+    `labelled`: whether the samples are conditioned on labels.
     """
 
     def __init__(self, metrics: Iterable[FeatureMetric], data: DataModule, num: int, labelled: bool):
@@ -41,13 +41,13 @@ class Evaluation:
         self.groups: list[tuple[Extractor, list[FeatureMetric]]] = []
 
     def setup(self) -> None:
-        """Make the extractors ready, which may train or download them, and try every metric on two real samples. Raises
-        ValueError where a metric cannot be of such data, FileNotFoundError for an extractor's file."""
+        """Set up the extractors, which may train or download them, and try every metric on two real samples. Raises ValueError
+        if a metric does not support the data, FileNotFoundError if an extractor's file is missing."""
         by_fingerprint: dict[str, tuple[Extractor, list[FeatureMetric]]] = {}
         for metric in self.metrics:
             if metric.requires_labels and not self.labelled:
-                raise ValueError(f"{metric.names[0]}: is of samples that were asked for by class: model=cdcgan, acgan or cgan")
-            metric.to(self.data.x.device)  # from where another measurement has left it
+                raise ValueError(f"{metric.names[0]}: requires a conditional model: model=cdcgan, acgan or cgan")
+            metric.to(self.data.x.device)  # an earlier measurement may have moved it
             metric.setup(self.data)
             by_fingerprint.setdefault(metric.features.fingerprint, (metric.features, []))[1].append(metric)
         self.groups = list(by_fingerprint.values())
@@ -55,37 +55,38 @@ class Evaluation:
         for extractor, metrics in self.groups:
             outputs = extractor(to_float(self.data.take(self.order[:2])))
             for metric in metrics:
-                have = {"real": len(self.order), "fake": self.num}
-                for side in metric.kinds:
-                    if have[side] < metric.min_samples:
+                counts = {"real": len(self.order), "fake": self.num}
+                for kind in metric.kinds:
+                    if counts[kind] < metric.min_samples:
                         raise ValueError(
-                            f"{metric.name}: {have[side]:,} {KINDS[side]} samples; at least {metric.min_samples:,} are needed"
+                            f"{metric.name}: requires at least {metric.min_samples:,} {KINDS[kind]} samples, got {counts[kind]:,}"
                         )
                 if metric.output not in outputs:
-                    raise ValueError(f"{metric.names[0]}: {extractor.name} gives no {metric.output}; take extractor=classifier")
+                    raise ValueError(f"{metric.names[0]}: {extractor.name} has no {metric.output}; choose extractor=classifier")
                 metric.update(outputs[metric.output], real=True, y=self.data.y[self.order[:2]])
                 metric.reset()
 
     def measure(
         self, sample: Sampler, device: torch.device, rank: int = 0, ranks: int = 1, show: str | None = None
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """The values, and of metrics that have none, why. The ranks share the work and get the same values.
+        """Returns the values by name, and for each metric without a value the reason. Work is split over the ranks; all of them
+        get the same values.
 
-        `show`: the name of a progress bar; null shows none.
+        `show`: title of a progress bar; no bar if None.
         """
-        where = summing(device)
+        accumulator = metric_device(device)
         for extractor, metrics in self.groups:
             for metric in metrics:
-                metric.to(where).reset()
-            extractor.to(device)  # one that belongs to the metric went with it
-            self.see_real(extractor, metrics, device, chunks(len(self.order), rank, ranks))
+                metric.to(accumulator).reset()
+            extractor.to(device)  # an extractor that is a submodule of the metric was moved with it
+            self.update_real(extractor, metrics, device, chunks(len(self.order), rank, ranks))
         parts = chunks(self.num, rank, ranks)
-        for part in tqdm(parts or [ONE], desc=show, disable=None if show else True, leave=False):
+        for part in tqdm(parts or [FIRST], desc=show, disable=None if show else True, leave=False):
             x, y = sample(part)
             if x.ndim == 4:
                 x = to_float(to_uint8(x)).where(x.isfinite(), x)
             for extractor, metrics in self.groups:
-                see(extractor(x), y, metrics, real=False, none=not parts)
+                update_metrics(metrics, extractor(x), y, real=False, empty=not parts)
         values: dict[str, float] = {}
         failed: dict[str, str] = {}
         for metric in self.metrics:
@@ -95,24 +96,26 @@ class Evaluation:
                 failed[metric.name] = str(error)
         return values, failed
 
-    # -- the real side -----------------------------------------------------------------------------------------------
+    # -- real samples ------------------------------------------------------------------------------------------------
 
-    def see_real(self, extractor: Extractor, metrics: Sequence[FeatureMetric], device: torch.device, parts: list[slice]) -> None:
-        looking = [metric for metric in metrics if "real" in metric.kinds]
-        if not looking:
+    def update_real(
+        self, extractor: Extractor, metrics: Sequence[FeatureMetric], device: torch.device, parts: list[slice]
+    ) -> None:
+        metrics = [metric for metric in metrics if "real" in metric.kinds]
+        if not metrics:
             return
-        kept = {}
+        cached = {}
         if extractor.costly and parts:
-            for output in {metric.output for metric in looking}:
-                kept[output] = self.kept(extractor, output, device, parts)
-        for part in parts or [ONE]:
-            y = self.data.y[self.order[part]].to(device) if self.labelled else None  # as many kinds on both sides
-            here = slice(part.start - parts[0].start, part.stop - parts[0].start) if parts else ONE
-            outputs = {name: torch.from_numpy(np.array(f[here])) for name, f in kept.items()}
-            see(outputs or extractor(self.real(part, device)), y, looking, real=True, none=not parts)
+            for output in {metric.output for metric in metrics}:
+                cached[output] = self.cached_features(extractor, output, device, parts)
+        for part in parts or [FIRST]:
+            y = self.data.y[self.order[part]].to(device) if self.labelled else None  # labels on both sides or on neither
+            rows = slice(part.start - parts[0].start, part.stop - parts[0].start) if parts else FIRST
+            outputs = {name: torch.from_numpy(np.array(f[rows])) for name, f in cached.items()}
+            update_metrics(metrics, outputs or extractor(self.real(part, device)), y, real=True, empty=not parts)
 
-    def kept(self, extractor: Extractor, output: str, device: torch.device, parts: list[slice]) -> np.ndarray:
-        """The real features of these parts [N, …], from the cache or put into it."""
+    def cached_features(self, extractor: Extractor, output: str, device: torch.device, parts: list[slice]) -> np.ndarray:
+        """Returns the real features [N, …] of these parts from the cache, or computes and caches them."""
         key = hash_of(self.real_hash, extractor.fingerprint, output, parts[0].start, parts[-1].stop)
         file = cache_folder() / "features" / f"{extractor.name}-{key}.npy"
         if file.is_file():
@@ -123,9 +126,9 @@ class Evaluation:
                 log.info("features of the real images: read from %s", file)
                 return features
             except (ValueError, OSError, EOFError) as error:
-                log.warning("%s is damaged and made anew: %s", file, error)
-        seen = tqdm(parts, desc=f"real images through {extractor.name}", disable=None, leave=False)
-        features = np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in seen])
+                log.warning("%s is damaged and is computed again: %s", file, error)
+        bar = tqdm(parts, desc=f"{extractor.name} features of real images", disable=None, leave=False)
+        features = np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in bar])
         replace(file, lambda opened: np.save(opened, features))
         log.info("features of the real images: written to %s", file)
         return features
@@ -135,17 +138,17 @@ class Evaluation:
 
     @cached_property
     def real_hash(self) -> str:
-        """Of the real samples that are compared with."""
+        """Hash of the real samples in the comparison."""
         if len(self.order) == len(self.data.x):
             return self.data.fingerprint
         return content_hash(self.data.take(self.order), self.data.y[self.order])
 
-    # -- what a value depends on -------------------------------------------------------------------------------------
+    # -- protocols ---------------------------------------------------------------------------------------------------
 
     def protocols(self, ema: bool | None) -> dict[str, dict[str, Any]]:
-        """For every value's name all that it depends on beside the samples themselves, and a short hash of that as `fingerprint`.
+        """Returns each value's protocol by name: all that it depends on besides the samples, and a short hash, `fingerprint`.
 
-        `ema`: whether the samples are those of an averaged generator; null where nobody knows.
+        `ema`: whether the samples come from an averaged generator; None if unknown.
         """
         real = {
             "data": type(self.data).__name__,
@@ -177,31 +180,33 @@ class Evaluation:
         return protocols
 
 
-def see(outputs: dict[str, Tensor], y: Tensor | None, metrics: Sequence[FeatureMetric], real: bool, none: bool) -> None:
-    """`none`: of these samples: a rank with no part must still know the features' shape, which the others gather."""
+def update_metrics(
+    metrics: Sequence[FeatureMetric], outputs: dict[str, Tensor], y: Tensor | None, real: bool, empty: bool
+) -> None:
+    """`empty`: pass zero rows. A rank without samples still needs the features' shape, for gathering."""
     for metric in metrics:
         features, labels = outputs[metric.output].to(metric.device), None if y is None else y.to(metric.device)
-        metric.update(features[:0] if none else features, real, labels if labels is None or not none else labels[:0])
+        metric.update(features[:0] if empty else features, real, labels if labels is None or not empty else labels[:0])
 
 
-@lru_cache
-def summing(device: torch.device) -> torch.device:
-    """Where the metrics of what a device computes are: they sum in float64, which Apple's GPUs lack. Said once."""
+@lru_cache  # warns once
+def metric_device(device: torch.device) -> torch.device:
+    """Returns the device for the metrics' state. They accumulate in float64, which MPS does not support."""
     if device.type != "mps":
         return device
-    log.warning("metrics: computed on the CPU, in float64, which the device mps does not have")
+    log.warning("metrics: computed on the CPU, because they need float64, which mps does not support")
     return torch.device("cpu")
 
 
 def chunks(n: int, rank: int = 0, ranks: int = 1) -> list[slice]:
-    """This rank's part of range(n) in slices of at most CHUNK; the slices are the same for any number of ranks."""
+    """Returns this rank's part of range(n) in slices of at most CHUNK. The slices do not depend on the number of ranks."""
     size = min(CHUNK, -(-n // 8))
-    every = [slice(i, min(i + size, n)) for i in range(0, n, size)]
-    return every[len(every) * rank // ranks : len(every) * (rank + 1) // ranks]
+    slices = [slice(i, min(i + size, n)) for i in range(0, n, size)]
+    return slices[len(slices) * rank // ranks : len(slices) * (rank + 1) // ranks]
 
 
 def samples_of(system: System) -> Sampler:
-    """Samples that depend on the weights alone; the random state is left as it was: measuring more often changes nothing."""
+    """Samples of a system that depend on its weights alone. Restores the random state, so measuring does not affect training."""
 
     def sample(part: slice) -> tuple[Tensor, Tensor | None]:
         with seeded(part.start, system.device):
@@ -212,7 +217,7 @@ def samples_of(system: System) -> Sampler:
 
 
 def images_of(data: DataModule, device: torch.device) -> Sampler:
-    """The images of a data module, in their order."""
+    """The samples of a data module, in order."""
 
     def sample(part: slice) -> tuple[Tensor, Tensor | None]:
         return to_float(data.take(torch.arange(part.start, part.stop)).to(device)), data.y[part].to(

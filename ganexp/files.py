@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, and JSON."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """What is kept between runs, by its content: `~/.cache/ganexp`, or `$XDG_CACHE_HOME/ganexp`. Safe to delete."""
+    """The cache shared by all runs: `~/.cache/ganexp`, or `$XDG_CACHE_HOME/ganexp`. Entries are named by content hashes. Safe to
+    delete."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "ganexp"
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write under a temporary name beside `path`, sync, rename: the old file stays if `write` raises or the power fails.
+    """Write atomically: to a temporary file beside `path`, then sync and rename. The old file stays if `write` raises or the
+    power fails.
 
-    One process writes a file. What it leaves when it is killed, `.NAME.part`, is overwritten by the next.
+    Only one process may write a file. A killed process leaves `.NAME.part`, which the next write overwrites.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -33,7 +35,7 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = str(path)  # a full disk names none
+        error.filename = str(path)  # the error of a full disk has no file name
         raise
     finally:
         with suppress(OSError):
@@ -42,7 +44,7 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let the names in `folder` outlive a power failure, where the system can promise that."""
+    """Sync the folder's entries to disk, so that a rename survives a power failure, where the system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -52,9 +54,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """JSON as the standard has it: what is not finite is null."""
+    """Write standard JSON: NaN and infinite numbers become null."""
     text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    replace(path, lambda file: file.write(text.encode(errors="backslashreplace")))  # of a file's name that is not UTF-8
+    replace(path, lambda file: file.write(text.encode(errors="backslashreplace")))  # file names may not be valid UTF-8
 
 
 def finite(value: Any) -> Any:
@@ -66,14 +68,14 @@ def finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The file's mapping; an empty one where there is no file, or none that can be read, which is said."""
+    """Returns the file's mapping; an empty one if the file is missing, or, with a warning, if it is damaged."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, no mapping")
+            raise ValueError(f"expected a mapping, got {type(content).__name__}")
     except (ValueError, RecursionError) as error:
-        log.warning("%s is damaged and begun anew: %s", path, error)
+        log.warning("%s is damaged and is ignored: %s", path, error)
         return {}
     return content

@@ -21,11 +21,11 @@ from ganexp.systems.base import System
 
 
 def load(run_or_checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu", trust: Sequence[str] = ()) -> Model:
-    """The model of a run's folder (its best checkpoint if there is one, otherwise its last), of `latest` (the newest run below
-    outputs/), or of the file of a checkpoint.
+    """Load a trained model from a run folder (best.ckpt if it exists, otherwise last.ckpt), from `latest` (the newest run below
+    outputs/), or from a checkpoint file.
 
     Runs no code from the file: it may name ganexp's own classes and those below the module prefixes `trust`. Raises
-    ganexp.ConfigError, an Exception of one line, if there is no such run or file, it is damaged, or the device is not there.
+    ganexp.ConfigError, with a one-line message, if the run or file is missing or damaged, or the device is unavailable.
     """
     file = find_checkpoint(run_or_checkpoint)
     system, config, step = restore(file, trust)
@@ -33,9 +33,9 @@ def load(run_or_checkpoint: str | os.PathLike[str], device: str | torch.device =
 
 
 class Model:
-    """A trained system, in evaluation mode and with averaged weights if it has them.
+    """A trained system in evaluation mode, with averaged weights if it has them.
 
-    `config`: of the run that made it. `step`: how far it was trained. `checkpoint`: its file.
+    `config`: the config of its run. `step`: the step of the checkpoint. `checkpoint`: the file.
     """
 
     def __init__(self, system: System, config: dict[str, Any], step: int, checkpoint: Path):
@@ -45,7 +45,7 @@ class Model:
         return f"Model({self.checkpoint}, step {self.step}, shape {list(self.shape)}, classes {self.classes})"
 
     def to(self, device: str | torch.device) -> Model:
-        """Moves this model itself. Raises ConfigError for a device that is not there."""
+        """Move the model in place. Raises ConfigError if the device is unavailable."""
         try:
             self.system.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -58,65 +58,66 @@ class Model:
 
     @property
     def latent(self) -> Latent:
-        """The prior over z: `latent.sample(n, device)` gives z [n, latent.dim]."""
+        """The prior over z: `latent.sample(n, device)` returns z [n, latent.dim]."""
         return self.system.latent
 
     @property
     def classes(self) -> int | None:
-        """How many classes can be asked for; None for an unconditional model."""
+        """Number of classes; None for an unconditional model."""
         return self.system.classes
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """Shape of one sample."""
         with torch.no_grad():
             return tuple(self.generate(torch.zeros(1, self.latent.dim), 0 if self.classes else None).shape[1:])
 
     def sample(self, n: int, label: int | None = None, seed: int | None = None, truncation: float = 1.0) -> Tensor:
-        """n samples [n, *shape], images in [-1, 1], without gradient.
+        """Returns n samples [n, *shape], images in [-1, 1], without gradient.
 
-        `label`: the class of all of them; without it those of a conditional model come in turn. `seed`: the samples are those of
-        task=sample with this seed, and the random state is left as it was; None samples from the random state. `truncation`:
-        below 1, samples are nearer the mean of w, or of z where there is no w, and less diverse. Raises ValueError for a label
-        that the model does not have.
+        `label`: the class of all samples; None cycles through the classes 0, 1, 2, … of a conditional model. `seed`: gives the
+        samples of task=sample with this seed and restores the random state; None uses the global random state. `truncation`:
+        below 1 moves samples towards the mean of w, or of z if there is no w: less diverse. Raises ValueError if the model does
+        not have the label.
         """
         if n < 1:
-            raise ValueError(f"n: at least 1 sample, not {n}")
+            raise ValueError(f"n: must be at least 1, got {n}")
         self.check_label(label)
         return sampling.sample(self.system, n, label, seed, truncation)
 
     def generate(self, z: Tensor, y: Tensor | int | None = None, truncation: float = 1.0) -> Tensor:
-        """x [N, *shape] of latents z [N, latent.dim], differentiable in z. `y`: the classes [N], or one for all, which a
-        conditional model requires. Raises ValueError for a z or y that does not fit the model."""
+        """Returns x [N, *shape] for latents z [N, latent.dim], differentiable in z. `y`: classes [N], or one class for all;
+        required by a conditional model. Raises ValueError if z or y does not fit the model."""
         if z.ndim != 2 or z.shape[1] != self.latent.dim:
-            raise ValueError(f"z: must be [N, {self.latent.dim}], not {list(z.shape)}")
+            raise ValueError(f"z: must be [N, {self.latent.dim}], got {list(z.shape)}")
         return self.system.generate(z.to(self.device), self.labels(len(z), y), truncation)
 
     def encode(self, x: Tensor, y: Tensor | int | None = None) -> Tensor:
-        """The mean [N, latent.dim] of z given x [N, *shape]; `y` as in generate. Raises AttributeError without an encoder."""
+        """Returns the mean [N, latent.dim] of z given x [N, *shape]; `y` as in generate. Raises AttributeError without an
+        encoder."""
         if not hasattr(self.system, "encoder"):
             raise AttributeError(f"encode: {type(self.system).__name__} has no encoder; a VAE has one (model=vae)")
         mean: Tensor = self.system.encode(x.to(self.device), self.labels(len(x), y))[0]  # type: ignore[operator]
         return mean
 
     def labels(self, n: int, y: Tensor | int | None) -> Tensor:
-        """The labels [n] that the networks take: zeros for an unconditional model."""
+        """Returns the labels [n] that the networks take: zeros for an unconditional model."""
         if self.classes is None and y is not None:
             raise ValueError("y: this model is unconditional and has no classes")
         if y is None and self.classes is not None:
             raise ValueError(f"y: this model is conditional: pass a class from 0 to {self.classes - 1}, or one for each sample")
         if isinstance(y, Tensor):
             if y.shape != (n,):
-                raise ValueError(f"y: must be [{n}], one for each sample, not {list(y.shape)}")
+                raise ValueError(f"y: must be [{n}], one for each sample, got {list(y.shape)}")
             if n and not 0 <= int(y.min()) <= int(y.max()) < (self.classes or 0):
-                raise ValueError(f"y: the classes of this model are 0 to {(self.classes or 0) - 1}")
+                raise ValueError(f"y: must be from 0 to {(self.classes or 0) - 1} for this model")
             return y.to(self.device)
         self.check_label(y)
         return torch.full((n,), y or 0, device=self.device)
 
     def check_label(self, label: int | None) -> None:
-        """Raises ValueError for a class that the model does not have."""
+        """Raises ValueError if the model does not have this class."""
         if label is not None and self.classes is None:
             raise ValueError("label: this model is unconditional and has no classes")
         if label is not None and not 0 <= label < (self.classes or 0):
-            raise ValueError(f"label: {label}, but the classes of this model are 0 to {(self.classes or 0) - 1}")
+            raise ValueError(f"label: must be from 0 to {(self.classes or 0) - 1} for this model, got {label}")

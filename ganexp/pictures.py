@@ -1,4 +1,4 @@
-"""Samples as pictures: a grid of images, a scatter of points, an animation of the run."""
+"""Render samples: a grid of images, a scatter plot of points, an animation of the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GRID = 640  # px: smaller grids are enlarged to about this
 
 
 def render(samples: Tensor, columns: int, real: Tensor, title: str) -> Image.Image:
-    """A picture of samples [N, *shape]: a grid for images, a scatter over the real points for points of two coordinates.
+    """Render samples [N, *shape]: images as a grid, 2D points as a scatter plot over the real points.
 
     Raises ValueError for points of another dimension.
     """
@@ -31,11 +31,11 @@ def render(samples: Tensor, columns: int, real: Tensor, title: str) -> Image.Ima
         return grid(samples, columns)
     if samples.ndim == 2 and samples.shape[1] == 2:
         return scatter(samples, real, title)
-    raise ValueError(f"there is no picture of samples of shape {list(samples.shape[1:])}")
+    raise ValueError(f"no picture of samples of shape {list(samples.shape[1:])}: only images and 2D points can be rendered")
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:
-    """Images [N, C, H, W] in [-1, 1], row by row. Small ones are enlarged smoothly, by a whole factor."""
+    """Render images [N, C, H, W] in [-1, 1] row by row. Small grids are enlarged by an integer factor, bicubic."""
     images = to_uint8(images.detach().float().cpu())
     if images.shape[1] == 2:  # grey and alpha
         images = images[:, :1]
@@ -46,7 +46,7 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 
 
 def scatter(points: Tensor, real: Tensor, title: str) -> Image.Image:
-    """Points [N, 2] over the real ones [M, 2]; the axes follow the real ones, so that a run's pictures can be compared."""
+    """Plot points [N, 2] over the real ones [M, 2]. The axes follow the real points, so a run's plots are comparable."""
     points, real = points.detach().float().cpu(), real.cpu()
     figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
@@ -58,7 +58,7 @@ def scatter(points: Tensor, real: Tensor, title: str) -> Image.Image:
     axes.legend(loc="upper right")
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    figure.clear()  # figure, canvas and axes hold each other, and a megabyte, until Python looks for cycles
+    figure.clear()  # breaks the reference cycle of figure, canvas and axes, about 1 MB, before the garbage collector runs
     return picture
 
 
@@ -67,19 +67,20 @@ def ends(low: Tensor, high: Tensor, margin: Tensor, axis: int) -> tuple[float, f
 
 
 def columns_for(n: int, classes: int | None = None) -> int:
-    """Columns of a grid of n that is about square; of samples whose labels go round, as many columns for each class."""
+    """Columns of a roughly square grid of n samples. With `classes`, a multiple of it: samples that cycle through the classes
+    fill one or more columns per class."""
     if classes:
         return classes * max(1, round(math.sqrt(n) / classes))
     return math.ceil(math.sqrt(n))
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
-    """uint8 [3, H, W], for TensorBoard."""
+    """Returns uint8 [3, H, W], for TensorBoard."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def single(image: Tensor) -> Image.Image:
-    """One image [C, H, W] in [-1, 1], as it is; 1 to 4 channels are grey, grey and alpha, RGB, RGBA."""
+    """Convert one image [C, H, W] in [-1, 1], not enlarged; 1 to 4 channels are grey, grey and alpha, RGB, RGBA."""
     array = to_uint8(image).permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
@@ -89,9 +90,9 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def animate(frames: Sequence[Path], path: Path, seconds: float = 6.0) -> None:
-    """The frames, or 120 evenly spaced ones of more, as one GIF that plays in about `seconds` and rests on the last frame.
+    """Write the frames, at most 120 evenly spaced ones, as a GIF of about `seconds`, with a pause on the last frame.
 
-    One that cannot be read is left out, which is said.
+    Unreadable frames are skipped with a warning.
     """
     if not frames:
         return
@@ -102,7 +103,7 @@ def animate(frames: Sequence[Path], path: Path, seconds: float = 6.0) -> None:
         try:
             pictures.append(Image.open(frame).convert("RGB").quantize(64, dither=Image.Dither.NONE))
         except (OSError, SyntaxError, ValueError) as error:
-            log.warning("animation: %s is left out, it cannot be read: %s", frame, error)
+            log.warning("animation: skipping %s, which cannot be read: %s", frame, error)
     if not pictures:
         return
     durations = [max(40, int(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [2000]

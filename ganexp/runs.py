@@ -1,4 +1,4 @@
-"""Which run is meant by run=…: a run's folder, `latest`, or the file of a checkpoint."""
+"""Resolve run=…: a run folder, `latest`, or a checkpoint file."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from ganexp.cli.messages import ConfigError
 from ganexp.files import read_json
 
-ROOT = Path("outputs")  # where `latest` is looked for
+ROOT = Path("outputs")  # searched for `latest`
 LATEST = "latest"
 
 
 def find_checkpoint(run: str | os.PathLike[str], key: str = "run") -> Path:
-    """The checkpoint of a run's folder, best.ckpt or else last.ckpt; of the newest run that has one for `latest`; or the file
-    itself. `key`: for messages. Raises ConfigError if there is none."""
+    """Returns the checkpoint of a run folder, best.ckpt if it exists, otherwise last.ckpt; for `latest`, that of the newest run
+    with one; for a file, the file. `key`: the config key, for messages. Raises ConfigError if there is none."""
     if str(run) == LATEST:
         for folder in newest_first(ROOT):
             if (file := checkpoint_in(folder)) is not None:
                 return file
         raise ConfigError(
-            f"{key}: there is no run with a checkpoint below {ROOT}/; train one first, or name a folder: {key}=FOLDER"
+            f"{key}: there is no run with a checkpoint below {ROOT}/; train one first, or pass a folder: {key}=FOLDER"
         )
     path = Path(run).expanduser()
     if os.path.isdir(path):
@@ -35,12 +35,12 @@ def find_checkpoint(run: str | os.PathLike[str], key: str = "run") -> Path:
 
 
 def find_run(run: str) -> Path:
-    """The folder of a run to continue; the newest one for `latest`. Raises ConfigError if there is none."""
+    """Returns the folder of a run to continue; for `latest`, the newest. Raises ConfigError if there is none."""
     if run == LATEST:
         for folder in newest_first(ROOT):
             if (folder / "config.yaml").is_file() and trains(folder):
                 return folder
-        raise ConfigError(f"run: there is no run below {ROOT}/; name its folder: run=FOLDER")
+        raise ConfigError(f"run: there is no run below {ROOT}/; pass its folder: run=FOLDER")
     path = Path(run).expanduser()
     if os.path.isfile(path):
         raise ConfigError(f"run: {path} is a file; a run continues in its folder: run=outputs/NAME/TIME")
@@ -55,19 +55,19 @@ def checkpoint_in(folder: Path) -> Path | None:
 
 
 def newest_first(root: Path) -> list[Path]:
-    """The folders below `root` that hold a run's config or checkpoints, sweeps' jobs included, by when they started."""
+    """Returns the run folders below `root`, jobs of sweeps included, newest first. A run has a config.yaml or checkpoints."""
     found = []
-    for folder, below, files in os.walk(root):
-        if "config.yaml" in files or "checkpoints" in below:
+    for folder, subfolders, files in os.walk(root):
+        if "config.yaml" in files or "checkpoints" in subfolders:
             found.append(Path(folder))
-            below.clear()
-        elif ".hydra" in below:
-            below.remove(".hydra")
+            subfolders.clear()
+        elif ".hydra" in subfolders:
+            subfolders.remove(".hydra")
     return sorted(found, key=started, reverse=True)
 
 
 def started(folder: Path) -> float:
-    """When a run started, in seconds: by its run.json, or before there is one by the files that Hydra writes first."""
+    """Returns the start time of a run in seconds, from run.json, or from Hydra's first file while there is no run.json."""
     try:
         return datetime.fromisoformat(read_json(folder / "run.json")["started"]).timestamp()
     except (KeyError, TypeError, ValueError, OSError):
@@ -76,6 +76,6 @@ def started(folder: Path) -> float:
 
 
 def trains(folder: Path) -> bool:
-    """Whether the folder was made by task=train, as far as Hydra's record tells."""
+    """Whether the folder belongs to task=train, according to Hydra's overrides.yaml; True without that file."""
     record = folder / ".hydra" / "overrides.yaml"
     return not record.is_file() or not re.search(r"^- '?task=(?!train\b)", record.read_text(errors="replace"), re.M)

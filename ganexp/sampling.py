@@ -1,4 +1,4 @@
-"""Samples of a trained system, many at a time, by seed and label."""
+"""Sample from a trained system by seed and label, in chunks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from ganexp.systems.base import System
 from ganexp.systems.contexts import seeded
 
-CHUNK = 256  # samples generated at a time where many are asked for
+CHUNK = 256  # largest number of samples in one forward pass
 
 
 def sample(system: System, n: int, label: int | None = None, seed: int | None = None, truncation: float = 1.0) -> Tensor:
-    """n samples [n, *shape], without gradient.
+    """Returns n samples [n, *shape], without gradient.
 
-    `label`: the class of all of them; without it, a conditional system's classes follow one another, 0, 1, 2, … `seed`: makes the
-    samples a function of the weights and the seed, and leaves the random state as it was; None samples from the random state.
+    `label`: the class of all samples; None cycles through the classes 0, 1, 2, … of a conditional system. `seed`: makes the
+    samples a function of the weights and the seed, and restores the random state; None uses the global random state.
     `truncation`: see System.generate.
     """
     y = torch.arange(n, device=system.device) % system.classes if system.classes else None

@@ -39,7 +39,7 @@ def options(group: str) -> list[str]:
 def composed_once(*overrides: str) -> dict[str, Any]:
     """Without the checks of the command line, which compose several times."""
     with config.config_tree():
-        cfg = config.composed(overrides, "config")
+        cfg = config.compose_config(overrides, "config")
         config.drop_leftovers(cfg, overrides)
         return config.resolved(cfg)
 

@@ -196,7 +196,7 @@ def anneal_option(name: str, key: str, start: float = 1.0, end: float = 0.1, ima
         ([anneal_option("a", "loss.weight", images=0)], "anneal.a.images: must be above 0, got 0"),
         (
             [anneal_option("a", "loss.weight", more=",curve:steep")],
-            "anneal.a.curve: 'steep' is no choice (there are: cosine, exponential, linear)",
+            "anneal.a.curve: 'steep' is not a valid choice (there are: cosine, exponential, linear)",
         ),
         (["+anneal.a={_target_:ganexp.losses.BCE}"], "anneal.a: BCE is not a ganexp.controls.Anneal"),
         (["anneal=[r3]"], "anneal=r3: there is no such option (there are: "),

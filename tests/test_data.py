@@ -105,8 +105,8 @@ def test_prepare_loads_once() -> None:
 @pytest.mark.parametrize(
     "facts, message",
     [
-        ({"shape": (3, 4, 2), "classes": 6}, r"^shape: .*\[3, 2, 4\], not \[3, 4, 2\]"),
-        ({"shape": (2,), "classes": 6}, r"^shape: .*\[3, 2, 4\], not \[2\]"),
+        ({"shape": (3, 4, 2), "classes": 6}, r"^shape: \[3, 4, 2\], but .*\[3, 2, 4\]"),
+        ({"shape": (2,), "classes": 6}, r"^shape: \[2\], but .*\[3, 2, 4\]"),
         ({"shape": (3, 2, 4), "classes": 6, "batch_size": 7}, "^batch_size: 7, .*only 6"),
         ({"shape": (3, 2, 4), "classes": 5}, "^classes: 5, .*from 0 to 5"),
         ({"shape": (3, 2, 4), "classes": 0}, "^classes: 0, .*from 0 to 5"),
@@ -374,7 +374,7 @@ def test_another_size(name: str, native: tuple[int, ...], shape: tuple[int, ...]
     ],
 )
 def test_a_shape_that_no_image_can_have(name: str, shape: tuple[int, ...], channels: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"^shape: must be \[{channels} channels, height, width\], not \[{shape[0]}[],]"):
+    with pytest.raises(ValueError, match=rf"^shape: must be \[{channels} channels, height, width\], got \[{shape[0]}[],]"):
         published(name, tmp_path, shape)
 
 
@@ -382,7 +382,7 @@ def test_a_size_that_does_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match=r"^shape: 64 images of \[1, 900000, 900000\] take 48,279.\d GiB of memory, more than "):
         published("mnist", tmp_path, (1, 900_000, 900_000)).prepare()
     monkeypatch.delattr("os.sysconf")  # as on Windows
-    with pytest.raises(ValueError, match=r"^shape: 64 images of .* GiB of memory, more than half of the 8.0 GiB there is"):
+    with pytest.raises(ValueError, match=r"^shape: 64 images of .* GiB of memory, more than half of this machine's 8.0 GiB"):
         published("mnist", tmp_path, (1, 10_000, 10_000)).prepare()
 
 
@@ -397,7 +397,7 @@ def test_a_run_on_another_size(data: str, metrics: str, cli: Callable[..., Answe
 
 
 def test_data_of_one_size_is_not_resized() -> None:
-    with pytest.raises(ValueError, match=r"^shape: the data has samples of shape \[3, 2, 4\], not \[3, 4, 4\]"):
+    with pytest.raises(ValueError, match=r"^shape: \[3, 4, 4\], but the data has samples of shape \[3, 2, 4\]"):
         Given(IMAGES, NONE, (3, 4, 4)).prepare()
 
 
@@ -512,7 +512,7 @@ def test_a_rare_unreadable_file_is_noted(tmp_path: Path) -> None:
     data = folder(tmp_path, (1, 2, 2))
     data.prepare()
     assert data.x[:, 0, 0, 0].tolist() == list(range(99))
-    assert data.notes == ["1 of 100 images cannot be used and are left out"]
+    assert data.notes == ["1 of 100 images are unreadable and are left out"]
     assert data.left_out == {"50x.png": "cannot identify image file"}
     (tmp_path / "98.png").unlink()  # 1 in 99 is more than 1 in 100
     with pytest.raises(ValueError, match=r"1 of 99 .*50x\.png"):
@@ -525,7 +525,7 @@ def test_half_a_file_is_unreadable(tmp_path: Path) -> None:
         noise.save(tmp_path / f"a.{suffix}")
         path = tmp_path / f"a.{suffix}"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(ValueError, match=rf"1 of 1 images in .* cannot be used, more than 1.00%: .*/a.{suffix}: .*truncated"):
+        with pytest.raises(ValueError, match=rf"1 of 1 images in .* are unreadable, more than 1.00%: .*/a.{suffix}: .*truncated"):
             folder(tmp_path).load()
         path.unlink()
 
@@ -537,7 +537,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
-    with pytest.raises(FileNotFoundError, match="holds no image"):
+    with pytest.raises(FileNotFoundError, match="contains no image"):
         folder(tmp_path).prepare()
 
 
@@ -585,7 +585,7 @@ def test_missing_faces_are_named_with_their_place(make: type[Folder], folder: st
 def test_labelled_samples_are_the_real_ones() -> None:
     data = Digits([1, 8, 8], 10, 64, 0)
     data.prepare()
-    x, y = data.labelled(100)
+    x, y = data.real_and_labels(100)
     assert torch.equal(x, data.real(100))
     where = [int((data.x.float() / 127.5 - 1 == image).flatten(1).all(1).nonzero()[0]) for image in x[:10]]
     assert torch.equal(data.y[where], y[:10])

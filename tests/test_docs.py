@@ -94,7 +94,7 @@ def test_every_command_composes(words: tuple[str, ...], tmp_path: Path, monkeypa
         write_files(tmp_path)
         own = str(tmp_path / "mine")
     overrides = [word for word in words if word not in ("-m", "--config-dir", "mine", "--cfg", "job")]
-    compose = checks.composed
+    compose = checks.compose_config
     with config.config_tree(own):
         for job in config.sweep_jobs(config.with_home(overrides)):
             if (kind := (own is None, kind_of(job))) in seen:
@@ -102,7 +102,7 @@ def test_every_command_composes(words: tuple[str, ...], tmp_path: Path, monkeypa
             seen.add(kind)
             cfg = compose(job, "config")
             # The checks compose without the keys first, to say which key is wrong; that takes as long again.
-            monkeypatch.setattr(checks, "composed", lambda *_, cfg=cfg: cfg)
+            monkeypatch.setattr(checks, "compose_config", lambda *_, cfg=cfg: cfg)
             checks.compose_checked(job)
 
 

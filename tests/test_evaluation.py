@@ -109,7 +109,7 @@ def test_damaged_features_are_made_anew(
     (file,) = cache.rglob("*.npy")
     file.write_bytes(damage(file.read_bytes()))
     assert measured([FID(Random(4))], digits) == first
-    assert "is damaged and made anew" in caplog.text
+    assert "is damaged and is computed again" in caplog.text
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64, 300, 2000, 2049, 10_000])
@@ -229,12 +229,12 @@ def resize(folder: Path) -> None:
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda b: [file.unlink() for file in b.rglob("*.*")], "fake: {b} holds no image"),
+        (lambda b: [file.unlink() for file in b.rglob("*.*")], "fake: {b} contains no image"),
         (lambda b: (b / "000.jpg").write_bytes((b / "000.jpg").read_bytes()[:300]), "fake: {b}/000.jpg cannot be read"),
         (lambda b: Image.open(b / "002.png").resize((9, 9)).save(b / "002.png"), "002.png has 9×9 px"),
-        (resize, "fake: its images are 15×20 px in 3 channels, those of real are 30×40 px"),
+        (resize, "fake: has images of 15×20 px in 3 channels, but real has 30×40 px"),
         (lambda b: [Image.new("RGB", (40, 30), (i, 0, 0)).save(f) for i, f in enumerate(b.rglob("*.*"))], "of a single colour"),
-        (lambda b: [file.unlink() for file in sorted(b.rglob("*.*"))[1:]], "fake: {b} holds a single image"),
+        (lambda b: [file.unlink() for file in sorted(b.rglob("*.*"))[1:]], "fake: {b} contains a single image"),
     ],
 )
 def test_folders_that_cannot_be_compared(
@@ -249,7 +249,7 @@ def test_folders_that_cannot_be_compared(
 
 def test_fewer_images_than_needed(cli: Cli, folders: tuple[Path, Path]) -> None:
     answer = cli("task=evaluate", f"task.real={folders[0]}", f"task.fake={folders[1]}", "metrics=[kid]", "extractor=random")
-    assert answer.code == 2 and answer.err == "ganexp: metrics: kid/random: 16 real samples; at least 1,000 are needed\n"
+    assert answer.code == 2 and answer.err == "ganexp: metrics: kid/random: requires at least 1,000 real samples, got 16\n"
 
 
 def test_exact_images_are_as_they_are(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_compare_warns_of_other_protocols(cli: Cli, runs: list[Path]) -> None:
     [
         ("[]", "task.runs: at least two"),
         ("[{0}]", "runs: at least two"),
-        ("[{0},nowhere]", "task.runs: nowhere is not a run's folder"),
+        ("[{0},nowhere]", "task.runs: nowhere is not a run folder"),
     ],
 )
 def test_runs_that_cannot_be_compared(chosen: str, message: str, cli: Cli, runs: list[Path]) -> None:

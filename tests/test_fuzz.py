@@ -45,9 +45,9 @@ from pytorch_lightning.loggers import CSVLogger
 
 from ganexp import sampling
 from ganexp.callbacks.record import Record
-from ganexp.callbacks.state import keep_rows
+from ganexp.callbacks.state import truncate_metrics
 from ganexp.cli.build import one_line
-from ganexp.cli.config import composed, config_tree, resolved
+from ganexp.cli.config import compose_config, config_tree, resolved
 from ganexp.cli.messages import ConfigError, options
 from ganexp.data.folder import Folder
 from ganexp.data.mnist import MNIST, FashionMNIST
@@ -366,7 +366,7 @@ def harmless(word: str) -> bool:
 def tree(recipe: tuple[str, ...]) -> list[tuple[str, Any]]:
     """Every full key of a recipe's config, branches too, with its value."""
     with config_tree():
-        config = resolved(composed([word.replace("{made}", "x") for word in recipe], "config"))
+        config = resolved(compose_config([word.replace("{made}", "x") for word in recipe], "config"))
 
     def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
@@ -621,7 +621,7 @@ def put(path: Path, content: bytes | None) -> None:
 
 def said(error: Exception) -> str:
     """The outcome of a function that refused: one line that says something."""
-    text = str(error) if isinstance(error, ConfigError) else one_line(error)  # as ganexp.cli.build.located does
+    text = str(error) if isinstance(error, ConfigError) else one_line(error)  # as ganexp.cli.build.to_config_error does
     assert len(text) > 10 and "\n" not in text and "Traceback" not in text, repr(text)
     return "mistake"
 
@@ -824,7 +824,7 @@ def test_log_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
 
     def keep() -> str:
         try:
-            keep_rows(CSVLogger(tmp_path, name="", version=""), 2)
+            truncate_metrics(CSVLogger(tmp_path, name="", version=""), 2)
         except ConfigError as mistake:
             return said(mistake)
         return "run"

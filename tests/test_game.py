@@ -332,7 +332,7 @@ def test_the_batch_is_a_multiple_of_a_row(changes: list[str], part: int, cli: Ca
     ]
     answer = cli(*choices, *changes)
     assert answer.code == 2 and "Traceback" not in answer.err
-    assert f"data.batch_size: a device's part of {part} is no multiple of the 2 samples that D sees at once" in answer.err
+    assert f"data.batch_size: each part of {part} on a device must be a multiple of the 2 samples of pack" in answer.err
     assert cli(*choices).code == 0
 
 

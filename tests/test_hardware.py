@@ -209,4 +209,4 @@ def test_the_precision_is_announced_and_another_one_noted(native: bool, cli: Cal
     assert answer.record["hardware"]["precision"] == precision and f"{precision} (auto: " in answer.out
     monkeypatch.setattr("ganexp.runtime.trainer.has_bf16", lambda node: not native)
     answer = cli("task=resume", f"run={answer.run}", "trainer.max_steps=4")
-    assert answer.code == 0 and f"instead of {precision}: no longer bit for bit" in answer.out
+    assert answer.code == 0 and f"instead of {precision}: not bitwise reproducible" in answer.out

@@ -21,7 +21,7 @@ from torchvision import datasets
 
 from ganexp.data import array, parallel
 from ganexp.data import folder as folders
-from ganexp.data.alignment import annotated, face_by_eyes
+from ganexp.data.alignment import face_by_eyes, parse_annotation
 from ganexp.data.cifar import CIFAR10
 from ganexp.data.faces import FILES, Cats, CelebA
 from ganexp.data.folder import Folder
@@ -120,10 +120,10 @@ def test_colours_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("#00fff", "data.background: a colour's name or #rrggbb, not '#00fff'"),
-        ("Whiet", "data.background: a colour's name or #rrggbb, not 'Whiet'; did you mean white?"),
-        ("12345", "data.background: 12345 is not of type str; text in quotes: data.background=\"'rrggbb'\" on the command line"),
-        ("null", "data.background: None is not of type str; in YAML, # begins a comment: write '#rrggbb' in quotes"),
+        ("#00fff", "data.background: must be a colour name or #rrggbb, got '#00fff'"),
+        ("Whiet", "data.background: must be a colour name or #rrggbb, got 'Whiet'; did you mean white?"),
+        ("12345", "data.background: 12345 is not of type str; quote text: data.background=\"'rrggbb'\" on the command line"),
+        ("null", "data.background: None is not of type str; # starts a comment in YAML: quote the colour, '#rrggbb'"),
     ],
 )
 def test_what_is_no_colour(text: str, message: str, cli: Cli, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_half_an_archive(tmp_path: Path) -> None:
     write_images(tmp_path / "pictures", count=4)
     file = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "pictures"))
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"packed\.zip is no zip archive, or only a part of one"):
+    with pytest.raises(ValueError, match=r"packed\.zip is not a zip archive, or is truncated"):
         folder(file)
 
 
@@ -167,7 +167,7 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     data = folder(tmp_path, (1, 8, 8), classes=3)
     assert dict(zip(data.x[:, 0, 0, 0].tolist(), data.y.tolist(), strict=True)) == {0: 2, 1: 1, 2: 1, 3: 0}
     assert data.notes == ["classes, from its folders: 0 bird, 1 cat, 2 dog", "1 of 5 images have no label and are left out"]
-    with pytest.raises(ValueError, match=r"^classes: 2, but its folders in .* name 3: bird, cat, dog"):
+    with pytest.raises(ValueError, match=r"^classes: 2, but its folders in .* have 3: bird, cat, dog"):
         folder(tmp_path, classes=2)
 
 
@@ -260,14 +260,14 @@ def test_a_damaged_array_is_made_anew(damage: str, tmp_path: Path, cache: Path, 
     else:
         (file.parent / "about.json").write_text("{")
     assert torch.equal(folder(tmp_path / "p").x, first)
-    assert "is damaged and made anew" in caplog.text
+    assert "is damaged; reading the images again" in caplog.text
 
 
 def test_an_interrupted_reading_goes_on(
     tmp_path: Path, cache: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_images(tmp_path / "p", count=200, size=(9, 9))
-    monkeypatch.setattr(array, "AT_ONCE", 1)  # a note after every 64 files
+    monkeypatch.setattr(array, "SAVE_EVERY", 1)  # after every 64 files
     whole = folders.whole_picture
 
     def interrupted(*arguments: Any) -> np.ndarray:
@@ -285,7 +285,7 @@ def test_an_interrupted_reading_goes_on(
         file.write(b"half a row")
     before = len(reads)
     data = folder(tmp_path / "p")
-    assert "going on after 128 of 200 images" in capsys.readouterr().out
+    assert "continuing after 128 of 200 images" in capsys.readouterr().out
     assert len(reads) - before == 72 and len(data.x) == 200
     shutil.rmtree(cache)
     assert torch.equal(folder(tmp_path / "p").x, data.x)
@@ -294,7 +294,9 @@ def test_an_interrupted_reading_goes_on(
 def test_a_disk_that_is_too_small(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "p", count=8)
     monkeypatch.setattr(array.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 500, 500))
-    with pytest.raises(ValueError, match=r"are needed in .*images, but 0\.0 MiB are free; make room, or set XDG_CACHE_HOME"):
+    with pytest.raises(
+        ValueError, match=r"are needed in .*images, but only 0\.0 MiB are free; free some space, or set XDG_CACHE_HOME"
+    ):
         folder(tmp_path / "p")
     assert not arrays(cache)
 
@@ -334,8 +336,8 @@ def test_what_processes_need_can_be_pickled(kind: str, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "p"), "zip", tmp_path / "p")
     data = Folder(str(tmp_path / ("p" if kind == "folder" else "p.zip")), [3, 8, 8], 0, 2, 0)
     source = data.open()
-    there, decode = pickle.loads(pickle.dumps((source, data.decode())))
-    assert np.array_equal(decode(there, "000.jpg"), data.decode()(source, "000.jpg"))
+    there, decode = pickle.loads(pickle.dumps((source, data.decoder())))
+    assert np.array_equal(decode(there, "000.jpg"), data.decoder()(source, "000.jpg"))
 
 
 def test_a_reading_that_was_given_up_goes(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -346,7 +348,9 @@ def test_a_reading_that_was_given_up_goes(tmp_path: Path, cache: Path, caplog: p
         for path in (cache / f"{name}.part" / "pixels.npy", cache / f"{name}.part"):
             os.utime(path, (time.time() - days * 86400,) * 2)
     folder(tmp_path / "p")
-    assert [path.name for path in cache.glob("*.part")] == ["new.part"] and "old.part, a reading that was" in caplog.text
+    assert [path.name for path in cache.glob("*.part")] == [
+        "new.part"
+    ] and "old.part, which was interrupted over a week ago" in caplog.text
 
 
 def test_a_mapped_array_is_let_go_of(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +361,7 @@ def test_a_mapped_array_is_let_go_of(tmp_path: Path, cache: Path, monkeypatch: p
     for i in (torch.tensor([3, 1]), torch.tensor([0, 15, 3])):
         x = data.take(i)
         assert torch.equal(x, data.x[i]) and x.is_contiguous(memory_format=torch.channels_last)
-    assert data.taken == 0  # 2 + 3 pictures of 192 bytes
+    assert data.bytes_read == 0  # 2 + 3 pictures of 192 bytes
 
 
 def test_unreadable_files_are_listed(cli: Cli, tmp_path: Path, cache: Path) -> None:
@@ -365,13 +369,13 @@ def test_unreadable_files_are_listed(cli: Cli, tmp_path: Path, cache: Path) -> N
     (tmp_path / "p" / "x.png").write_bytes(b"nothing")
     command = ["data=folder", "data.root=p", "data.shape=[3,8,8]", "data.batch_size=4", "model=mlp", "trainer.max_steps=1"]
     answer = cli(*command)
-    assert answer.code == 2 and "1 of 21 images in p cannot be used, more than 1.00%: p/x.png" in answer.err.replace(
+    assert answer.code == 2 and "1 of 21 images in p are unreadable, more than 1.00%: p/x.png" in answer.err.replace(
         f"{tmp_path}/", ""
     )
     answer = cli(*command, "data.max_unreadable=0.1")
     assert answer.code == 0, answer.err
     assert (answer.run / "left_out.txt").read_text() == "x.png: cannot identify image file\n"
-    assert answer.record["data"]["notes"] == ["1 of 21 images cannot be used and are left out"]
+    assert answer.record["data"]["notes"] == ["1 of 21 images are unreadable and are left out"]
 
 
 def test_a_mapped_array_where_the_system_has_no_madvise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +423,8 @@ def test_attributes_are_labels(celeba: Path) -> None:
     assert "classes: 0 none of them, 1 Smiling, 2 Male, 3 Male + Smiling" in both.notes
     assert both.y.tolist() == [2 * (k > 5) + k % 2 for k in range(1, 11)]
     with pytest.raises(
-        ValueError, match=r"^attributes: Smilling is none of CelebA's; did you mean Smiling\? \(there are: Smiling, Male, Young"
+        ValueError,
+        match=r"^attributes: Smilling is not one of CelebA's; did you mean Smiling\? \(there are: Smiling, Male, Young",
     ):
         faces(celeba, ["Smilling"])
 
@@ -437,7 +442,7 @@ def test_two_pictures_of_one_name(celeba: Path) -> None:
     pictures = celeba / "celeba" / "img_align_celeba"
     (pictures / "copy").mkdir()
     shutil.copy(pictures / "000003.png", pictures / "copy" / "000003.png")
-    with pytest.raises(ValueError, match=r"^root: .* holds two: 000003\.png, copy/000003\.png"):
+    with pytest.raises(ValueError, match=r"^root: .* has two pictures of the same name: 000003\.png, copy/000003\.png"):
         faces(celeba)
 
 
@@ -482,7 +487,7 @@ def test_eyes_are_made_level(tmp_path: Path) -> None:
         photograph[int(y) - 8 : int(y) + 8, int(x) - 8 : int(x) + 8] = colour
     face = face_by_eyes(left, right, mouth)
     assert face.side == pytest.approx(300)
-    cut = np.asarray(face.cut(Image.fromarray(photograph))).astype(int)
+    cut = np.asarray(face.crop(Image.fromarray(photograph))).astype(int)
     assert cut.shape == (300, 300, 3)
     rows, columns = np.nonzero((cut[..., 0] > 200) & (cut[..., 2] < 60))
     assert abs(rows[columns < 150].mean() - rows[columns > 150].mean()) < 2  # level
@@ -500,7 +505,7 @@ def test_a_face_is_upright_however_it_was_turned(degrees: float) -> None:
 
 
 def test_no_root(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^root: must be given"):
+    with pytest.raises(ValueError, match=r"^root: is required"):
         folder("")  # type: ignore[arg-type]
 
 
@@ -513,9 +518,9 @@ def test_the_cat_data_set_is_cut_by_the_eyes(tmp_path: Path) -> None:
         (root / f"{k}.jpg.cat").write_text(f"9 {' '.join(str(int(scale * p)) for p in points)} \n")
     data = Cats(str(tmp_path), [3, 16, 16], 0, 2, 0)
     data.prepare()
-    assert len(data.x) == 2 and data.notes == ["2 faces are cut out by the eyes; 1 of less than 128 px are left out"]
-    with pytest.raises(ValueError, match="no annotation of points"):
-        annotated("9 1 2 3")
+    assert len(data.x) == 2 and data.notes == ["2 faces are cropped by their annotations; 1 faces below 128 px are left out"]
+    with pytest.raises(ValueError, match="not an annotation of points"):
+        parse_annotation("9 1 2 3")
 
 
 def test_pictures_of_the_root_itself_are_said(tmp_path: Path) -> None:
@@ -525,7 +530,7 @@ def test_pictures_of_the_root_itself_are_said(tmp_path: Path) -> None:
     data = Cats(str(tmp_path / "data"), [3, 8, 8], 0, 2, 0)
     data.prepare()
     data.survey()
-    assert data.notes == [f"{tmp_path}/data has no folder cats; all pictures in it are taken"] and len(data.x) == 5
+    assert data.notes == [f"{tmp_path}/data has no folder cats; using all pictures in it"] and len(data.x) == 5
     shutil.copytree(tmp_path / "data" / "anime", tmp_path / "data" / "cats")
     data = Cats(str(tmp_path / "data"), [3, 8, 8], 0, 2, 0)
     data.prepare()
@@ -594,16 +599,16 @@ def test_inspect_other_data(data: str, picture: str, cli: Cli, tmp_path: Path) -
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("data=folder data.max_unreadable=7", "data.max_unreadable: a fraction from 0 to 1, not 7"),
-        ("data=folder data.batch_size=1", "data.batch_size: at least 2, not 1"),
+        ("data=folder data.max_unreadable=7", "data.max_unreadable: must be from 0 to 1, got 7"),
+        ("data=folder data.batch_size=1", "data.batch_size: must be at least 2, got 1"),
         ("data=folder data.batch_size=many", "data.batch_size: 'many' is not of type int"),
-        ("data=cats data.min_face_size=-1", "data.min_face_size: at least 0 px, not -1"),
-        ("data=sine data.points=0", "data.points: at least 1, not 0"),
-        ("data=sine data.points_seed=-1", "data.points_seed: at least 0, not -1"),
-        ("data=ring data.points=-1", "data.points: at least 1, not -1"),
-        ("data=ring data.sigma=inf", "data.sigma: above 0 and finite, not inf"),
-        ("data=ring data.points_seed=-1", "data.points_seed: at least 0, not -1"),
-        ("data=stacked_mnist data.images_seed=-1", "data.images_seed: at least 0, not -1"),
+        ("data=cats data.min_face_size=-1", "data.min_face_size: must be at least 0, got -1"),
+        ("data=sine data.points=0", "data.points: must be at least 1, got 0"),
+        ("data=sine data.points_seed=-1", "data.points_seed: must be at least 0, got -1"),
+        ("data=ring data.points=-1", "data.points: must be at least 1, got -1"),
+        ("data=ring data.sigma=inf", "data.sigma: must be above 0 and finite, got inf"),
+        ("data=ring data.points_seed=-1", "data.points_seed: must be at least 0, got -1"),
+        ("data=stacked_mnist data.images_seed=-1", "data.images_seed: must be at least 0, got -1"),
     ],
 )
 def test_inspect_checks_ranges_as_train_does(task: str, words: str, message: str, cli: Cli, tmp_path: Path) -> None:
@@ -661,7 +666,7 @@ def test_folders_behind_links_and_other_files(tmp_path: Path, cache: Path) -> No
     (tmp_path / "q" / "back").symlink_to(tmp_path / "p")
     (tmp_path / "p" / "scan.tif").write_bytes(b"")
     data = folder(tmp_path / "p")
-    assert len(data.x) == 8 and data.notes == ["files of other kinds are left out: 1 .tif"]
+    assert len(data.x) == 8 and data.notes == ["files of other types are left out: 1 .tif"]
 
 
 def test_a_name_that_is_not_utf8(tmp_path: Path, cache: Path) -> None:
@@ -680,7 +685,7 @@ def test_a_label_that_is_nearly_another(tmp_path: Path) -> None:
     ]
     (tmp_path / "labels.csv").write_text("file,label\n" + "".join(rows))
     with pytest.raises(
-        ValueError, match=r"classes: 3, but labels\.csv .* name 4: Cat, bird, .*; line 6, .*: 'Cat'; did you mean cat\?"
+        ValueError, match=r"classes: 3, but labels\.csv .* have 4: Cat, bird, .*; line 6, .*: 'Cat'; did you mean cat\?"
     ):
         folder(tmp_path, classes=3)
 
@@ -688,17 +693,20 @@ def test_a_label_that_is_nearly_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("data=folder data.fit=Crop", "data.fit: 'Crop' is no choice; did you mean crop? (there are: crop, pad, squash)"),
-        ("data=folder data.fit=SQUASH", "data.fit: 'SQUASH' is no choice; did you mean squash?"),
+        (
+            "data=folder data.fit=Crop",
+            "data.fit: 'Crop' is not a valid choice; did you mean crop? (there are: crop, pad, squash)",
+        ),
+        ("data=folder data.fit=SQUASH", "data.fit: 'SQUASH' is not a valid choice; did you mean squash?"),
         (
             "data=celeba data.split=Train",
-            "data.split: 'Train' is no choice; did you mean train? (there are: all, test, train, valid)",
+            "data.split: 'Train' is not a valid choice; did you mean train? (there are: all, test, train, valid)",
         ),
         (
             "task=prepare task.source=p task.target=set task.detect=Cat_face",
-            "task.detect: 'Cat_face' is no choice; did you mean cat_face?",
+            "task.detect: 'Cat_face' is not a valid choice; did you mean cat_face?",
         ),
-        ("callbacks.watchdog.on_nan=Stop", "callbacks.watchdog.on_nan: 'Stop' is no choice; did you mean stop?"),
+        ("callbacks.watchdog.on_nan=Stop", "callbacks.watchdog.on_nan: 'Stop' is not a valid choice; did you mean stop?"),
         ("data=Digits", "data=Digits: there is no such option; did you mean digits?"),
         ("data=DIGITS", "data=DIGITS: there is no such option; did you mean digits?"),
     ],
@@ -712,19 +720,19 @@ def test_choices_in_the_wrong_case(words: str, message: str, cli: Cli, tmp_path:
 def test_labels_that_make_no_sense(tmp_path: Path) -> None:
     write_images(tmp_path, count=4)
     for content, message in (
-        ("file,label\n000.jpg,1\n000.jpg,2\n", "line 3 gives 000.jpg a second label"),
+        ("file,label\n000.jpg,1\n000.jpg,2\n", "line 3 has a second label for 000.jpg"),
         ("file,label\n000.jpg,\n", "labels.csv: line 2, 000.jpg: has no label"),
         ("file,label\n000.jpg,1\n002.png,  \n", "labels.csv: line 3, 002.png: has no label"),
         ("file,label\n000.jpg\n", "labels.csv: line 2, 000.jpg: has no label"),
-        ("file,label\n,1\n", "labels.csv: line 2 names no file; a line is FILE,LABEL"),
+        ("file,label\n,1\n", "labels.csv: line 2 has no file; a line must be FILE,LABEL"),
         ("", "its first line must name the columns file and label; it is empty"),
-        (",label\n", "columns file and label, not '', 'label'"),
-        ("flie,label\n", "columns file and label, not 'flie', 'label'; did you mean file by 'flie'?"),
-        ("file,Label\n", "not 'file', 'Label'; did you mean label by 'Label'?"),
-        ("file;label\n", "not 'file;label'; they are separated by commas"),
-        ("file,label\n000.jpg,0\n002.png,12\n", "name 2: 0, 12; line 3, 002.png: 12 is not from 0 to 4"),
+        (",label\n", "columns file and label, got '', 'label'"),
+        ("flie,label\n", "columns file and label, got 'flie', 'label'; did you mean file by 'flie'?"),
+        ("file,Label\n", "got 'file', 'Label'; did you mean label by 'Label'?"),
+        ("file;label\n", "got 'file;label'; the separator must be a comma"),
+        ("file,label\n000.jpg,0\n002.png,12\n", "have 2: 0, 12; line 3, 002.png: 12 is not from 0 to 4"),
         ("file,label\n000.jpg,caf\xe9\n", "cannot be read"),
-        ("file,label\n000.jpg,1\n002.png,01\n", "spell one number in two ways"),
+        ("file,label\n000.jpg,1\n002.png,01\n", "spell the same number differently"),
     ):
         (tmp_path / "labels.csv").write_bytes(content.encode("latin-1"))
         with pytest.raises(ValueError, match=r"^classes: ") as caught:

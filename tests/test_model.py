@@ -92,8 +92,8 @@ def test_a_seed_leaves_the_random_state(made: Path) -> None:
 
 def test_classes_and_truncation(made: Path) -> None:
     model = ganexp.load(made / "images")
-    main_process_first, sevens = model.sample(10, seed=1), model.sample(10, label=7, seed=1)
-    assert torch.equal(main_process_first[7], sevens[7]) and not torch.allclose(main_process_first[3], sevens[3])
+    mixed, sevens = model.sample(10, seed=1), model.sample(10, label=7, seed=1)
+    assert torch.equal(mixed[7], sevens[7]) and not torch.allclose(mixed[3], sevens[3])
     less = model.sample(10, label=7, seed=1, truncation=0.1)
     assert 0 < less.std(0).mean() < 0.5 * sevens.std(0).mean()
     assert model.sample(4, label=7, truncation=0).std(0).max() < 1e-6
@@ -102,18 +102,18 @@ def test_classes_and_truncation(made: Path) -> None:
 @pytest.mark.parametrize(
     "name, call, message",
     [
-        ("images", lambda m: m.sample(2, label=10), "label: 10, but the classes of this model are 0 to 9"),
-        ("images", lambda m: m.sample(2, label=-1), "label: -1, but the classes of this model are 0 to 9"),
+        ("images", lambda m: m.sample(2, label=10), "label: must be from 0 to 9 for this model, got 10"),
+        ("images", lambda m: m.sample(2, label=-1), "label: must be from 0 to 9 for this model, got -1"),
         ("points", lambda m: m.sample(2, label=0), "label: this model is unconditional"),
-        ("images", lambda m: m.sample(0), "n: at least 1 sample, not 0"),
+        ("images", lambda m: m.sample(0), "n: must be at least 1, got 0"),
         ("images", lambda m: m.generate(torch.zeros(2, m.latent.dim)), "y: this model is conditional: pass a class from 0 to 9"),
         ("images", lambda m: m.generate(torch.zeros(2, m.latent.dim), torch.tensor([1])), r"y: must be \[2\], one for each"),
         (
             "images",
             lambda m: m.generate(torch.zeros(2, m.latent.dim), torch.tensor([1, 10])),
-            "y: the classes of this model are 0",
+            "y: must be from 0 to 9",
         ),
-        ("images", lambda m: m.generate(torch.zeros(2, 3), 1), r"z: must be \[N, 100\], not \[2, 3\]"),
+        ("images", lambda m: m.generate(torch.zeros(2, 3), 1), r"z: must be \[N, 100\], got \[2, 3\]"),
         ("points", lambda m: m.generate(torch.zeros(1, m.latent.dim), 1), "y: this model is unconditional"),
     ],
 )
@@ -225,7 +225,7 @@ def test_a_run_keeps_its_start(made: Path, cli: Cli, tmp_path: Path) -> None:
         (lambda f: (f / "empty").mkdir(), "empty", "run: empty has no checkpoint, neither checkpoints/best.ckpt nor"),
         (lambda f: None, "latest", "run: there is no run with a checkpoint below outputs/"),
         (lambda f: (f / "x.ckpt").write_text("x"), "x.ckpt", "run: x.ckpt is not a checkpoint, or is truncated"),
-        (lambda f: torch.save({"a": 1}, f / "x.ckpt"), "x.ckpt", "run: x.ckpt is not one of ganexp's"),
+        (lambda f: torch.save({"a": 1}, f / "x.ckpt"), "x.ckpt", "run: x.ckpt is not a checkpoint of ganexp"),
         (lambda f: torch.save({"a": os.system}, f / "x.ckpt"), "x.ckpt", "run: x.ckpt contains more than tensors"),
     ],
 )

@@ -132,7 +132,7 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> None:
         return x
 
     monkeypatch.setattr(torch.Tensor, "to", to)
-    evaluation.summing.cache_clear()
+    evaluation.metric_device.cache_clear()
 
 
 def test_metrics_in_float64(apple: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -144,7 +144,7 @@ def test_metrics_in_float64(apple: None, caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING):
         first, second = (measured.measure(images_of(data, MPS), MPS)[0] for _ in range(2))
     assert first == second == measured.measure(images_of(data, torch.device("cpu")), torch.device("cpu"))[0]
-    assert caplog.text.count("metrics: computed on the CPU, in float64, which the device mps does not have") == 1
+    assert caplog.text.count("metrics: computed on the CPU, because they need float64, which mps does not support") == 1
 
 
 def test_filters_in_float64(apple: None) -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_image
 
 from ganexp.data import preparing
-from ganexp.data.preparing import around, at_most, detector, is_grey, sharpness
+from ganexp.data.preparing import detector, is_grey, sharpness, shrink, square_around
 from ganexp.tasks import prepare
 from ganexp.tasks.prepare import nearest, output_name
 
@@ -92,7 +92,7 @@ def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeyp
     journal.write_text("\n".join(done) + '\n{"name": "gre')
     monkeypatch.setattr(prepare, "prepare", lambda root, name, *rest: (seen.append(name), whole(root, name, *rest))[1])
     answer = cli(*ALL)
-    assert answer.code == 0 and "going on after 3 of 8 pictures" in answer.out
+    assert answer.code == 0 and "continuing after 3 of 8 pictures" in answer.out
     assert seen[4:] == ["grey.jpg", "more/c.jpg", "more/twin.jpg", "small.png", "zz.jpg"]
     found = report(answer)
     assert {name: found["why"][name] for name in WHY} == WHY and found["kept"] == 3
@@ -105,23 +105,23 @@ def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeyp
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["source=nowhere", "target=set"], "source: there is no folder nowhere"),
-        (["source=raw"], "target: must be given: task.target=…"),
-        (["source=raw", "target=raw"], "target: raw is inside source, and would be prepared too"),
+        (["source=nowhere", "target=set"], "source: there is no folder or zip archive nowhere"),
+        (["source=raw"], "target: is required: task.target=…"),
+        (["source=raw", "target=raw"], "target: raw is inside source; choose a folder outside"),
         (
             ["source=raw", "target=set", "detect=dog"],
-            "detect: 'dog' is no choice (there are: anime_face, cat_face, human_face, none)",
+            "detect: 'dog' is not a valid choice (there are: anime_face, cat_face, human_face, none)",
         ),
-        (["source=raw", "target=set", "size=0"], "size: px, or [height, width], not 0"),
+        (["source=raw", "target=set", "size=0"], "size: must be px or [height, width], got 0"),
         (["source=raw", "target=set", "size=abc"], "size: 'abc' is not of type int | Sequence[int]"),
         (["source=raw", "target=set", "size=12.5"], "size: 12.5 is not of type int | Sequence[int]"),
         (["source=raw", "target=set", "margin=null"], "margin: None is not of type float"),
         (["source=raw", "target=raw/a.jpg/set"], "target: "),
-        (["source=raw", "target=set", "margin=-1"], "margin: at least 0, not -1"),
-        (["source=raw", "target=set", "fit=stretch"], "fit: 'stretch' is no choice (there are: crop, pad, squash)"),
-        (["source=raw", "target=set", "duplicates=65"], "duplicates: from 0 to 64 bits"),
-        (["source=raw", "target=set", "background=blakc"], "background: a colour's name or #rrggbb"),
-        (["source=raw", "target=set", "workers=0"], "workers: at least 1, not 0"),
+        (["source=raw", "target=set", "margin=-1"], "margin: must be at least 0, got -1"),
+        (["source=raw", "target=set", "fit=stretch"], "fit: 'stretch' is not a valid choice (there are: crop, pad, squash)"),
+        (["source=raw", "target=set", "duplicates=65"], "duplicates: must be from 0 to 64 bits"),
+        (["source=raw", "target=set", "background=blakc"], "background: must be a colour name or #rrggbb"),
+        (["source=raw", "target=set", "workers=0"], "workers: must be at least 1, got 0"),
     ],
 )
 def test_mistakes(words: list[str], message: str, cli: Cli, photographs: Path) -> None:
@@ -180,15 +180,15 @@ def test_a_drawn_face_is_found() -> None:
 
 
 def test_a_face_with_its_margin_stays_in_the_picture() -> None:
-    assert around((40, 40, 20, 20), 0.5, (100, 100)) == (30, 30, 70, 70)
-    assert around((0, 90, 20, 10), 0.5, (100, 100)) == (0, 60, 40, 100)
-    assert around((10, 10, 80, 80), 1.0, (100, 90)) == (5, 0, 95, 90)
+    assert square_around((40, 40, 20, 20), 0.5, (100, 100)) == (30, 30, 70, 70)
+    assert square_around((0, 90, 20, 10), 0.5, (100, 100)) == (0, 60, 40, 100)
+    assert square_around((10, 10, 80, 80), 1.0, (100, 90)) == (5, 0, 95, 90)
 
 
 def test_sizes_for_the_detectors() -> None:
-    small, scale = at_most(Image.new("L", (1000, 500)), 250)
+    small, scale = shrink(Image.new("L", (1000, 500)), 250)
     assert small.size == (250, 125) and scale == 4
-    assert at_most(Image.new("L", (100, 50)), 250)[1] == 1
+    assert shrink(Image.new("L", (100, 50)), 250)[1] == 1
 
 
 def test_grey_and_sharp() -> None:
@@ -224,7 +224,7 @@ def test_flat_pictures_are_duplicates_only_if_they_are_equal(cli: Cli, tmp_path:
     assert cli(*words).code == 0
     wanted = {"c_red_again.png": "duplicate of a_red.png", "i.jpg": "duplicate of h.png"}
     answer = cli(*words)
-    assert answer.code == 0 and "going on after 9 of 9" in answer.out and report(answer)["why"] == wanted
+    assert answer.code == 0 and "continuing after 9 of 9" in answer.out and report(answer)["why"] == wanted
     for name in ("j_blue_again", "k_green"):
         Image.new("RGB", (80, 80), name.split("_")[1]).save(tmp_path / "raw" / f"{name}.png")
     assert cli(*words).code == 0
@@ -253,7 +253,7 @@ def test_what_has_changed_is_prepared_anew(cli: Cli, photographs: Path) -> None:
     mine.write_bytes(b"not of this task")
     answer = cli(*ALL)
     assert mine.exists()
-    assert answer.code == 0 and "going on after 6 of 7 pictures" in answer.out, answer.err
+    assert answer.code == 0 and "continuing after 6 of 7 pictures" in answer.out, answer.err
     assert made.read_bytes() != before and not (photographs.parent / "set" / "b.png").exists()
 
 

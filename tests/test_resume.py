@@ -74,9 +74,9 @@ def test_a_damaged_checkpoint_is_left_aside(cli: Callable[..., Answer], tmp_path
         (run / "checkpoints" / file).write_bytes(whole[: len(whole) // 2])
     answer = cli("task=resume", f"run={run}")
     assert answer.code == 0, answer.err
-    assert "left aside" in answer.out and "resumed at step 4" in answer.out
+    assert "skipped last.ckpt" in answer.out and "resumed at step 4" in answer.out
     answer = cli("task=resume", f"run={run}")
-    assert answer.code == 2 and "at its last step, 6; to go on, add trainer.max_steps=12" in answer.err
+    assert answer.code == 2 and "at its last step, 6; to continue, add trainer.max_steps=12" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_is_left_aside(cli: Callable[..., Answer], tmp_path
     [
         (["task=resume"], "run: required by task=resume: run=outputs/NAME/TIME, or run=latest"),
         (["task=resume", "run=nowhere"], "run: there is no folder nowhere"),
-        (["task=resume", "run=."], "has no config.yaml; name the folder of a run"),
+        (["task=resume", "run=."], "has no config.yaml; pass the folder of a run"),
         (["task=resume", "run=.", "task.num=3"], "task.num: there is no such key"),
         (["run=outputs"], "run: not used by task=train"),
     ],
@@ -104,12 +104,12 @@ def short_run(cli: Callable[..., Answer], tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("trainer.max_steps=9", "trainer.max_steps: 9, but the schedule, LinearLR, was made for 4 steps and has ended there"),
+        ("trainer.max_steps=9", "trainer.max_steps: 9, but the schedule, LinearLR, ends at step 4"),
         (
             "loss=hinge",
-            "loss._target_ is ganexp.losses.BCE, not ganexp.losses.Hinge (what may change: trainer,",
+            "loss._target_ is ganexp.losses.BCE, not ganexp.losses.Hinge (these may change: trainer,",
         ),
-        ("seed=6", "a run that resumes keeps its config: seed is 5, not 6 (what may change"),
+        ("seed=6", "a resumed run keeps its config: seed is 5, not 6 (these may change"),
         (
             "experiment=mnist_mlp",
             "callbacks.metrics.num is 32, not 2000; data._target_ is ganexp.data.toy.Sine, not ",
@@ -130,9 +130,9 @@ def test_what_cannot_change(override: str, message: str, short_run: Path, cli: C
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("", "config.yaml is damaged or of another version of ganexp: it has no"),
+        ("", "config.yaml is damaged or from another version of ganexp: it has no"),
         ("{", "config.yaml is damaged"),
-        ("name: x\nseed: 1\n", "config.yaml is damaged or of another version of ganexp: it has no"),
+        ("name: x\nseed: 1\n", "config.yaml is damaged or from another version of ganexp: it has no"),
     ],
 )
 def test_a_damaged_config(content: str, message: str, short_run: Path, cli: Callable[..., Answer]) -> None:
@@ -186,7 +186,7 @@ def test_a_config_that_was_edited(short_run: Path, cli: Callable[..., Answer]) -
     text = file.read_text()
     file.write_text(text.replace("seed: 5", "seed: 6", 1).replace("hidden:\n    - ", "hidden:\n    - 1", 1))
     answer = cli("task=resume", f"run={short_run}")
-    assert answer.code == 2 and "config.yaml is not what the run was started with: " in answer.err
+    assert answer.code == 2 and "config.yaml differs from the checkpoint's config: " in answer.err
     assert "seed is 5, not 6" in answer.err
     file.write_text(text.replace("max_steps: 4", "max_steps: 3"))
     answer = cli("task=resume", f"run={short_run}")
@@ -199,11 +199,11 @@ def test_other_data(cli: Callable[..., Answer], data_root: Path, tmp_path: Path)
     assert cli(*folder, *SHORT, "data.batch_size=8", "trainer.max_steps=2", "hydra.run.dir=run").code == 0
     shutil.move(tmp_path / "pictures", tmp_path / "moved")
     answer = cli("task=resume", "run=run", "trainer.max_steps=3")
-    assert answer.code == 2 and f"there is no folder {tmp_path}/pictures" in answer.err
+    assert answer.code == 2 and f"there is no folder or zip archive {tmp_path}/pictures" in answer.err
     assert cli("task=resume", "run=run", "trainer.max_steps=3", "data.root=moved").code == 0
     (tmp_path / "moved" / "000.jpg").unlink()
     answer = cli("task=resume", "run=run", "trainer.max_steps=4")
-    assert answer.code == 2 and "these are not the samples that the run has learned from so far" in answer.err
+    assert answer.code == 2 and "differs from the data that the run was trained on" in answer.err
 
 
 def test_killed_before_its_first_checkpoint(short_run: Path, cli: Callable[..., Answer]) -> None:
@@ -217,7 +217,7 @@ def test_killed_before_its_first_checkpoint(short_run: Path, cli: Callable[..., 
     assert [e.step for e in events.Scalars("loss/generator")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name, said", [("samples", "is not a folder"), ("metrics.csv", "is a folder, where a file belongs")])
+@pytest.mark.parametrize("name, said", [("samples", "is not a folder"), ("metrics.csv", "is a folder, not a file")])
 def test_a_folder_for_a_file(name: str, said: str, short_run: Path, cli: Callable[..., Answer]) -> None:
     path = short_run / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()

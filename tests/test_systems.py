@@ -251,7 +251,7 @@ def train(system: System, steps: int) -> pl.Trainer:
 def test_a_vae_learns_to_reconstruct() -> None:
     data = Digits([1, 8, 8], 10, batch_size=64, seed=0)
     data.prepare()
-    x, y = data.labelled(200)
+    x, y = data.real_and_labels(200)
     system = make_vae()
     before = (system.reconstruct(x, y) - x).square().mean()
     assert train(system, 300).global_step == 300

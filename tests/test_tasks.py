@@ -41,9 +41,9 @@ for task in tasks:
     task.setup()
     assert not task.run()
 for call, message in [
-    (lambda: Sample(config, Path("no"), num=0), "num: at least 1 sample, not 0"),
+    (lambda: Sample(config, Path("no"), num=0), "num: must be at least 1, got 0"),
     (lambda: Sample(config, Path("no"), label=1).setup(), "label: this model is unconditional"),
-    (lambda: Evaluate(config | {"metrics": {}}, Path("no")), "metrics: none chosen"),
+    (lambda: Evaluate(config | {"metrics": {}}, Path("no")), "metrics: at least one is required"),
     (lambda: Evaluate(config | {"run": None, "metrics": {"swd": swd}}, Path("no")), "run: required by task=evaluate"),
 ]:
     try:
@@ -189,18 +189,18 @@ def test_a_task_from_outside(cli: Cli, mine: Callable[[str], None], tmp_path: Pa
         (WHOLE, ["task.to=13"], "task: KeyError: 'bad luck'"),
         (WHOLE + "odd: 1\n", [], "task.odd: my_count.Count has no such argument"),
         (WHOLE + "config: 1\n", [], "task.config: is set by ganexp itself"),
-        (WHOLE.replace("to: 3\n", ""), [], "task.to: my_count.Count needs this argument"),
-        (WHOLE.replace("to: 3", "to: ???"), [], "task.to: must be given: task.to=…"),
+        (WHOLE.replace("to: 3\n", ""), [], "task.to: my_count.Count requires this argument"),
+        (WHOLE.replace("to: 3", "to: ???"), [], "task.to: is required: task.to=…"),
         (WHOLE.replace("Count", "Cuont"), [], "task._target_: my_count.Cuont cannot be imported"),
         (WHOLE.replace("my_count", "your_count"), [], "task._target_: your_count.Count cannot be imported"),
         (WHOLE.replace("[seed]", "[sead]"), [], "task.needs: 'sead' is not a top-level key; did you mean seed?"),
-        (WHOLE.replace("[seed]", "seed"), [], "task.needs: must be a list of top-level keys, not 'seed'"),
+        (WHOLE.replace("[seed]", "seed"), [], "task.needs: must be a list of top-level keys, got 'seed'"),
         (
             WHOLE.replace("[seed]", "[run]"),
             [],
             "run: required by task=count: run=outputs/NAME/TIME, run=latest, or run=FILE.ckpt",
         ),
-        (WHOLE + "in_run_folder: true\n", [], "task.in_run_folder: must be false, or true together with needs: [run, …]"),
+        (WHOLE + "in_run_folder: true\n", [], "task.in_run_folder: must be false, or true with needs: [run, …]"),
         ("needs: [seed]\n", [], "task: must be a mapping with a _target_; choose an option of the group:"),
         ("_target_: my_count.Without\n", [], "task._target_: my_count.Without has no method run()"),
         ("_target_: my_count.Narrow\n", [], "task._target_: the constructor of my_count.Narrow must take"),
@@ -235,10 +235,10 @@ def test_a_traceback_for_whoever_asks(cli: Cli, mine: Callable[[str], None], mon
 def test_a_task_in_the_folder_of_a_run(cli: Cli, mine: Callable[[str], None], tmp_path: Path) -> None:
     (tmp_path / "my_in_place.py").write_text(
         "class Count:\n"
-        "    def __init__(self, config, run_dir, chosen):\n"
-        "        self.run_dir, self.chosen = run_dir, chosen\n\n"
+        "    def __init__(self, config, run_dir, override_keys):\n"
+        "        self.run_dir, self.override_keys = run_dir, override_keys\n\n"
         "    def run(self):\n"
-        "        (self.run_dir / 'counted').write_text(' '.join(self.chosen))\n"
+        "        (self.run_dir / 'counted').write_text(' '.join(self.override_keys))\n"
     )
     mine("_target_: my_in_place.Count\nneeds: [run, seed]\nin_run_folder: true\n")
     (tmp_path / "run").mkdir()

@@ -1,4 +1,4 @@
-"""The scalars of a training, to every logger."""
+"""Log the scalars of training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 
 class Log(pl.Callback):
-    """At the first step, the last and every `log_every_n_steps`-th of the trainer, the system's scalars, means over its recent
-    steps and the ranks, and its plain numbers."""
+    """Logs the system's scalars, averaged over recent steps and over the ranks, and its plain numbers, every `log_every_n_steps`
+    of the trainer and at the first and the last step."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, system: Any, batch: Any, batch_idx: int) -> None:
         system.scalars.measuring = due(trainer, trainer.log_every_n_steps, trainer.global_step + 1)  # type: ignore[attr-defined]

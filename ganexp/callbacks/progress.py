@@ -1,4 +1,4 @@
-"""How far the run has come: a bar on a terminal, lines elsewhere."""
+"""Show the progress of a run: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ganexp.callbacks.log import due
 
 
 class Progress(pl.Callback):
-    """Steps, time left, the last losses, mean images/s: on a terminal a bar, drawn twice a second; elsewhere (a file, a pipe) a
-    line whenever scalars are logged."""
+    """Shows steps, remaining time, the latest losses and mean images/s: on a terminal as a bar, updated twice a second; elsewhere
+    (a file, a pipe) as a line whenever scalars are logged."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
-        self.lines = False  # instead of the bar
+        self.lines = False  # print lines instead of the bar
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
-        self.started, self.images_before, self.shown = time.monotonic(), system.images_seen, 0.0
+        self.started, self.images_before, self.updated = time.monotonic(), system.images_seen, 0.0
         self.first = self.written = trainer.global_step
         self.lines = trainer.is_global_zero and not sys.stderr.isatty()
         if trainer.is_global_zero and not self.lines:
             self.bar = tqdm(
                 total=trainer.max_steps,
                 initial=trainer.global_step,
-                mininterval=0,  # drawn when `on_train_batch_end` says so, with the values of that step
+                mininterval=0,  # `on_train_batch_end` decides when to update
                 miniters=1,
                 unit="step",
                 dynamic_ncols=True,
@@ -37,7 +37,7 @@ class Progress(pl.Callback):
             )
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.bar is not None and time.monotonic() - self.shown >= 0.5:
+        if self.bar is not None and time.monotonic() - self.updated >= 0.5:
             self.show(self.bar, trainer, system)
         elif self.lines and due(trainer, trainer.log_every_n_steps, trainer.global_step):  # type: ignore[attr-defined]
             self.write(trainer, system)
@@ -49,28 +49,28 @@ class Progress(pl.Callback):
         self.close(trainer, system)
 
     def show(self, bar: tqdm[Any], trainer: pl.Trainer, system: Any) -> None:
-        """Draw the bar at the step just made, with its values."""
+        """Update the bar to the current step and values."""
         bar.set_postfix(self.values(system), refresh=False)
         bar.update(trainer.global_step - bar.n)
 
     def write(self, trainer: pl.Trainer, system: Any) -> None:
-        """A line at the step just made, with its values."""
+        """Print a line with the current step and values."""
         step, steps, values = trainer.global_step, trainer.max_steps, self.values(system)
-        elapsed = self.shown - self.started
+        elapsed = self.updated - self.started
         left = elapsed / (step - self.first) * (steps - step)
         times = f"{tqdm.format_interval(elapsed)}<{tqdm.format_interval(left)}"
-        said = ", ".join(f"{name}={value}" for name, value in values.items())
-        print(f"{100 * step // steps:3d}% {step}/{steps} [{times}, {said}]", file=sys.stderr, flush=True)
+        text = ", ".join(f"{name}={value}" for name, value in values.items())
+        print(f"{100 * step // steps:3d}% {step}/{steps} [{times}, {text}]", file=sys.stderr, flush=True)
         self.written = step
 
     def values(self, system: Any) -> dict[str, str]:
-        self.shown = time.monotonic()
+        self.updated = time.monotonic()
         latest = system.scalars.latest
         values = {short: latest[name] for short, name in system.progress.items() if name in latest}
         numbers = torch.stack(list(values.values())).tolist() if values else []
-        shown = {short: f"{number:.3f}" for short, number in zip(values, numbers, strict=True)}
-        speed = (system.images_seen - self.images_before) / max(self.shown - self.started, 1e-9)
-        return shown | {"images/s": f"{speed:,.0f}"}
+        texts = {short: f"{number:.3f}" for short, number in zip(values, numbers, strict=True)}
+        speed = (system.images_seen - self.images_before) / max(self.updated - self.started, 1e-9)
+        return texts | {"images/s": f"{speed:,.0f}"}
 
     def close(self, trainer: pl.Trainer, system: Any) -> None:
         if self.bar is not None:

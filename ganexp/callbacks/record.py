@@ -1,4 +1,4 @@
-"""run.json: what ran, where, how long, and how well."""
+"""Write run.json: what ran, where, how long, and the results."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from ganexp.systems.base import System
 
 
 class Record(pl.Callback):
-    """Keeps `folder`/run.json true from the first step to the last, and puts the hyper-parameters into TensorBoard.
+    """Keeps `folder`/run.json up to date during the run, and logs the hyper-parameters.
 
-    `facts` stand in the file as they are; `hyper_parameters` are a nested config. The status is running, finished,
-    interrupted or failed; a run that was killed is still `running`. One that resumes adds its seconds to those there are,
-    and its step to `resumed_at`.
+    `facts` are written as they are; `hyper_parameters`: a nested config. The status is running, finished, interrupted or failed;
+    that of a killed run stays `running`. A resumed run adds to `seconds`, and appends its step to `resumed_at`.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], hyper_parameters: dict[str, Any]):
@@ -45,8 +44,8 @@ class Record(pl.Callback):
         if not trainer.is_global_zero:
             return
         self.write(trainer, system, "running")
-        metrics = Checkpoint.measured(trainer)
-        # Lightning writes the HParams only beside some value
+        metrics = Checkpoint.metrics_of(trainer)
+        # Lightning writes the HParams only together with a value.
         values = (metrics.history[-1][1] if metrics and metrics.history else {}) or {"images_seen": system.images_seen}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -66,11 +65,11 @@ class Record(pl.Callback):
         if trainer.is_global_zero:
             interrupted = isinstance(exception, KeyboardInterrupt | SystemExit)
             error = None if interrupted else format_message(exception)
-            with suppress(OSError):  # which may be the exception itself
+            with suppress(OSError):  # a full disk may be the exception that ended the run
                 self.write(trainer, system, "interrupted" if interrupted else "failed", error)
 
     def write(self, trainer: pl.Trainer, system: System, status: str, error: str | None = None) -> None:
-        metrics = Checkpoint.measured(trainer)
+        metrics = Checkpoint.metrics_of(trainer)
         checkpoint = find(trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
         seconds = time.time() - self.started
         record = {
@@ -89,7 +88,7 @@ class Record(pl.Callback):
 
 
 def flat(config: Any, path: str = "") -> dict[str, Any]:
-    """A nested config as {full key: value}, without the class names."""
+    """Returns a nested config as {full key: value}, without paths and `_partial_`."""
     if isinstance(config, dict):
         return {k: v for key, node in config.items() for k, v in flat(node, f"{path}.{key}" if path else key).items()}
     if path.endswith(("_partial_", ".folder", ".gif", ".save_dir")):
@@ -98,7 +97,7 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 
 
 def environment(trainer: pl.Trainer) -> dict[str, Any]:
-    """Versions, commit and hardware: what a number depends on beside the config."""
+    """Returns command, commit, versions and hardware, which results depend on besides the config."""
     device = trainer.strategy.root_device
     return {
         "command": os.environ.get("GANEXP_COMMAND"),
@@ -123,7 +122,7 @@ def environment(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with `+` if files have changed since; None where no repository holds the code."""
+    """Returns the commit of the running code, with `+` if files have changed since; None if the code is not in a repository."""
     here = Path(ganexp.__file__).parent
     try:
         subprocess.run(["git", "ls-files", "--error-unmatch", "__init__.py"], cwd=here, capture_output=True, check=True)

@@ -1,4 +1,4 @@
-"""The training picture: samples of the same latents, again and again as the generator learns."""
+"""Render samples from fixed latents during training."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ log = logging.getLogger(__name__)
 
 
 class Samples(pl.Callback):
-    """Every `every` steps, and at the start and the end, a picture of `num` samples from fixed latents.
+    """Renders `num` samples from fixed latents every `every` steps, at the start and at the end.
 
-    It goes to `folder`/step-N.png and to TensorBoard; at the end all of them become `gif`. Conditional systems draw a column for
-    each class. Points are drawn over the real ones. For a system that reconstructs there is a second picture: rows of real
-    images, and below each its reconstructions.
+    Pictures go to `folder`/step-N.png and to TensorBoard; at the end they become the animation `gif`. A conditional system gets a
+    column per class. Points are plotted over the real ones. A system with reconstructions gets a second picture: rows of real
+    images, each followed by a row of their reconstructions.
     """
 
     def __init__(self, folder: str, gif: str, every: int = 500, num: int = 64):
         if every < 1:
-            raise ValueError(f"every: at least 1 step, not {every}")
+            raise ValueError(f"every: must be at least 1, got {every}")
         if num < 1:
-            raise ValueError(f"num: at least 1 sample, not {num}")
+            raise ValueError(f"num: must be at least 1, got {num}")
         if not Path(gif).name:
-            raise ValueError(f"gif: a file, not {gif!r}")
+            raise ValueError(f"gif: must be a file, got {gif!r}")
         self.folder, self.gif = Path(folder), Path(gif)
         self.every, self.num = every, num
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         self.can_render = trainer.datamodule.shape == (2,) or len(trainer.datamodule.shape) == 3  # type: ignore[attr-defined]
         if not self.can_render and trainer.is_global_zero:
-            log.warning("samples: no pictures, there is none of points of shape %s", trainer.datamodule.shape)  # type: ignore[attr-defined]
+            log.warning("samples: no pictures: cannot render points of shape %s", trainer.datamodule.shape)  # type: ignore[attr-defined]
         if trainer.global_step == 0:
             self.render(trainer, system)
 
@@ -51,7 +51,7 @@ class Samples(pl.Callback):
         self.animate(trainer)
 
     def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
-        with suppress(OSError):  # which may be the exception itself
+        with suppress(OSError):  # a full disk may be the exception that ended the run
             self.animate(trainer)
 
     def animate(self, trainer: pl.Trainer) -> None:
@@ -70,13 +70,12 @@ class Samples(pl.Callback):
             self.show(trainer, self.reconstructions(trainer, system), "reconstructions", f"reconstructions-{step:08d}.png")
 
     def reconstructions(self, trainer: pl.Trainer, system: Any) -> Image.Image:
-        x, y = trainer.datamodule.labelled(max(1, self.num // 2))  # type: ignore[attr-defined]
-        again = system.reconstruct(x.to(system.device), y.to(system.device)).cpu()
+        x, y = trainer.datamodule.real_and_labels(max(1, self.num // 2))  # type: ignore[attr-defined]
+        reconstructions = system.reconstruct(x.to(system.device), y.to(system.device)).cpu()
         columns = pictures.columns_for(self.num)
-        rows = [
-            part for pair in zip(x.split(columns), again.split(columns), strict=True) for part in pair if len(part) == columns
-        ]
-        return pictures.grid(torch.cat(rows) if rows else torch.cat([x, again]), columns)
+        pairs = zip(x.split(columns), reconstructions.split(columns), strict=True)
+        rows = [row for pair in pairs for row in pair if len(row) == columns]
+        return pictures.grid(torch.cat(rows) if rows else torch.cat([x, reconstructions]), columns)
 
     def show(self, trainer: pl.Trainer, picture: Image.Image, name: str, file: str) -> None:
         pictures.save(picture, self.folder / file)

@@ -1,4 +1,4 @@
-"""What a checkpoint needs beside what Lightning puts into it: enough to sample from it alone, and to go on exactly."""
+"""Add to checkpoints what is needed to sample from them alone, and to resume exactly."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pytorch_lightning.loggers import CSVLogger
 from ganexp.files import replace
 
 log = logging.getLogger(__name__)
-FORMAT = 3  # of what a checkpoint holds; to be counted up whenever an older ganexp, or this one, could not read the other's
+FORMAT = 3  # version of the checkpoint format; increase it with every incompatible change
 
 
 class State(pl.Callback):
-    """Puts into every checkpoint the number of its format, the config, as plain containers, the data's fingerprint, and every
-    rank's random states and last scalars.
+    """Adds to every checkpoint the format version, the config as plain containers, the data's fingerprint, and every rank's
+    random states and recent scalars.
 
-    A resumed run takes these up; with another number of processes than before it starts from its seed.
+    A resumed run restores the random states; with another number of processes it starts from its seed instead.
     """
 
     def __init__(self, config: dict[str, Any]):
@@ -55,7 +55,7 @@ class State(pl.Callback):
 
 
 def random_state() -> dict[str, Any]:
-    """This process's random states, as plain values and tensors."""
+    """Returns this process's random states as plain values and tensors."""
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -78,21 +78,21 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def keep_rows(logger: CSVLogger, step: int) -> None:
-    """Let the logger go on below the whole rows of its metrics.csv up to `step`; by itself it would begin an empty file."""
+def truncate_metrics(logger: CSVLogger, step: int) -> None:
+    """Make the logger append to the complete rows of its metrics.csv up to `step`. By default it starts an empty file."""
     file = Path(logger.log_dir) / "metrics.csv"
-    aside = file.with_suffix(".before")  # the logger deletes what it finds
+    backup = file.with_suffix(".before")  # the logger deletes an existing metrics.csv
     if file.is_file():
-        os.replace(file, aside)
-    if not aside.is_file():
+        os.replace(file, backup)
+    if not backup.is_file():
         return
     try:
-        lines = aside.read_text(encoding="utf-8").splitlines(keepends=True)
-        reader = csv.DictReader(line for line in lines if line.endswith("\n"))  # a killed run may have written half a row
+        lines = backup.read_text(encoding="utf-8").splitlines(keepends=True)
+        reader = csv.DictReader(line for line in lines if line.endswith("\n"))  # a killed run may leave an incomplete row
         rows = [row for row in reader if int(row["step"]) <= step]
     except (ValueError, TypeError, KeyError, csv.Error):
-        os.replace(aside, file.with_suffix(".damaged.csv"))
-        log.warning("%s is damaged: begun anew, the old one is metrics.damaged.csv", file)
+        os.replace(backup, file.with_suffix(".damaged.csv"))
+        log.warning("%s is damaged: starting a new one; the old one is now metrics.damaged.csv", file)
         return
     columns = list(reader.fieldnames or [])
     text = io.StringIO(newline="")
@@ -101,4 +101,4 @@ def keep_rows(logger: CSVLogger, step: int) -> None:
     writer.writerows(rows)
     logger.experiment.metrics_keys = columns
     replace(file, lambda new: new.write(text.getvalue().encode()))
-    aside.unlink()
+    backup.unlink()

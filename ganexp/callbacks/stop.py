@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step it is in, saved."""
+"""Stop a run on Ctrl-C or SIGTERM after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop(pl.Callback):
-    """On the first SIGINT or SIGTERM let the step end, and with it the run; the checkpoint callback then saves. A second SIGINT
+    """Ends the run after the current step on the first SIGINT or SIGTERM; the checkpoint callback then saves. A second SIGINT
     stops at once.
 
-    Several processes look at each other only every tenth step: that costs a little. `received`: the signal, 0 for none.
+    Ranks synchronize only every tenth step, to keep this cheap. `received`: the signal, 0 for none.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Stop(pl.Callback):
         self.before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python cannot
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
 
     def receive(self, number: int, frame: Any) -> None:

@@ -1,6 +1,6 @@
-"""Whether a command line and its config make sense: every group, option, key and number, before anything is built.
+"""Check a command line and its config before anything is built: every group, option, key and number.
 
-Like composing, it answers without importing torch.
+Nothing here imports torch, so errors appear quickly.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from ganexp.cli.config import (
-    OF_THE_CALL,
+    CALL_KEYS,
     PICK_ANY,
     TASK_KEYS,
     TYPED,
     Config,
-    composed,
+    compose_config,
     drop_leftovers,
     fields,
     option_node,
@@ -40,24 +40,24 @@ PICK_ONE = ("model", "data", "loss", "schedule", "extractor", "hardware")
 
 
 def compose_checked(overrides: Sequence[str], config_name: str = "config", notes: list[str] | None = None) -> DictConfig:
-    """The config of one job, Hydra's own part included. Raises ConfigError for anything that composing can see.
+    """Returns the config of one job, including Hydra's part. Raises ConfigError for any error that shows before building.
 
-    `notes`: gets a line for everything that an experiment had set and that has no effect.
+    `notes`: a line is appended for every setting of an experiment that has no effect.
     """
     parsed = check_spelling(overrides, config_name)
-    cfg = composed(overrides, config_name)
-    without_effect = drop_leftovers(cfg, overrides)
+    cfg = compose_config(overrides, config_name)
+    unused = drop_leftovers(cfg, overrides)
     config = resolved(cfg)
     check_task(config)
     check_nodes(config)
-    without_effect += check_needs(parsed, cfg)
+    unused += check_needs(parsed, cfg)
     if notes is not None:
-        notes += without_effect
+        notes += unused
     return cfg
 
 
 def check_spelling(overrides: Sequence[str], config_name: str) -> list[Override]:
-    """The parsed overrides. Raises ConfigError for a group, an option or a key that is not there."""
+    """Returns the parsed overrides. Raises ConfigError for an unknown group, option or key."""
     parsed = parse(overrides)
     for override in parsed:
         check_option(override)
@@ -66,7 +66,7 @@ def check_spelling(overrides: Sequence[str], config_name: str) -> list[Override]
 
 
 def values_of(override: Override) -> list[str | None]:
-    """The option names that an override of a group asks for."""
+    """Returns the options that an override of a group chooses."""
     if override.is_sweep_override():
         return [str(v) for v in override.sweep_string_iterator() if not str(v).startswith("[")]
     value = override.value()
@@ -74,33 +74,33 @@ def values_of(override: Override) -> list[str | None]:
 
 
 def check_option(override: Override) -> None:
-    """Raises ConfigError for an option that its group does not have, and for a group that is not there."""
+    """Raises ConfigError for an unknown group or option."""
     group = override.key_or_group
     known = groups()
     if "/" in group and group not in known and not options(group):
         raise ConfigError(f"{group}: there is no such group{nearest(group, known)}")
     if not (group in known or group == "experiment" or group.startswith("hydra/")) or override.is_delete():
         return
-    offered = options(group)
+    available = options(group)
     values = values_of(override)
     if group not in PICK_ANY and not override.is_sweep_override() and isinstance(override.value(), list):
         raise ConfigError(f"{group}: takes one option, not a list; to try several, separate them by commas and add -m")
     for value in values:
         if value is None:
-            raise ConfigError(f"{group}: cannot be null{'; for none write ' + group + '=[]' if group in PICK_ANY else ''}")
-        if value is not None and value not in offered:
-            raise ConfigError(f"{group}={value}: there is no such option{nearest(value, offered)}")
+            raise ConfigError(f"{group}: must not be null{'; for none set ' + group + '=[]' if group in PICK_ANY else ''}")
+        if value is not None and value not in available:
+            raise ConfigError(f"{group}={value}: there is no such option{nearest(value, available)}")
 
 
 def check_keys(parsed: Sequence[Override], config_name: str) -> None:
     """Raises ConfigError for a key that the chosen options do not have."""
     chosen = [o for o in parsed if is_group(o)]
     fixed = [str(o.input_line) for o in chosen if not o.is_sweep_override()]
-    cfg = composed(fixed, config_name)
+    cfg = compose_config(fixed, config_name)
     drop_leftovers(cfg, fixed)
     for override in parsed:
-        of_task = override.key_or_group.startswith("task.")  # its option lists all of its keys
-        if is_group(override) or ((override.is_add() or override.is_force_add()) and not of_task):
+        task_key = override.key_or_group.startswith("task.")  # + cannot add these: the option lists all of them
+        if is_group(override) or ((override.is_add() or override.is_force_add()) and not task_key):
             continue
         node: Any = cfg
         parts = override.key_or_group.split(".")
@@ -108,19 +108,19 @@ def check_keys(parsed: Sequence[Override], config_name: str) -> None:
             if OmegaConf.is_list(node) and part.isdigit():
                 break
             if not OmegaConf.is_dict(node) or part not in list(node):
-                path, inside = ".".join(parts[: i + 1]), ".".join(parts[:i])
-                known = siblings(cfg, node, inside)
+                path, parent = ".".join(parts[: i + 1]), ".".join(parts[:i])
+                known = siblings(cfg, node, parent)
                 hint = nearest(path, known)
-                if inside == "task" and not known:
-                    hint = "; this task has no options of its own"
-                elif inside in PICK_ANY and part in options(inside):
-                    hint = f"; to choose it, add {inside}=[{part}]"
+                if parent == "task" and not known:
+                    hint = "; this task has no options"
+                elif parent in PICK_ANY and part in options(parent):
+                    hint = f"; to choose it, add {parent}=[{part}]"
                 raise ConfigError(f"{path}: there is no such key{hint}")
             node = None if i + 1 == len(parts) or OmegaConf.is_missing(node, part) else node[part]
 
 
 def siblings(cfg: DictConfig, node: Any, path: str) -> list[str]:
-    """The full keys of a node; at the top level, without Hydra's, followed by those of the task."""
+    """Returns the full keys of a node; at the top level without Hydra's, followed by those of the task."""
     if not OmegaConf.is_dict(node):
         return []
     skipped = TASK_KEYS if path == "task" else ("_target_", "hydra")
@@ -133,13 +133,13 @@ def is_group(override: Override) -> bool:
 
 
 def check_nodes(config: dict[str, Any]) -> None:
-    """Raises ConfigError for a mapping that is neither a typed field nor has a `_target_`, and for impossible numbers.
+    """Raises ConfigError for missing or unknown keys, nodes without a `_target_`, and numbers out of range.
 
-    `config`: of a command line, or of a run, which has no keys OF_THE_CALL.
+    `config`: of a command line, or of a run, which has no CALL_KEYS.
     """
     for path, kind in TYPED.items():
         node = config[path] if path else config
-        for key in sorted(kind.__dataclass_fields__.keys() - node.keys() - set(OF_THE_CALL)):
+        for key in sorted(kind.__dataclass_fields__.keys() - node.keys() - set(CALL_KEYS)):
             raise ConfigError(f"{f'{path}.{key}'.lstrip('.')}: is required")
         for key in node.keys() - kind.__dataclass_fields__.keys() - {"experiment"}:
             full = f"{path}.{key}".lstrip(".")
@@ -155,32 +155,32 @@ def check_nodes(config: dict[str, Any]) -> None:
             )
     for key, value in config["trainer"].items():
         if not 1 <= value < 2**31:
-            raise ConfigError(f"trainer.{key}: {'at least 1' if value < 1 else 'below 2**31'}, not {value}")
+            raise ConfigError(f"trainer.{key}: must be {'at least 1' if value < 1 else 'below 2**31'}, got {value}")
     name = Path(config["name"])
     if not name.parts or name.is_absolute() or ".." in name.parts:
-        raise ConfigError(f"name: a folder below outputs/, not {config['name']!r}")
+        raise ConfigError(f"name: must be a folder below outputs/, got {config['name']!r}")
     if any(len(part.encode()) > 200 for part in name.parts):
-        raise ConfigError(f"name: at most 200 bytes, not {len(config['name'].encode())}")
+        raise ConfigError(f"name: must have at most 200 bytes, got {len(config['name'].encode())}")
     if not 0 <= config["seed"] < 2**32:
-        raise ConfigError(f"seed: from 0 to {2**32 - 1}, not {config['seed']}")
+        raise ConfigError(f"seed: must be from 0 to {2**32 - 1}, got {config['seed']}")
     if "LOCAL_WORLD_SIZE" not in os.environ and HydraConfig.get().runtime.choices.get("hardware") == "multinode":
         raise ConfigError(
-            "hardware=multinode: is started by torchrun, once on every node: torchrun --nnodes=2 --nproc-per-node=8 "
+            "hardware=multinode: requires torchrun, started once on every node: torchrun --nnodes=2 --nproc-per-node=8 "
             "--node-rank=0 --master-addr=HOST --master-port=29500 -m ganexp hardware=multinode …"
         )
 
 
-def as_written(cfg: DictConfig, message: str) -> str:
-    """A message with its key where the user wrote it: `model.loss` only refers to `loss`."""
-    for part in ("model", "callbacks", "metrics"):  # callbacks refer to the metrics, and these to the extractor
+def with_written_key(cfg: DictConfig, message: str) -> str:
+    """Returns a message with the key that the user wrote: `model.loss` only refers to `loss`."""
+    for part in ("model", "callbacks", "metrics"):  # in this order: callbacks refer to metrics, metrics to the extractor
         for key, value in leaves(OmegaConf.to_container(cfg[part], resolve=False)):
-            if isinstance(value, str) and (whole := re.fullmatch(r"\$\{([a-z_.]+)\}", value)):
-                message = re.sub(rf"^{part}{re.escape(key)}(?=[.:])", whole.group(1), message)
+            if isinstance(value, str) and (reference := re.fullmatch(r"\$\{([a-z_.]+)\}", value)):
+                message = re.sub(rf"^{part}{re.escape(key)}(?=[.:])", reference.group(1), message)
     return message
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything in a mapping that is none itself, by its path: `.optimizer.generator`."""
+    """Yields path and value of everything in nested mappings, such as `.optimizer.generator`."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from leaves(value, f"{path}.{key}")
@@ -189,28 +189,29 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def refers(references: str, part: str) -> bool:
-    """Whether the model takes this part of the game, alone or with all that it belongs to."""
+    """Whether the model refers to this group, or to a key in it."""
     return f"${{{part}" in references or f"${{{part.partition('.')[0]}}}" in references
 
 
 def check_game(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
-    """Raises ConfigError for a part of the game that the model does not refer to; a note for each that an experiment chose."""
+    """Raises ConfigError for a group on the command line that the model does not use. Returns a note for each one of an
+    experiment."""
     references, choices = str(OmegaConf.to_container(cfg.model, resolve=False)), HydraConfig.get().runtime.choices
     for override in parsed:
         key = override.key_or_group
         part = ".".join(key.split(".")[:2]) if key.startswith("optimizer.") else key.split(".")[0]
         if part in GAME and not refers(references, part):
             hint = "; its loss is model.loss" if part == "loss" else ""
-            raise ConfigError(f"{key}: model={choices['model']} has no use for it{hint}")
+            raise ConfigError(f"{key}: not used by model={choices['model']}{hint}")
     chosen = {part: bool(cfg[part]) for part in ("regularizer", "augment", "constraint")}
     chosen["loss"] = cfg.loss != option_node("loss", "bce")
     unused = [part for part in chosen if chosen[part] and f"${{{part}" not in references]
-    return [f"model={choices['model']} has no use for the experiment's {part}" for part in unused]
+    return [f"model={choices['model']} does not use the experiment's {part}" for part in unused]
 
 
 def check_task(config: dict[str, Any]) -> None:
-    """Raises ConfigError for a task node that is not one, see TASK_KEYS."""
-    for key in sorted(set(OF_THE_CALL) - config.keys()):
+    """Raises ConfigError for an invalid task node, see TASK_KEYS."""
+    for key in sorted(set(CALL_KEYS) - config.keys()):
         raise ConfigError(f"{key}: is required")
     node = config["task"]
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
@@ -219,17 +220,17 @@ def check_task(config: dict[str, Any]) -> None:
     for key in ("needs", "optional"):
         names = node.get(key, [])
         if not isinstance(names, list):
-            raise ConfigError(f"task.{key}: must be a list of top-level keys, not {names!r}")
+            raise ConfigError(f"task.{key}: must be a list of top-level keys, got {names!r}")
         for name in names:
             if name not in known:
                 raise ConfigError(f"task.{key}: {name!r} is not a top-level key{nearest(str(name), known)}")
     in_run_folder = node.get("in_run_folder", False)
     if not isinstance(in_run_folder, bool) or (in_run_folder and "run" not in node.get("needs", [])):
-        raise ConfigError(f"task.in_run_folder: must be false, or true together with needs: [run, …], not {in_run_folder!r}")
+        raise ConfigError(f"task.in_run_folder: must be false, or true with needs: [run, …], got {in_run_folder!r}")
 
 
 def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
-    """Raises ConfigError for a key that the chosen task does not use, and for one that it needs and that is null. Notes, see
+    """Raises ConfigError for a key that the task does not use, and for a required key that is null. Returns the notes of
     check_game."""
     task, needs = HydraConfig.get().runtime.choices["task"], cfg.task.get("needs") or []
     used = list(dict.fromkeys(["name", *needs, *(cfg.task.get("optional") or [])]))
@@ -237,7 +238,7 @@ def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
     for override in parsed:
         key = re.split(r"[./]", override.key_or_group)[0]
         if key == "task" and override.key_or_group.partition(".")[2].split(".")[0] in TASK_KEYS:
-            raise ConfigError(f"{override.key_or_group}: belongs to the option; choose another task")
+            raise ConfigError(f"{override.key_or_group}: cannot be set; it is part of the option task={task}")
         if key not in ("task", "hydra", *used):
             raise ConfigError(f"{override.key_or_group}: not used by task={task} (it uses: {', '.join([*own, *used])})")
     notes = check_game(parsed, cfg) if "model" in used else []
@@ -245,15 +246,15 @@ def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:
         if key in cfg and cfg[key] is None:
             examples = RUN if key == "run" and not cfg.task.get("in_run_folder") else RUN_FOLDER if key == "run" else f"{key}=…"
             raise ConfigError(f"{key}: required by task={task}: {examples}")
-    if not cfg.task.get("in_run_folder"):  # which takes single keys too
+    if not cfg.task.get("in_run_folder"):  # such a task accepts single keys
         check_optional(parsed, task, cfg.task.get("optional") or [])
     return notes
 
 
 def check_optional(parsed: Sequence[Override], task: str, optional: Sequence[str]) -> None:
-    """Raises ConfigError for a key of a group that the command line does not choose: the task would not see it."""
+    """Raises ConfigError for a key of a group that the command line does not choose: the task would ignore it."""
     chosen = {o.key_or_group for o in parsed}
     for key in chosen:
         group = key.split(".")[0]
         if "." in key and group in optional and group not in chosen:
-            raise ConfigError(f"{group}: task={task} uses the run's own; to change it, choose it too: {group}=… {key}=…")
+            raise ConfigError(f"{group}: task={task} uses the run's {group}; to set {key}, choose {group} too: {group}=… {key}=…")

@@ -1,6 +1,6 @@
-"""The config tree: its typed top level, where it lies, and how a command line becomes a config.
+"""The config tree: its typed top level, its location, and how to compose a config from a command line.
 
-Everything here answers without importing torch: a misspelled key costs a fraction of a second.
+Nothing here imports torch, so a misspelled key is reported in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  
 
 @dataclass
 class Training:
-    """How long, how often and how much, in steps: one step = one batch = one update of D."""
+    """Length and intervals of training in steps: one step = one batch = one update of D."""
 
     max_steps: int = MISSING
     log_every: int = MISSING
@@ -54,7 +54,7 @@ class Optimizers:
 
 @dataclass
 class Config:
-    """The top level. A key that is not here is refused, wherever it was written."""
+    """The top level. Any other key is an error."""
 
     name: str = MISSING
     seed: int = MISSING
@@ -81,25 +81,25 @@ class Config:
 
 PICK_ANY = ("regularizer", "augment", "constraint", "anneal", "metrics", "callbacks", "logger")
 TYPED: dict[str, Any] = {"": Config, "trainer": Training, "optimizer": Optimizers}
-OF_THE_CALL = ("task", "run", "trust")  # keys of the command line that are not part of a run's own config
+CALL_KEYS = ("task", "run", "trust")  # keys of the command line that are not part of a run's config
 # Keys of a task node that are not arguments of the task:
-# needs: the top-level keys and config groups the task gets; only these may be set on its command line, and none may be null.
+# needs: top-level keys and config groups that the task gets. Only these may be set on its command line; none may be null.
 # optional: further ones. A group is null unless the command line chooses it.
-# in_run_folder: true for a task that works in the folder of run=…, instead of one of its own. Its constructor also gets
-#   `chosen`, the full keys that the command line sets.
+# in_run_folder: true if the task works in the folder of run=… instead of a new one. Its constructor also gets `override_keys`,
+#   the full keys that the command line sets.
 TASK_KEYS = ("_target_", "needs", "optional", "in_run_folder")
 ConfigStore.instance().store(name="schema", node=Config)
 
 
 def fields(path: str) -> list[str]:
-    """The full keys of a typed mapping."""
+    """Returns the full keys of a typed mapping."""
     return [f"{path}.{key}".lstrip(".") for key in TYPED[path].__dataclass_fields__] if path in TYPED else []
 
 
 def scaled(size: int | Sequence[int], factor: float) -> Any:
-    """`${scaled:64,${model.width_multiplier}}`: a size, or several, times a factor; at least 1. Raises ConfigError."""
+    """`${scaled:64,${model.width_multiplier}}`: one or several sizes times a factor, at least 1. Raises ConfigError."""
     if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 < factor < math.inf:
-        raise ConfigError(f"model.width_multiplier: a factor above 0, not {factor}")
+        raise ConfigError(f"model.width_multiplier: must be a factor above 0, got {factor}")
     if isinstance(size, Sequence):
         return OmegaConf.create([scaled(each, factor) for each in size])
     return max(1, round(size * factor))
@@ -119,7 +119,7 @@ OmegaConf.register_new_resolver("plus", lambda a, b: (a or 0) + b, replace=True)
 
 @contextmanager
 def config_tree(config_dir: str | None = None) -> Iterator[None]:
-    """Hydra on our config tree, and on the user's own (`--config-dir`) after it. Raises ConfigError if that is not a folder."""
+    """Initialize Hydra with our config tree and the user's (`--config-dir`). Raises ConfigError if that is not a folder."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"--config-dir: there is no folder {config_dir}")
     search_path = create_config_search_path(str(CONF_DIR))
@@ -135,20 +135,20 @@ def config_tree(config_dir: str | None = None) -> Iterator[None]:
 
 
 def drop_leftovers(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Take out what an experiment had set for options that are not chosen any more, and say so: a note for each.
+    """Drop settings of an experiment for options that are no longer chosen. Returns a note for each.
 
-    Of a pick-any group, mappings that bear the name of an option and have no `_target_`; of another, keys that the chosen option
-    does not have and another of its group has. Anything else that does not belong stays, to be refused.
+    In a pick-any group, drops mappings without a `_target_` whose name is an option; in other groups, keys that the chosen option
+    does not have but another option has. Other unknown keys remain and become errors.
     """
     notes = []
     with read_write(cfg), open_dict(cfg):
         for group in PICK_ANY:
-            offered = options(group)
+            available = options(group)
             for name, node in list(cfg[group].items()):
-                named_by_hand = any(text.lstrip("+~").startswith(f"{group}.{name}") for text in overrides)
-                if not OmegaConf.is_dict(node) or "_target_" in node or named_by_hand:
+                overridden = any(text.lstrip("+~").startswith(f"{group}.{name}") for text in overrides)
+                if not OmegaConf.is_dict(node) or "_target_" in node or overridden:
                     continue
-                if name not in offered and not any(name in option_node(group, option) for option in offered):
+                if name not in available and not any(name in option_node(group, option) for option in available):
                     continue
                 del cfg[group][name]
                 notes.append(f"{group}.{name} of the experiment is dropped: {group}={name} is not chosen")
@@ -171,7 +171,7 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
 
 @lru_cache(maxsize=256)
 def option_node(group: str, option: str) -> DictConfig:
-    """The node of one option, composed alone."""
+    """Returns the node of one option, composed alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -182,29 +182,29 @@ def option_node(group: str, option: str) -> DictConfig:
 
 
 def drop_keys(node: Any, own: Any, others: Sequence[Any]) -> list[str]:
-    """Delete from `node` the keys that `own` does not have and one of the `others` has; their paths."""
+    """Delete the keys from `node` that `own` does not have but one of `others` has. Returns their paths."""
     if not OmegaConf.is_dict(node) or not OmegaConf.is_dict(own):
         return []
     dropped = []
     others = [other for other in others if OmegaConf.is_dict(other)]
     for key in list(node):
-        below = [unresolved(other, key) for other in others if key in other]
+        children = [unresolved(other, key) for other in others if key in other]
         if key in own:
-            inner = unresolved(node, key)
-            dropped += [f"{key}.{path}" for path in drop_keys(inner, unresolved(own, key), below)]
-        elif below:
+            child = unresolved(node, key)
+            dropped += [f"{key}.{path}" for path in drop_keys(child, unresolved(own, key), children)]
+        elif children:
             del node[key]
             dropped.append(str(key))
     return dropped
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The config without Hydra's part, as plain containers. Raises ConfigError for an interpolation that leads nowhere."""
+    """Returns the config without Hydra's part as plain containers. Raises ConfigError for an interpolation of a missing key."""
     job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
         container = OmegaConf.to_container(job, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, ConfigError):  # of a resolver
+        if isinstance(error.__cause__, ConfigError):  # raised by a resolver
             raise error.__cause__ from error
         raise ConfigError(explain(error, fields)) from error
     assert isinstance(container, dict)
@@ -212,42 +212,44 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """A first job with the first value of every sweep, then one for every other value: enough to see each value once."""
+    """Returns jobs that contain every value once: one with the first value of every axis, then one for each other value."""
     axes = sweep_axes(overrides)
     first = [axis[0] for axis in axes]
     return [first] + [[*first[:i], value, *first[i + 1 :]] for i, axis in enumerate(axes) for value in axis[1:]]
 
 
 def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
-    """For every override the values it takes in turn; other sweepers than Hydra's own choose what lies in an interval.
+    """Returns the values of every override. An interval is allowed for other sweepers than Hydra's basic one.
 
-    Raises ConfigError for an interval that nobody can sweep.
+    Raises ConfigError for an interval without such a sweeper.
     """
-    own = not any(text.startswith("hydra/sweeper=") for text in overrides)
+    basic = not any(text.startswith("hydra/sweeper=") for text in overrides)
     axes = []
     for text, override in zip(overrides, parse(overrides), strict=True):
         if not override.is_sweep_override():
             axes.append([text])
         elif override.is_discrete_sweep():
             axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
-        elif own:
-            raise ConfigError(f"{override.key_or_group}: {text} has no end; name the values, or use range(start,stop,step)")
+        elif basic:
+            raise ConfigError(
+                f"{override.key_or_group}: {text} is not a list of values; list them, or use range(start,stop,step)"
+            )
     return axes
 
 
 def as_typed(overrides: Any) -> list[str]:
-    """Hydra's record of a command line's overrides, interpolations left as they are."""
+    """Returns the overrides of the command line from Hydra's record, with interpolations unresolved."""
     return [str(override) for override in cast(list[Any], OmegaConf.to_container(overrides, resolve=False))]
 
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
-    """The full keys that a command line sets: `model.generator` for `+model/generator=mlp`."""
+    """Returns the full keys that a command line sets: `model.generator` for `+model/generator=mlp`."""
     return [override.partition("=")[0].strip("+~").replace("/", ".") for override in overrides]
 
 
 def with_colours(words: Sequence[str]) -> list[str]:
-    """`data.background=#00ffff` or `=00ffff`, also several by commas, in the quotes of Hydra's grammar, to which # is nothing,
-    112233 a whole number and 1e1000 infinite."""
+    """Quote colours for Hydra's grammar: `data.background=#00ffff`, `=00ffff`, or several separated by commas. Hydra does not
+    accept #, and parses 112233 as an integer and 1e1000 as infinity."""
     return [
         re.sub(r"(?<=[=,])(#[^\s,'\"]*|[0-9a-fA-F]{6})(?=,|$)", r"'\1'", word)
         if re.match(r"[\w.+]*\bbackground=", word)
@@ -257,7 +259,7 @@ def with_colours(words: Sequence[str]) -> list[str]:
 
 
 def with_home(words: Sequence[str]) -> list[str]:
-    """`data.root=~/photos` with the home folder in place: neither the shell nor Hydra's grammar puts it there."""
+    """Expand `data.root=~/photos`, which neither the shell nor Hydra does."""
     return [word.replace("=~/", f"={Path.home().as_posix()}/", 1) for word in words]
 
 
@@ -265,28 +267,34 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
     except HydraException as error:
-        raise ConfigError(f"the command line cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"the command line cannot be parsed: {' '.join(str(error).split())}") from error
 
 
-def composed(overrides: Sequence[str], config_name: str) -> DictConfig:
+def compose_config(overrides: Sequence[str], config_name: str) -> DictConfig:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*is not available", category=UserWarning)  # of hydra.searchpath
+            warnings.filterwarnings("error", message=".*is not available", category=UserWarning)  # hydra.searchpath
             cfg = compose(config_name, overrides=list(overrides), return_hydra_config=True)
     except UserWarning as error:
         raise ConfigError(f"hydra.searchpath: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException) as error:
         message = explain(error, fields)
         for recipe in (o.removeprefix("experiment=") for o in overrides if o.startswith("experiment=")):
-            message = re.sub("^config.yaml:", f"experiment/{recipe}.yaml:", message)  # Hydra blames who included it
+            message = re.sub("^config.yaml:", f"experiment/{recipe}.yaml:", message)  # Hydra names the including file
         raise ConfigError(message) from error
     except ValueError as error:
         raise ConfigError(" ".join(str(error).split())) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"a config file is not YAML: {' '.join(str(error).split())}") from error
-    except (AssertionError, TypeError, AttributeError, LookupError, RecursionError) as error:  # of Hydra, on odd nodes and keys
+    except (
+        AssertionError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+    ) as error:  # Hydra, for malformed nodes and keys
         raise ConfigError(
             f"the config cannot be composed: {' '.join(str(error).split()) or 'a file or a key is malformed'}"
         ) from error
-    HydraConfig.instance().set_config(cfg)  # for the interpolations that ask Hydra
+    HydraConfig.instance().set_config(cfg)  # for ${hydra:…} interpolations
     return cfg

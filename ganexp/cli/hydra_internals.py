@@ -1,5 +1,5 @@
-"""The private names of Hydra and OmegaConf that ganexp uses, all of them; pyproject.toml bounds the versions, and
-tests/test_internals.py says which one broke them."""
+"""All private names of Hydra and OmegaConf that ganexp uses. pyproject.toml bounds the versions; tests/test_internals.py names
+the version that breaks them."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ __all__ = [
 
 
 def groups_below(loader: Any, parent: str) -> list[str]:
-    """All groups below one, nested ones too. The loader's own `list_groups` copies every config that it has read."""
+    """Returns all groups below one, including nested ones. The loader's `list_groups` would copy every config it has read."""
     names = loader.repository.get_group_options(parent, ObjectType.GROUP)
     paths = [f"{parent}/{name}".lstrip("/") for name in names]
     return [group for path in paths for group in [path, *groups_below(loader, path)]]
 
 
 def options_of(loader: Any, group: str) -> list[str]:
-    """The names of a group's options, sorted."""
+    """Returns the names of a group's options, sorted."""
     return sorted(loader.repository.get_group_options(group, ObjectType.CONFIG))
 
 
 def result_of(job: JobReturn) -> Any:
-    """What a job returned, or the exception that ended it: the public `return_value` raises that instead."""
+    """Returns a job's result, or the exception that ended it, which the public `return_value` would raise."""
     return job._return_value
 
 
 def unresolved(node: DictConfig, key: Any) -> Any:
-    """The node at a key as it is written, an interpolation included."""
+    """Returns the node at a key without resolving interpolations."""
     return node._get_node(key)

@@ -29,26 +29,27 @@ log = logging.getLogger(__name__)
 
 
 def build_task(cfg: DictConfig, folder: Path) -> Any:
-    """The task, built and checked but not run. Raises ConfigError; writes nothing."""
-    from ganexp.cli.build import build_task as build  # torch: only now
+    """Build and set up the task, without running it. Raises ConfigError; writes nothing."""
+    from ganexp.cli.build import build_task as build  # imports torch
 
     whole = config.resolved(cfg)
-    chosen = config.keys_of(config.as_typed(HydraConfig.get().overrides.task))
+    override_keys = config.keys_of(config.as_typed(HydraConfig.get().overrides.task))
     arguments = {key: value for key, value in whole["task"].items() if key == "_target_" or key not in config.TASK_KEYS}
     try:
-        return build(arguments, config_of_task(whole, chosen), folder, chosen if in_run_folder(cfg) else None)
+        task_config = config_of_task(whole, override_keys)
+        return build(arguments, task_config, folder, override_keys if in_run_folder(cfg) else None)
     except ConfigError as mistake:
-        raise ConfigError(checks.as_written(cfg, str(mistake))) from mistake
+        raise ConfigError(checks.with_written_key(cfg, str(mistake))) from mistake
 
 
-def config_of_task(whole: dict[str, Any], chosen: list[str]) -> dict[str, Any]:
-    """What a task gets of the config: see TASK_KEYS. An experiment chooses from all groups."""
-    task, top = whole["task"], {key.split(".")[0] for key in chosen}
-    mine = {key: whole[key] for key in task.get("needs", []) if key in whole}
+def config_of_task(whole: dict[str, Any], override_keys: list[str]) -> dict[str, Any]:
+    """Returns the part of the config that a task gets, see TASK_KEYS. An experiment chooses options of all groups."""
+    task, top = whole["task"], {key.split(".")[0] for key in override_keys}
+    part = {key: whole[key] for key in task.get("needs", []) if key in whole}
     for key in task.get("optional", []):
         if key in whole:
-            mine[key] = whole[key] if top & {key, "experiment"} or not isinstance(whole[key], dict) else None
-    return mine
+            part[key] = whole[key] if top & {key, "experiment"} or not isinstance(whole[key], dict) else None
+    return part
 
 
 def in_run_folder(cfg: DictConfig) -> bool:
@@ -57,13 +58,12 @@ def in_run_folder(cfg: DictConfig) -> bool:
 
 
 def exit_code(result: Any) -> int:
-    """What a task's run() returns, if that is a number."""
+    """Returns the result of a task's run() if it is a number, otherwise 0."""
     return result if type(result) is int else 0
 
 
-class Early(logging.Handler):
-    """What is logged while a task is built, before its folder and with it the log is there: warnings are shown at once, all of it
-    is kept for the log."""
+class EarlyRecords(logging.Handler):
+    """Buffers log records while a task is built, before its folder and log file exist. Prints warnings at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Early(logging.Handler):
             root.setLevel(level)
 
     def write(self) -> None:
-        """Into the log."""
+        """Write the records to the log file."""
         for record in self.records:
             for handler in logging.getLogger().handlers:
                 if isinstance(handler, logging.FileHandler):
@@ -95,49 +95,49 @@ class Early(logging.Handler):
 
 
 def announce(notes: Sequence[str]) -> None:
-    """On the screen and in the log."""
+    """Print and log the notes."""
     for note in notes:
         print(f"ganexp: {note}", file=sys.stderr)
         log.info(note)
 
 
 def record(notes: Sequence[str], folder: Path) -> None:
-    """In the run's record, if the task has left one."""
+    """Add the notes to run.json if the task has written one."""
     file = folder / "run.json"
     if notes and (content := read_json(file)):
         write_json({**content, "notes": [*notes, *content.get("notes", [])]}, file)
 
 
 def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
-    """One run: build, which may refuse; then make the folder; then go. The exit code. `notes`: said when it begins."""
+    """Build the task, then create the run folder, then run. Returns the exit code. `notes`: printed and logged first."""
     while True:
-        folder, early = settle_folder(cfg), Early()
+        folder, early = choose_folder(cfg), EarlyRecords()
         with early.listening():
             task = build_task(cfg, folder)
-        if under_torchrun() and os.environ["RANK"] != "0":  # only the first process makes the folder
+        if under_torchrun() and os.environ["RANK"] != "0":  # only rank 0 creates the folder
             task.run()
             return 0
         if in_run_folder(cfg):
             break
         try:
-            folder.mkdir(parents=True, exist_ok=chosen(cfg, "run"))
+            folder.mkdir(parents=True, exist_ok=is_set(cfg, "run"))
             break
-        except FileExistsError:  # another run took the same second
+        except FileExistsError:  # another run started in the same second
             if under_torchrun():
-                raise ConfigError(f"hydra.run.dir: {folder} was taken by another run just now; start again") from None
+                raise ConfigError(f"hydra.run.dir: another run has just created {folder}; start again") from None
         except OSError as error:
-            raise ConfigError(f"hydra.run.dir: the run folder {folder} cannot be made: {error.strerror}") from error
+            raise ConfigError(f"hydra.run.dir: cannot create the run folder {folder}: {error.strerror}") from error
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(cfg))
 
-    def announced(_: DictConfig) -> Any:
-        early.write()  # the log is open only now
+    def run_task(_: DictConfig) -> Any:
+        early.write()  # the log file exists now
         announce(notes)
         return task.run()
 
     try:
-        result = result_of(run_job(announced, cfg, "hydra.run.dir", None, context))
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes the one the other
-        print(f"ganexp: interrupted; what was saved so far is in {folder}", file=sys.stderr)
+        result = result_of(run_job(run_task, cfg, "hydra.run.dir", None, context))
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns KeyboardInterrupt into SystemExit
+        print(f"ganexp: interrupted; results so far are in {folder}", file=sys.stderr)
         return 130
     finally:
         record(notes, folder)
@@ -151,17 +151,17 @@ def under_torchrun() -> bool:
     return "LOCAL_WORLD_SIZE" in os.environ
 
 
-def settle_folder(cfg: DictConfig) -> Path:
-    """The run folder, absolute; written into Hydra's part of the config for interpolations to see.
+def choose_folder(cfg: DictConfig) -> Path:
+    """Returns the absolute run folder, and sets it in Hydra's part of the config, for interpolations.
 
-    A new one, except for a task that works in the run's own. Raises ConfigError where that does not exist.
+    The folder is new, except for a task that works in the folder of run=…. Raises ConfigError if that does not exist.
     """
     if in_run_folder(cfg):
-        if chosen(cfg, "run"):
-            raise ConfigError("hydra.run.dir: a run resumes in its own folder, run=…")
+        if is_set(cfg, "run"):
+            raise ConfigError("hydra.run.dir: cannot be set: a run resumes in the folder of run=…")
         folder = find_run(cfg.run).resolve()
         if not os.access(folder, os.W_OK):
-            raise ConfigError(f"run: the folder {folder} cannot be written to")
+            raise ConfigError(f"run: the folder {folder} is not writable")
     else:
         folder = free_folder(cfg, "run")
     if under_torchrun():
@@ -175,29 +175,29 @@ def settle_folder(cfg: DictConfig) -> Path:
     return folder
 
 
-def chosen(cfg: DictConfig, mode: str) -> bool:
-    """Whether the user named the folder."""
+def is_set(cfg: DictConfig, mode: str) -> bool:
+    """Whether the command line sets the folder of a `run` or a `sweep`."""
     return any(override.startswith(f"hydra.{mode}.dir=") for override in config.as_typed(cfg.hydra.overrides.hydra))
 
 
 def free_folder(cfg: DictConfig, mode: str) -> Path:
-    """The folder of a `run` or a `sweep`: with another number where one is there. Raises ConfigError if the user named one
-    that is not empty."""
-    wanted = Path(str(cfg.hydra[mode].dir)).resolve()
-    if chosen(cfg, mode):
-        if wanted.is_dir() and any(wanted.iterdir()):
-            raise ConfigError(f"hydra.{mode}.dir: {wanted} is there and not empty; every {mode} has a folder of its own")
-        return wanted
-    folder, n = wanted, 1
+    """Returns the folder of a `run` or a `sweep`, with a number appended if it exists. Raises ConfigError if the command line
+    sets one that is not empty."""
+    default = Path(str(cfg.hydra[mode].dir)).resolve()
+    if is_set(cfg, mode):
+        if default.is_dir() and any(default.iterdir()):
+            raise ConfigError(f"hydra.{mode}.dir: {default} is not empty; every {mode} needs a new folder")
+        return default
+    folder, n = default, 1
     while folder.exists():
         n += 1
-        folder = wanted.with_name(f"{wanted.name}_{n}")
+        folder = default.with_name(f"{default.name}_{n}")
     return folder
 
 
 def report(error: BaseException, folder: Path) -> str:
-    """The error in one line; the whole trace goes to `folder`/error.txt, where there is room for it."""
-    where = "" if isinstance(error, ConfigError | Diverged) else f" (the whole trace: {folder / 'error.txt'})"
+    """Returns the error in one line, and writes the traceback to `folder`/error.txt if possible."""
+    where = "" if isinstance(error, ConfigError | Diverged) else f" (traceback: {folder / 'error.txt'})"
     try:
         (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError:  # a full disk may be the error itself
@@ -209,24 +209,24 @@ def report(error: BaseException, folder: Path) -> str:
 
 
 def hydra_main() -> int:
-    """Hand sys.argv to Hydra: help, --cfg, --info, sweeps."""
+    """Let Hydra handle sys.argv: help, --cfg, --info, sweeps."""
     hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(sweep_job)()
     return 0
 
 
 def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) -> int:
-    """Run all jobs, each in its own folder, then say how each ended. 1 if any failed or is missing.
+    """Run all jobs, each in its own folder, and print a summary. Returns 1 if any failed or is missing, otherwise 0.
 
-    `cfg`: of the first job. `jobs`: how many there are at least. Raises ConfigError if the sweep's folder cannot be made.
+    `cfg`: config of the first job. `jobs`: smallest number of jobs. Raises ConfigError if the sweep's folder cannot be created.
     """
     folder = free_folder(cfg, "sweep")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"hydra.sweep.dir: {folder} cannot be made: {error.strerror}") from error
+        raise ConfigError(f"hydra.sweep.dir: cannot create {folder}: {error.strerror}") from error
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    mine = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
-    sys.argv[1:] = ["--multirun", *flags, *mine, f"hydra.sweep.dir='{quoted}'"]
+    others = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
+    sys.argv[1:] = ["--multirun", *flags, *others, f"hydra.sweep.dir='{quoted}'"]
     try:
         hydra_main()
     finally:
@@ -236,7 +236,7 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
 
 
 def sweep_job(cfg: DictConfig) -> None:
-    """One job, in the folder that Hydra made for it. An error is kept there and said; the other jobs go on."""
+    """Run one job in the folder that Hydra has created. Errors are printed and recorded there; the other jobs continue."""
     folder, file = Path(HydraConfig.get().runtime.output_dir), Path(HydraConfig.get().runtime.output_dir) / "run.json"
     outcome: dict[str, Any] = {"status": "finished"}
     code, notes = 0, []
@@ -252,23 +252,23 @@ def sweep_job(cfg: DictConfig) -> None:
     record(notes, folder)
     job = {"job": HydraConfig.get().job.num, "overrides": config.as_typed(HydraConfig.get().overrides.task)}
     write_json({**read_json(file), **outcome, **job}, file)
-    if code:  # and with it the sweep
+    if code:  # ends the sweep too
         raise KeyboardInterrupt
 
 
 def summary(folder: Path, expected: int) -> tuple[list[str], int]:
-    """A line for every job of a sweep, with what it does not share with all the others, and how many failed or are missing."""
+    """Returns a line per job, with the overrides that differ between jobs, and the number of failed or missing jobs."""
     jobs = sorted((r for r in map(read_json, folder.rglob("run.json")) if "job" in r), key=lambda r: r["job"])
     shared = set.intersection(*(set(r["overrides"]) for r in jobs)) if len(jobs) > 1 else set()
     expected = max(expected, len(jobs))
     lines = [f"sweep {folder}"]
     for record in jobs:
         overrides = " ".join(text for text in record["overrides"] if text not in shared)
-        said = record.get("error") or " ".join(
+        result = record.get("error") or " ".join(
             f"{name} {value['last']:.4g}" for name, value in record.get("metrics", {}).items() if value["last"] is not None
         )
-        lines.append(f"  {record['job']:>3}  {record['status']:<11} {overrides}   {said}")
+        lines.append(f"  {record['job']:>3}  {record['status']:<11} {overrides}   {result}")
     failed = expected - sum(record["status"] == "finished" for record in jobs)
     if len(jobs) < expected:
-        lines.append(f"  {expected - len(jobs)} jobs never ended")
+        lines.append(f"  {expected - len(jobs)} jobs have no result")
     return [*lines, f"  {failed} of {expected} jobs failed" if failed else f"  all {expected} jobs finished"], failed

@@ -1,6 +1,6 @@
 """The command line: compose, check, run the task.
 
-A mistake ends with one message and exit code 2, before any folder is made; a run that failed ends with 1.
+A config error prints one message and exits with code 2, before any folder is created; a failed run exits with 1.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ganexp.cli.messages import ConfigError
 
 
 def main() -> None:
-    """The command line."""
+    """Entry point of the command line."""
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: a config may name the user's own modules
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: a config may name the user's modules
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows has no ×, and no file's name need be UTF-8
+        if isinstance(stream, io.TextIOWrapper):  # pipes on Windows cannot encode ×; file names may not be UTF-8
             stream.reconfigure(errors="backslashreplace")
-    # Before torch brings its OpenMP: idle threads that spin for milliseconds starve whatever else runs. Two runs at a time on two
-    # cores took 146 s so and 12 s with this; one alone, 8 s and 9 s.
+    # Before torch loads OpenMP, whose idle threads spin for milliseconds and starve other processes. Two runs at a time on two
+    # cores take 12 s with this and 146 s without; a single run takes 9 s and 8 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPU cannot do, torch does on the CPU, and says so
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # unsupported operations run on the CPU with a warning
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
     sys.argv[1:] = config.with_colours(config.with_home(sys.argv[1:]))
     parser = get_args_parser()
@@ -44,19 +44,19 @@ def main() -> None:
 
 
 def refuse(message: str) -> NoReturn:
-    raise ConfigError(f"{message}; --help and --hydra-help show what there is")
+    raise ConfigError(f"{message}; see --help and --hydra-help")
 
 
 def answer(args: Namespace) -> int:
-    """The exit code. Raises ConfigError."""
+    """Returns the exit code. Raises ConfigError."""
     for flag in ("config_path", "experimental_rerun"):
         if getattr(args, flag, None):
-            raise ConfigError(f"--{flag.replace('_', '-')}: is not for ganexp; your own options go into a --config-dir")
+            raise ConfigError(f"--{flag.replace('_', '-')}: is not supported; put your own options into a --config-dir")
     if args.hydra_help or args.shell_completion:
         return jobs.hydra_main()
     about_config = args.help or args.cfg or args.info
     if args.multirun and about_config:
-        raise ConfigError("-m: runs a sweep; leave it out to see help or the config of one job")
+        raise ConfigError("-m: starts a sweep; remove it to show the help or the config of one job")
     name = args.config_name or "config"
     with config.config_tree(args.config_dir):
         if about_config:
@@ -68,7 +68,7 @@ def answer(args: Namespace) -> int:
             if not args.multirun:
                 return jobs.run(checked[0], notes)
             if jobs.in_run_folder(checked[0]):
-                raise ConfigError("-m: starts new runs; task=resume continues one")
+                raise ConfigError("-m: starts new runs, but task=resume continues one")
             size = math.prod(len(axis) for axis in config.sweep_axes(args.overrides))
     if about_config:
         return jobs.hydra_main()

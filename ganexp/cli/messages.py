@@ -1,4 +1,4 @@
-"""What the user or a run got wrong, in one message: where (full config key or file), what, and the nearest right spelling."""
+"""Errors in one line: where (full config key or file), what is wrong, and the nearest correct spelling."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hydra.core.global_hydra import GlobalHydra
 
 from ganexp.cli.hydra_internals import groups_below, options_of
 
-NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class ConfigError(Exception):
-    """What the user got wrong, in one line: the command line shows it without a traceback and ends with exit code 2; ganexp.load
+    """A mistake of the user, in one line. The command line prints it without a traceback and exits with code 2; ganexp.load
     raises it."""
 
 
 class Diverged(Exception):
-    """A run that must not continue as it is: what was seen, at which step. `last_good_step`: the last one before it. `rollback`:
-    whether to continue from there."""
+    """A run has diverged; the message names the step and the reason. `last_good_step`: the last step before. `rollback`: whether
+    to continue from there."""
 
     def __init__(self, message: str, last_good_step: int = 0, rollback: bool = False):
         super().__init__(message)
@@ -31,20 +31,20 @@ class Diverged(Exception):
 
 
 def format_message(error: BaseException) -> str:
-    """What ended a run, in one line: of an error that led to others, the first, if it is of a disk."""
+    """Describe the error that ended a run in one line. A disk error is described even if it has caused other errors."""
     if isinstance(error, ConfigError | Diverged):
         return str(error)
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    if isinstance(cause, OSError) and cause.errno in NO_ROOM_OR_RIGHT:
+    if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
         return f"{cause.filename or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
     last = (str(error).strip().splitlines() or [""])[-1]
     return f"{type(error).__name__}: {last}"
 
 
 def groups() -> list[str]:
-    """All config groups, nested ones as `model/generator`; without Hydra's."""
+    """Returns all config groups except Hydra's, nested ones as `model/generator`."""
     return _groups(GlobalHydra.instance().config_loader())
 
 
@@ -62,11 +62,11 @@ def _options(loader: ConfigLoader, group: str) -> list[str]:
     return options_of(loader, group)
 
 
-RENAMED = {"checkpoint": "run"}  # words that are not near the right one
+RENAMED = {"checkpoint": "run"}  # too different for a search by spelling
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint: the right spelling, if one is near, and what there is."""
+    """Returns a hint: the nearest known word, if one is similar, and all known words if they are few."""
     known = sorted(known)
     close = [k for k in known if k == RENAMED.get(word) or k == f"task.{word}" or k.lower() == word.lower()]
     close = close or difflib.get_close_matches(word, known, 1, 0.6) or difflib.get_close_matches(word.lower(), known, 1, 0.6)
@@ -75,27 +75,28 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def explain(error: Exception, fields: Callable[[str], list[str]]) -> str:
-    """Hydra's and OmegaConf's several lines as one: the file, the full key, what is wrong, and what would be right.
+    """Turn the multi-line errors of Hydra and OmegaConf into one line: the file, the full key, what is wrong, what would be
+    right.
 
-    `fields`: the full keys that a typed mapping has, by its own key.
+    `fields`: returns the full keys of a typed mapping.
     """
     text = "\n".join(str(e) for e in (error, error.__cause__) if e)
-    if lost := re.search(r"(?:In '([^']+)': )?Could not find '([^']+?)/([^'/]+)'", text):
-        where, group, name = lost.groups()
+    if missing := re.search(r"(?:In '([^']+)': )?Could not find '([^']+?)/([^'/]+)'", text):
+        where, group, name = missing.groups()
         return f"{f'{where}.yaml: ' if where else ''}{group}={name}: there is no such option{nearest(name, options(group))}"
     key = re.search(r"full_key: (\S+)", text)
     file = re.search(r"In '([^']+)'", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [
+    reasons = [
         line
         for line in lines
         if not line.startswith(("full_key", "object_type", "In '", "reference_type", "Error merging", "Set the env"))
     ]
-    what = said[0] if said else lines[0]
-    if unknown := re.search(r"Key '(\S+)' (?:not in|is not in struct)", what):
+    reason = reasons[0] if reasons else lines[0]
+    if unknown := re.search(r"Key '(\S+)' (?:not in|is not in struct)", reason):
         path = key.group(1) if key else unknown.group(1)
-        what = f"there is no such key{nearest(path, fields(path.rpartition('.')[0]))}"
-    if "Missing mandatory value" in what and key:
-        what = f"must be given: {key.group(1)}=…"
+        reason = f"there is no such key{nearest(path, fields(path.rpartition('.')[0]))}"
+    if "Missing mandatory value" in reason and key:
+        reason = f"is required: {key.group(1)}=…"
     where = f"{file.group(1)}.yaml: " if file else ""
-    return f"{where}{key.group(1) + ': ' if key else ''}{what}"
+    return f"{where}{key.group(1) + ': ' if key else ''}{reason}"

@@ -1,7 +1,7 @@
-"""Many picture files, read once into one file that is mapped into memory ever after.
+"""Decode many picture files once into one array in the cache, and memory-map it.
 
-The array lies in the cache folder under a hash of the files' names and contents and of how they are decoded. A second, smaller
-hash, of their place, names, sizes and times, says without reading them that they are still the same.
+The array is cached under a hash of the files' names and contents and of how they are decoded. A second hash, of their paths,
+sizes and times, detects without reading the files that nothing has changed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from ganexp.files import cache_folder, read_json, replace, write_json
 
 log = logging.getLogger(__name__)
 HEADER = 128  # bytes of a .npy file before its pixels
-GIVEN_UP = 7 * 24 * 3600  # seconds
-AT_ONCE = 2**25  # bytes of pixels between two notes of how far it has come
-Decode = Callable[[Source, str], np.ndarray]  # of a file: uint8 [H, W, C]; can be pickled
+ABANDONED_AFTER = 7 * 24 * 3600  # seconds
+SAVE_EVERY = 2**25  # bytes of pixels between two saves of the progress
+Decode = Callable[[Source, str], np.ndarray]  # (source, name) -> uint8 [H, W, C]; must be picklable
 
 
 class Pictures:
-    """What has been read: `pixels` uint8 [N, H, W, C], mapped; the files' `names`; `left_out`, why each of the others is not
-    there; `hash`, of the pixels."""
+    """The cached array: `pixels` uint8 [N, H, W, C], memory-mapped; `names` of its files; `left_out`, the unreadable files and
+    why; `hash` of the pixels."""
 
     def __init__(self, folder: Path, names: Sequence[str]):
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ class Pictures:
         self.names = [name for name in names if name not in self.left_out]
         self.pixels: np.ndarray = np.load(folder / "pixels.npy", mmap_mode="r")
         if len(self.pixels) != len(self.names):
-            raise ValueError(f"it holds {len(self.pixels)} pictures of {len(self.names)}")
+            raise ValueError(f"it has {len(self.pixels)} pictures instead of {len(self.names)}")
 
 
 def read_once(
@@ -56,42 +56,42 @@ def read_once(
     shape: Sequence[int],
     recipe: Mapping[str, Any],
     decode: Decode,
-    beside: Mapping[str, str] = {},
-    allowed: float = 0.01,
+    annotations: Mapping[str, str] = {},
+    max_unreadable: float = 0.01,
 ) -> Pictures:
-    """The pictures of these names, each [height, width, channels], from the cache or read into it.
+    """Returns the pictures of these names, each of `shape` [height, width, channels]; decodes them unless they are cached.
 
-    `recipe`: all that `decode` depends on but the files. `beside`: for some names another file whose content it depends on too.
-    `allowed`: the greatest share of unreadable files. Interrupted, it goes on where it was; of two processes one reads and the
-    other waits. Raises ValueError for too many unreadable files, OSError for a disk that is too small.
+    `recipe`: all that `decode` depends on besides the files. `annotations`: for some names, another file that `decode` reads too.
+    `max_unreadable`: largest fraction of unreadable files. An interrupted call continues where it stopped; of several processes
+    one decodes and the others wait. Raises ValueError for too many unreadable files or too little disk space.
     """
-    folder = cache_folder() / "images"
-    files = [*names, *beside.values()]
-    stamp = stamped(source, files, recipe)
-    pointer = folder / "stamps" / stamp
-    made = folder / pointer.read_text() if pointer.is_file() else None
-    if made is None or not re.fullmatch("[0-9a-f]{32}", made.name):
-        bar = tqdm(files, desc="comparing with what is known", leave=False, disable=None)
-        made = folder / digest(recipe, ((name, content_of(source, name)) for name in bar))
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(made, source.root):
-        found = known(made, names)
-        if found is None:
-            Reading(source, names, shape, decode, allowed, made).run()
-            if stamped(source, files, recipe) != stamp:
-                shutil.rmtree(made)
-                raise ValueError(f"{source.root} has changed while it was read; wait until it is complete")
-            found = Pictures(made, names)
+    cache = cache_folder() / "images"
+    files = [*names, *annotations.values()]
+    stamp = stamp_of(source, files, recipe)
+    pointer = cache / "stamps" / stamp
+    folder = cache / pointer.read_text() if pointer.is_file() else None
+    if folder is None or not re.fullmatch("[0-9a-f]{32}", folder.name):
+        bar = tqdm(files, desc="hashing files", leave=False, disable=None)
+        folder = cache / digest(recipe, ((name, content_of(source, name)) for name in bar))
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(folder, source.root):
+        pictures = load_cached(folder, names)
+        if pictures is None:
+            Reader(source, names, shape, decode, max_unreadable, folder).run()
+            if stamp_of(source, files, recipe) != stamp:
+                shutil.rmtree(folder)
+                raise ValueError(f"{source.root} changed while it was read; wait until it is complete")
+            pictures = Pictures(folder, names)
         if not pointer.is_file():
             with locked(pointer, source.root):
-                replace(pointer, lambda file: file.write(made.name.encode()))
-    check_unreadable(found.left_out, len(names), allowed, source, made / "about.json")
-    return found
+                replace(pointer, lambda file: file.write(folder.name.encode()))
+    check_unreadable(pictures.left_out, len(names), max_unreadable, source, folder / "about.json")
+    return pictures
 
 
 @contextmanager
 def locked(path: Path, root: Path) -> Iterator[None]:
-    """Only one process at a time; the others wait, and say so."""
+    """Lock `path` for one process. The others print that they wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock")
     try:
@@ -105,19 +105,19 @@ def locked(path: Path, root: Path) -> Iterator[None]:
         lock.release()
 
 
-def known(made: Path, names: Sequence[str]) -> Pictures | None:
-    """What an earlier run has read; a damaged one is removed."""
-    if not made.is_dir():
+def load_cached(folder: Path, names: Sequence[str]) -> Pictures | None:
+    """Returns the array of an earlier run, or None. Deletes a damaged one."""
+    if not folder.is_dir():
         return None
     try:
-        return Pictures(made, names)
+        return Pictures(folder, names)
     except (ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
-        log.warning("%s is damaged and made anew: %s", made, error)
-        shutil.rmtree(made)
+        log.warning("%s is damaged; reading the images again: %s", folder, error)
+        shutil.rmtree(folder)
         return None
 
 
-def stamped(source: Source, files: Sequence[str], recipe: Mapping[str, Any]) -> str:
+def stamp_of(source: Source, files: Sequence[str], recipe: Mapping[str, Any]) -> str:
     place = {"root": os.fsencode(source.root.resolve()).hex(), **recipe}
     return digest(place, ((name, source.stamp(name)) for name in files))
 
@@ -129,38 +129,40 @@ def content_of(source: Source, name: str) -> bytes:
         return b"unreadable"
 
 
-def check_unreadable(left_out: Mapping[str, str], total: int, allowed: float, source: Source, listed: Path) -> None:
-    """Raises ValueError for more unreadable files than are allowed."""
-    if len(left_out) > allowed * total:
+def check_unreadable(left_out: Mapping[str, str], total: int, max_unreadable: float, source: Source, listed: Path) -> None:
+    """Raises ValueError if more files are unreadable than allowed."""
+    if len(left_out) > max_unreadable * total:
         name, why = next(iter(left_out.items()))
         others = f", …; all are listed in {listed}" if len(left_out) > 1 else ""
         raise ValueError(
-            f"{len(left_out):,} of {total:,} images in {source.root} cannot be used, more than {allowed:.2%}: "
+            f"{len(left_out):,} of {total:,} images in {source.root} are unreadable, more than {max_unreadable:.2%}: "
             f"{source.root / name}: {why}{others}"
         )
 
 
-class Reading:
-    """Pictures on their way into `made`: NAME.part holds the pixels so far, and a note of how many files they are of."""
+class Reader:
+    """Decodes pictures into `folder`. Until it is complete, FOLDER.part holds the pixels so far and so_far.json the progress."""
 
-    def __init__(self, source: Source, names: Sequence[str], shape: Sequence[int], decode: Decode, allowed: float, made: Path):
+    def __init__(
+        self, source: Source, names: Sequence[str], shape: Sequence[int], decode: Decode, max_unreadable: float, folder: Path
+    ):
         self.source, self.names, self.shape, self.decode = source, names, tuple(shape), decode
-        self.allowed, self.made = allowed, made
+        self.max_unreadable, self.folder = max_unreadable, folder
         self.row = int(np.prod(shape))
-        self.part = made.with_name(f"{made.name}.part")
+        self.part = folder.with_name(f"{folder.name}.part")
         self.left_out: dict[str, str] = {}
 
     def run(self) -> None:
-        self.drop_given_up()
-        start, rows = self.so_far()
-        self.check_room(start)
+        self.remove_abandoned()
+        start, rows = self.load_progress()
+        self.check_disk_space(start)
         with open(self.part / "pixels.npy", "r+b" if rows else "wb") as file:
             file.truncate(HEADER + rows * self.row)
             file.seek(HEADER + rows * self.row)
-            step = max(64, AT_ONCE // self.row)
+            step = max(64, SAVE_EVERY // self.row)
             bar = tqdm(total=len(self.names), initial=start, desc="reading images", leave=False, disable=None)
             todo = self.names[start:]
-            work = partial(decoded, self.decode, self.source, self.shape)
+            work = partial(decode_or_reason, self.decode, self.source, self.shape)
             for done, (name, pixels) in enumerate(zip(todo, in_parallel(work, todo), strict=True), start + 1):
                 bar.update()
                 if isinstance(pixels, str):
@@ -169,54 +171,52 @@ class Reading:
                     file.write(pixels.tobytes())
                     rows += 1
                 if done % step == 0 or done == len(self.names):
-                    self.note(file, done, rows)
+                    self.save_progress(file, done, rows)
             bar.close()
             self.finish(file, rows)
-        os.replace(self.part, self.made)  # the file is closed: Windows renames no folder with an open one
+        os.replace(self.part, self.folder)  # after closing the file: Windows cannot rename a folder with an open file
 
-    def so_far(self) -> tuple[int, int]:
-        """Files and rows that an earlier, interrupted reading has come to."""
-        note = read_json(self.part / "so_far.json")
-        if not note or not (self.part / "pixels.npy").is_file():
+    def load_progress(self) -> tuple[int, int]:
+        """Returns the numbers of files and rows that an interrupted call has finished."""
+        progress = read_json(self.part / "so_far.json")
+        if not progress or not (self.part / "pixels.npy").is_file():
             self.part.mkdir(exist_ok=True)
             return 0, 0
-        self.left_out = note["left_out"]
-        if 0 < note["files"] < len(self.names):
-            print(f"  going on after {note['files']:,} of {len(self.names):,} images", flush=True)
-        return note["files"], note["rows"]
+        self.left_out = progress["left_out"]
+        if 0 < progress["files"] < len(self.names):
+            print(f"  continuing after {progress['files']:,} of {len(self.names):,} images", flush=True)
+        return progress["files"], progress["rows"]
 
-    def drop_given_up(self) -> None:
-        """Other readings, of which nobody has read on for a week."""
-        for part in self.made.parent.glob("*.part"):
+    def remove_abandoned(self) -> None:
+        """Delete the parts of other calls that were interrupted over a week ago."""
+        for part in self.folder.parent.glob("*.part"):
             latest = max(file.stat().st_mtime for file in (part, *part.iterdir()))
-            if part != self.part and time.time() - latest > GIVEN_UP:
-                log.warning("%s, a reading that was interrupted over a week ago, is removed", part)
+            if part != self.part and time.time() - latest > ABANDONED_AFTER:
+                log.warning("removing %s, which was interrupted over a week ago", part)
                 shutil.rmtree(part)
 
-    def check_room(self, start: int) -> None:
+    def check_disk_space(self, start: int) -> None:
         needed = (len(self.names) - start) * self.row
-        print(
-            f"  reading {len(self.names) - start:,} images of {self.source.root} into {self.made.parent}: {readable(needed)}",
-            flush=True,
-        )
+        todo = len(self.names) - start
+        print(f"  reading {todo:,} images of {self.source.root} into {self.folder.parent}: {format_size(needed)}", flush=True)
         free = shutil.disk_usage(self.part).free
         if needed + HEADER > free:
             raise ValueError(
-                f"{readable(needed)} are needed in {self.made.parent}, but {readable(free)} are free; "
-                "make room, or set XDG_CACHE_HOME to a larger disk"
+                f"{format_size(needed)} are needed in {self.folder.parent}, but only {format_size(free)} are free; "
+                "free some space, or set XDG_CACHE_HOME to a larger disk"
             )
 
-    def note(self, file: Any, done: int, rows: int) -> None:
-        """How far it has come. Raises ValueError where too many files are unreadable."""
+    def save_progress(self, file: Any, done: int, rows: int) -> None:
+        """Raises ValueError if too many files are unreadable."""
         file.flush()
         os.fsync(file.fileno())
         write_json({"files": done, "rows": rows, "left_out": self.left_out}, self.part / "so_far.json")
-        check_unreadable(self.left_out, len(self.names), self.allowed, self.source, self.part / "so_far.json")
+        check_unreadable(self.left_out, len(self.names), self.max_unreadable, self.source, self.part / "so_far.json")
 
     def finish(self, file: Any, rows: int) -> None:
-        """Header and hash."""
+        """Write the header of the array and about.json."""
         if not rows:
-            raise ValueError(f"not one image in {self.source.root} can be used")
+            raise ValueError(f"all images in {self.source.root} are unreadable")
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (rows, *self.shape)})
         assert header.tell() == HEADER
@@ -228,34 +228,34 @@ class Reading:
         (self.part / "so_far.json").unlink()
 
 
-def decoded(decode: Decode, source: Source, shape: Sequence[int], name: str) -> np.ndarray | str:
-    """The picture, or why there is none."""
+def decode_or_reason(decode: Decode, source: Source, shape: Sequence[int], name: str) -> np.ndarray | str:
+    """Returns the picture, or why it is unreadable."""
     try:
         pixels = decode(source, name)
     except UNREADABLE as error:
         return reason(error)
     if pixels.shape != tuple(shape) or pixels.dtype != np.uint8:
-        raise TypeError(f"{name}: {pixels.dtype} {list(pixels.shape)}, not uint8 {list(shape)}")
+        raise TypeError(f"{name}: decoded to {pixels.dtype} {list(pixels.shape)}, expected uint8 {list(shape)}")
     return pixels
 
 
 def digest(recipe: Mapping[str, Any], parts: Any) -> str:
-    found = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=16)
     for name, content in parts:
-        found.update(os.fsencode(name) + b"\0")
-        found.update(content if isinstance(content, bytes) else f"{content}\0".encode())
-    return found.hexdigest()
+        digest.update(os.fsencode(name) + b"\0")
+        digest.update(content if isinstance(content, bytes) else f"{content}\0".encode())
+    return digest.hexdigest()
 
 
 def hash_of_file(file: Path) -> str:
-    """Of a .npy file's pixels."""
-    found = hashlib.blake2b(digest_size=16)
+    """Hash of the pixels of a .npy file."""
+    digest = hashlib.blake2b(digest_size=16)
     with open(file, "rb") as opened:
         opened.seek(HEADER)
         while block := opened.read(2**22):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
-def readable(size: float) -> str:
+def format_size(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

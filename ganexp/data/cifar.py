@@ -15,9 +15,9 @@ from ganexp.data.module import DataModule
 class CIFAR10(DataModule):
     """50,000 photographs of 32×32 px in ten classes (Krizhevsky 2009), as uint8 [50000, 3, 32, 32]; labels 0 to 9.
 
-    `root`: torchvision's folder, the files lie in `root/cifar-10-batches-py`; they are downloaded if missing. `shape`: 3
-    channels, or 1 for grey, of any size; photographs are resized to it. Raises FileNotFoundError naming the file and its place
-    where the download fails, ValueError for another shape.
+    `root`: torchvision's root; the files are in `root/cifar-10-batches-py` and are downloaded if missing. `shape`: 3 channels,
+    or 1 for grey, of any size; photographs are resized to it. Raises FileNotFoundError, naming the file and its folder, if the
+    download fails, ValueError for any other shape.
     """
 
     native_shape = (3, 32, 32)
@@ -27,16 +27,16 @@ class CIFAR10(DataModule):
         self.root = Path(root).expanduser()
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        made = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         archive = datasets.CIFAR10.filename
         try:
             data = datasets.CIFAR10(str(self.root), download=True)
         except (RuntimeError, OSError, ValueError) as error:
-            for path in made:  # the failed download's empty folders
+            for path in missing:  # torchvision leaves empty folders when the download fails
                 with suppress(OSError):
                     path.rmdir()
             raise FileNotFoundError(
                 f"root: put {archive} (170,498,071 bytes) into {self.root}, or set data.root to the folder above "
-                f"{datasets.CIFAR10.base_folder}; the download failed, or the files there are damaged: {error}"
+                f"{datasets.CIFAR10.base_folder}; the download failed, or these files are damaged: {error}"
             ) from error
         return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)

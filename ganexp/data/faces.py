@@ -1,4 +1,4 @@
-"""The face sets of the published systems, as folders or archives of images that a person has fetched."""
+"""Published data sets of faces, as folders or archives of images that the user has downloaded."""
 
 from __future__ import annotations
 
@@ -15,43 +15,41 @@ from typing import Literal
 import numpy as np
 from torchvision import datasets
 
-from ganexp.data.alignment import annotated, face_by_eyes
+from ganexp.data.alignment import face_by_eyes, parse_annotation
 from ganexp.data.array import Decode
-from ganexp.data.decoding import MODES, Fit, as_array, fitted, picture
+from ganexp.data.decoding import MODES, Fit, as_array, decode_image, resize_image
 from ganexp.data.folder import Folder, whole_picture
-from ganexp.data.sources import Source, is_picture, pictures_in
+from ganexp.data.sources import Source, is_picture, open_source
 
 
 class Faces(Folder):
-    """A set with a folder of its own, or a zip archive: `root` is one that holds it, or the pictures themselves. Otherwise as
-    Folder.
+    """A Folder whose pictures are in a subfolder or zip archive `folder` of `root`, or in `root` itself.
 
-    Raises FileNotFoundError saying which pictures belong where.
+    Raises FileNotFoundError, naming the pictures and their folder.
     """
 
     folder = ""  # below root
-    source = ""  # what to fetch, and from whom
+    source = ""  # what to download, and from where
     pictures: Path  # where they were found
 
     def open(self) -> Source:
-        if (place := self.place()) is None:
+        if (path := self.find_pictures()) is None:
             raise self.missing()
-        self.pictures = place
-        if place == self.root and self.root_has_pictures():
-            self.notes.append(f"{self.root} has no folder {self.folder.split('/')[-1]}; all pictures in it are taken")
+        self.pictures = path
+        if path == self.root and self.root_has_pictures():
+            self.notes.append(f"{self.root} has no folder {self.folder.split('/')[-1]}; using all pictures in it")
         try:
-            return pictures_in(place)
+            return open_source(path)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"root: {error}") from error
 
-    def place(self) -> Path | None:
-        """Where the pictures are: a folder, or an archive; null where they are not."""
+    def find_pictures(self) -> Path | None:
+        """Returns the folder or archive of the pictures; None if there is none."""
         parts = self.folder.split("/")
-        places = [self.root.joinpath(*parts[i:]) for i in range(len(parts))]
-        for place in places:
-            for there in (place, place.with_name(f"{place.name}.zip")):
-                if there.is_dir() or there.is_file():
-                    return there
+        for path in [self.root.joinpath(*parts[i:]) for i in range(len(parts))]:
+            for candidate in (path, path.with_name(f"{path.name}.zip")):
+                if candidate.is_dir() or candidate.is_file():
+                    return candidate
         return self.root if self.root.is_file() or self.root_has_pictures() else None
 
     def root_has_pictures(self) -> bool:
@@ -59,20 +57,20 @@ class Faces(Folder):
 
     def missing(self) -> FileNotFoundError:
         return FileNotFoundError(
-            f"root: no folder {self.root / self.folder}, nor {self.folder.split('/')[-1]}.zip; put {self.source} there, or set "
-            "data.root to its place"
+            f"root: there is no folder {self.root / self.folder} or {self.folder.split('/')[-1]}.zip; put {self.source} there, "
+            "or set data.root"
         )
 
 
 class CelebA(Faces):
-    """Aligned faces of 178×218 px, or any part of them (Liu et al. 2015, arXiv:1411.7766): `root/celeba/img_align_celeba`, as a
-    folder or a zip archive; beside it `list_attr_celeba.txt`, `list_eval_partition.txt` and, for task=inspect,
-    `identity_CelebA.txt`, as published.
+    """Aligned faces of 178×218 px, or any subset (Liu et al. 2015, arXiv:1411.7766), in `root/celeba/img_align_celeba`, a folder
+    or a zip archive. The published `list_attr_celeba.txt`, `list_eval_partition.txt` and, for task=inspect,
+    `identity_CelebA.txt` belong beside it.
 
-    `attributes`: names from the list, as labels: one gives the classes 0 (without) and 1 (with), several a class for each
-    combination, read as a binary number, the first attribute its highest digit. `split`: `train` (162,770 images), `valid`
-    (19,867), `test` (19,962) or `all`. Where nothing is there, torchvision is asked to download it all.
-    Raises FileNotFoundError naming the files, their sizes and their place; ValueError for an attribute that is not in the list.
+    `attributes`: names from the list, used as labels. One gives the classes 0 (without) and 1 (with); several give a class for
+    each combination, read as a binary number, the first attribute its most significant bit. `split`: `train` (162,770 images),
+    `valid` (19,867), `test` (19,962) or `all`. If there are no pictures, torchvision downloads everything.
+    Raises FileNotFoundError, naming the files, their sizes and their folder; ValueError for an unknown attribute.
     """
 
     folder = "celeba/img_align_celeba"
@@ -94,56 +92,56 @@ class CelebA(Faces):
     ):
         super().__init__(root, shape, classes, batch_size, seed, fit, background, max_unreadable, replacement)
         if len(set(attributes)) < len(attributes):
-            raise ValueError(f"attributes: each once, not {list(attributes)}")
+            raise ValueError(f"attributes: must not repeat, got {list(attributes)}")
         if classes != (2 ** len(attributes) if attributes else 0):
             raise ValueError(
-                f"classes: {len(attributes)} attributes make {2 ** len(attributes) if attributes else 0}, not {classes}"
+                f"classes: must be {2 ** len(attributes) if attributes else 0} for {len(attributes)} attributes, got {classes}"
             )
         self.attributes, self.split = list(attributes), split
 
     def open(self) -> Source:
-        if self.place() is None:
+        if self.find_pictures() is None:
             self.download()
         return super().open()
 
     def download(self) -> None:
-        """Through torchvision. Raises FileNotFoundError where that fails, as it does once many have asked on the same day."""
-        made = [path for path in (self.root / "celeba", self.root, *self.root.parents) if not path.exists()]
+        """Download through torchvision. Raises FileNotFoundError if that fails, for example by Google Drive's daily quota."""
+        missing = [path for path in (self.root / "celeba", self.root, *self.root.parents) if not path.exists()]
         try:
             datasets.CelebA(str(self.root), download=True)
-        except Exception as error:  # of the network, of its library, or of a page that came in the file's place
-            for path in made:  # the failed download's empty folders
+        except Exception as error:  # from the network, gdown, or an HTML page in place of the file
+            for path in missing:  # torchvision leaves empty folders when the download fails
                 with suppress(OSError):
                     path.rmdir()
             files = ", ".join(f"{name} ({size:,} bytes)" for name, size in FILES.items())
             raise FileNotFoundError(
-                f"root: put {files} into {self.root / 'celeba'}; the archive need not be unpacked, and without attributes and "
-                "splits it is enough. They are on CelebA's project page, in the Google Drive, under Img and Anno. The download "
+                f"root: put {files} into {self.root / 'celeba'}; the archive need not be unpacked, and it is enough without "
+                "attributes and splits. They are in the Google Drive of CelebA's project page, under Img and Anno. The download "
                 f"through torchvision failed: {' '.join(str(error).split())[:200]}"
             ) from error
 
-    def chosen(self, source: Source) -> dict[str, int]:
+    def labels(self, source: Source) -> dict[str, int]:
         names: dict[str, str] = {}
         for name in filter(is_picture, source.names):
             if (other := names.setdefault(name.split("/")[-1], name)) != name:
-                raise ValueError(f"root: the lists know pictures by their names, and {source.root} holds two: {other}, {name}")
+                raise ValueError(f"root: {source.root} has two pictures of the same name: {other}, {name}; names must be unique")
         if self.split != "all":
             part = {"train": "0", "valid": "1", "test": "2"}[self.split]
             rows = [line.split() for line in self.lines("list_eval_partition.txt")]
             if any(len(cells) != 2 or cells[1] not in "012" for cells in rows):
                 raise ValueError("split: list_eval_partition.txt is damaged: a line is not a file and 0, 1 or 2")
-            inside = {short for short, number in rows if number == part}
-            names = {short: name for short, name in names.items() if short in inside}
+            in_split = {short for short, number in rows if number == part}
+            names = {short: name for short, name in names.items() if short in in_split}
         if len(names) < COUNTS[self.split]:
             self.notes.append(f"{len(names):,} of CelebA's {COUNTS[self.split]:,} images ({self.split})")
         if not self.attributes:
             return dict.fromkeys(names.values(), 0)
-        listed, rows = self.listed_attributes()
+        listed, rows = self.read_attributes()
         for attribute in self.attributes:
             if attribute not in listed:
                 close = difflib.get_close_matches(attribute.lower(), [name.lower() for name in listed], 1, 0.6)
-                meant = next((f"; did you mean {name}?" for name in listed if name.lower() in close), "")
-                raise ValueError(f"attributes: {attribute} is none of CelebA's{meant} (there are: {', '.join(listed)})")
+                hint = next((f"; did you mean {name}?" for name in listed if name.lower() in close), "")
+                raise ValueError(f"attributes: {attribute} is not one of CelebA's{hint} (there are: {', '.join(listed)})")
         columns = [1 + listed.index(attribute) for attribute in self.attributes]
         digits = list(itertools.product("01", repeat=len(columns)))[:16]
         kinds = [" + ".join(name for name, digit in zip(self.attributes, code, strict=True) if digit == "1") for code in digits]
@@ -156,8 +154,8 @@ class CelebA(Faces):
             self.notes.append(f"{len(names) - len(labels):,} of {len(names):,} images have no attributes and are left out")
         return {name: labels[name] for name in names.values() if name in labels}
 
-    def listed_attributes(self) -> tuple[list[str], list[list[str]]]:
-        """Their names, and the rows: a file's name, and 1 or -1 for each. Raises ValueError for a damaged list."""
+    def read_attributes(self) -> tuple[list[str], list[list[str]]]:
+        """Returns the attributes' names, and rows of a file name and 1 or -1 for each. Raises ValueError for a damaged list."""
         lines = self.lines("list_attr_celeba.txt")
         listed = lines[1].split() if len(lines) > 1 else []
         rows = [line.split() for line in lines[2:]]
@@ -175,13 +173,13 @@ class CelebA(Faces):
         with suppress(FileNotFoundError):
             people = {cells[0]: cells[-1] for cells in map(str.split, self.lines("identity_CelebA.txt"))}
             notes = list(self.notes)
-            shown = [name.split("/")[-1] for name in self.chosen(self.open())]
+            names = [name.split("/")[-1] for name in self.labels(self.open())]
             self.notes = notes
-            found["person"] = Counter(people[name] for name in shown if name in people)
+            found["person"] = Counter(people[name] for name in names if name in people)
         return found
 
     def lines(self, file: str) -> list[str]:
-        """Of one of the published lists, without empty ones. Raises FileNotFoundError."""
+        """Returns the non-empty lines of a published list. Raises FileNotFoundError."""
         for folder in (self.pictures.parent, self.pictures, self.pictures.parent.parent):
             if (folder / file).is_file():
                 return [line for line in (folder / file).read_text().splitlines() if line.strip()]
@@ -198,10 +196,10 @@ COUNTS = {"all": 202_599, "train": 162_770, "valid": 19_867, "test": 19_962}
 
 
 class Cats(Faces):
-    """Faces of cats: in `root/cats`, cropped; or the CAT data set as published (Zhang et al. 2008), whole photographs with
-    `NAME.jpg.cat` beside each: then the face is turned so that its eyes are level, and cut out.
+    """Faces of cats: cropped ones in `root/cats`, or the CAT data set as published (Zhang et al. 2008), photographs with a
+    `NAME.jpg.cat` beside each. Annotated faces are rotated until the eyes are level, then cropped.
 
-    `min_face_size`: px of a cut-out face; smaller ones are left out, and noted.
+    `min_face_size`: smallest side of a face crop in px; smaller faces are left out with a note.
     """
 
     folder = "cats"
@@ -222,54 +220,54 @@ class Cats(Faces):
     ):
         super().__init__(root, shape, classes, batch_size, seed, fit, background, max_unreadable, replacement)
         if min_face_size < 0:
-            raise ValueError(f"min_face_size: at least 0 px, not {min_face_size}")
+            raise ValueError(f"min_face_size: must be at least 0, got {min_face_size}")
         self.min_face_size = min_face_size
         self.annotations: dict[str, str] = {}
 
-    def place(self) -> Path | None:
+    def find_pictures(self) -> Path | None:
         if (self.root / "CAT_00").is_dir():
             return self.root
-        return super().place()
+        return super().find_pictures()
 
-    def beside(self, source: Source, names: Sequence[str]) -> dict[str, str]:
-        there = set(source.names)
-        return {name: f"{name}.cat" for name in names if f"{name}.cat" in there}
+    def annotation_files(self, source: Source, names: Sequence[str]) -> dict[str, str]:
+        files = set(source.names)
+        return {name: f"{name}.cat" for name in names if f"{name}.cat" in files}
 
-    def chosen(self, source: Source) -> dict[str, int]:
-        chosen = super().chosen(source)
-        annotations = self.annotations = self.beside(source, list(chosen))
+    def labels(self, source: Source) -> dict[str, int]:
+        labels = super().labels(source)
+        annotations = self.annotations = self.annotation_files(source, list(labels))
         small = {name for name, file in annotations.items() if self.side(source, file) < self.min_face_size}
         if annotations:
-            cut = f"{len(annotations) - len(small):,} faces are cut out by the eyes"
-            self.notes.append(f"{cut}; {len(small):,} of less than {self.min_face_size} px are left out")
-        return {name: label for name, label in chosen.items() if name not in small}
+            cropped = f"{len(annotations) - len(small):,} faces are cropped by their annotations"
+            self.notes.append(f"{cropped}; {len(small):,} faces below {self.min_face_size} px are left out")
+        return {name: label for name, label in labels.items() if name not in small}
 
     @staticmethod
     def side(source: Source, file: str) -> float:
-        """Of the square around a face, px; of a damaged annotation, which is found again when it is cut, without end."""
+        """Returns the side of the face in px; infinity for a damaged annotation, which is reported when the face is cropped."""
         try:
-            return face_by_eyes(*annotated(source.read(file).decode())).side
+            return face_by_eyes(*parse_annotation(source.read(file).decode())).side
         except ValueError:
             return math.inf
 
-    def decode(self) -> Decode:
+    def decoder(self) -> Decode:
         return partial(face_or_picture, frozenset(self.annotations), self.shape, self.fit, self.background)
 
 
 def face_or_picture(
     annotations: frozenset[str], shape: Sequence[int], fit: Fit, background: str, source: Source, name: str
 ) -> np.ndarray:
-    """uint8 [H, W, C]: what is cut out by the eyes, where they are known, else the whole picture. Raises one of UNREADABLE."""
+    """Decode to uint8 [H, W, C]: the face if it is annotated, otherwise the whole picture. Raises one of UNREADABLE."""
     if name not in annotations:
         return whole_picture(shape, fit, background, source, name)
     channels, height, width = shape
-    image = picture(source.read(name), MODES[channels], background, upright=False)  # the points are of the pixels as they lie
-    face = face_by_eyes(*annotated(source.read(f"{name}.cat").decode())).cut(image)
-    return as_array(fitted(face, height, width, fit, background))
+    image = decode_image(source.read(name), MODES[channels], background, upright=False)  # annotations ignore EXIF
+    face = face_by_eyes(*parse_annotation(source.read(f"{name}.cat").decode())).crop(image)
+    return as_array(resize_image(face, height, width, fit, background))
 
 
 class Anime(Faces):
-    """Faces of anime figures, cropped; in `root/anime`."""
+    """Cropped faces of anime characters in `root/anime`."""
 
     folder = "anime"
     source = "cropped anime faces"

@@ -17,9 +17,9 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 class MNIST(DataModule):
     """60,000 digits of 28×28 px (LeCun et al. 1998), as uint8 [60000, 1, 28, 28]; labels 0 to 9.
 
-    `root`: torchvision's folder, the files lie in `root/MNIST/raw`; they are downloaded if missing. `shape`: 1 channel, or 3 that
-    are alike, of any size; images are resized to it. Raises FileNotFoundError naming the files and their place where the download
-    fails, ValueError for a damaged file or another shape.
+    `root`: torchvision's root; the files are in `root/MNIST/raw` and are downloaded if missing. `shape`: 1 channel, or 3 equal
+    ones, of any size; images are resized to it. Raises FileNotFoundError, naming the files and their folder, if the download
+    fails, ValueError for a damaged file or any other shape.
     """
 
     dataset = datasets.MNIST
@@ -32,11 +32,11 @@ class MNIST(DataModule):
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         folder = self.root / self.dataset.__name__ / "raw"
         missing = [f for f in FILES if not (folder / f).is_file() and not (folder / f"{f}.gz").is_file()]
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        missing_folders = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             data = self.dataset(str(self.root), download=True)
-        except (RuntimeError, OSError, ValueError, AssertionError, KeyError) as error:  # the last two from no IDX file
-            for path in made:  # the failed download's empty folders
+        except (RuntimeError, OSError, ValueError, AssertionError, KeyError) as error:  # the last two: not an IDX file
+            for path in missing_folders:  # torchvision leaves empty folders when the download fails
                 with suppress(OSError):
                     path.rmdir()
             if missing:
@@ -44,7 +44,7 @@ class MNIST(DataModule):
                     f"root: put {', '.join(missing)} (plain or .gz) into {folder}, or set data.root to the folder above "
                     f"{self.dataset.__name__}/raw; the download failed: {error}"
                 ) from error
-            raise ValueError(f"root: {folder} holds a damaged file: {error}") from error
+            raise ValueError(f"root: {folder} contains a damaged file: {error}") from error
         return data.data.numpy()[:, None], data.targets.numpy()
 
 

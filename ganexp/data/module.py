@@ -1,4 +1,4 @@
-"""The one data module: a data set as one array, in memory or mapped, a batch as one gather, scaling on the device."""
+"""The data module: a data set is one array, in memory or memory-mapped; a batch is one gather; scaling runs on the device."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ganexp.data.resizing import described, resized
+from ganexp.data.resizing import describe_resize, resize_images
 from ganexp.images import to_float
 
-RELEASED_AFTER = 2**22  # bytes taken from a mapped array; the system maps some five times as many, those around them
+RELEASED_AFTER = 2**22  # bytes read from a mapped array; read-ahead makes the system map about five times as many
 
 
 class Batches:
-    """Endless batches of indices [batch_size / ranks]: every epoch a new permutation, the incomplete last batch left out.
+    """Infinite batches of indices [batch_size / ranks]: a new permutation per epoch, without the incomplete last batch.
 
-    `replacement`: every index is drawn anew from all instead. The k-th batch depends on (seed, k) alone: the ranks of a run share
-    one order and each takes its own part of a batch.
+    `replacement`: sample the indices with replacement instead. The k-th batch depends on (seed, k) alone, so all ranks have the
+    same order; each takes its part of a batch.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int, ranks: int, start: int, replacement: bool = False):
@@ -32,14 +32,14 @@ class Batches:
         self.rank, self.ranks, self.start = rank, ranks, start
 
     def __iter__(self) -> Iterator[Tensor]:
-        for batch in self.drawn() if self.replacement else self.permuted():
+        for batch in self.with_replacement() if self.replacement else self.permutations():
             yield batch[self.rank :: self.ranks]
 
-    def drawn(self) -> Iterator[Tensor]:
+    def with_replacement(self) -> Iterator[Tensor]:
         for k in itertools.count(self.start):
             yield torch.from_numpy(np.random.default_rng((self.seed, k)).integers(self.size, size=self.batch_size))
 
-    def permuted(self) -> Iterator[Tensor]:
+    def permutations(self) -> Iterator[Tensor]:
         per_epoch = self.size // self.batch_size
         epoch, first = divmod(self.start, per_epoch)
         while True:
@@ -50,7 +50,7 @@ class Batches:
 
 
 class Gather:
-    """Endless batches (x, y): one gather each from the two arrays."""
+    """Infinite batches (x, y), one gather from each array."""
 
     def __init__(self, data: DataModule, indices: Batches):
         self.data, self.indices = data, indices
@@ -61,15 +61,16 @@ class Gather:
 
 
 class DataModule(pl.LightningDataModule):
-    """A data set is a subclass with `load`, and an option with the facts that the networks are built from.
+    """A data set: a subclass implements `load`; its option states the shape and classes that the networks are built for.
 
-    `shape`: of one sample, [C, H, W] or [D]. `classes`: number of labels, 0 if unlabelled. `batch_size`: of the whole run,
-    split evenly over its devices. `seed`: of the order. `replacement`: samples are drawn with it, not epoch by epoch. Batches are
-    x float32 [N, *shape], images in [-1, 1] and points in their own units, and y int64 [N]. `notes`: what `load` left out, if
-    anything; it is logged and kept in run.json. `split`, `resize`: which part of the published set `load` gives, and how it
-    changed its images' size; `labels_by_channel`: whether a label is a number with a digit for each channel. `native_shape`:
-    of the images that `load` gives, grey or RGB, where `shape` may be another; they are then resized.
-    `left_out`: files that cannot be used, and why. `pixels_hash`: of the images, where `load` knows it.
+    `shape`: of one sample, [C, H, W] or [D]. `classes`: number of classes, 0 if unlabelled. `batch_size`: real images in a step,
+    split evenly over all devices. `seed`: seed of the order. `replacement`: sample with replacement, not epoch by epoch. Batches
+    are x float32 [N, *shape], images in [-1, 1], points unscaled, and y int64 [N].
+
+    Attributes: `notes`: what `load` left out; logged and written to run.json. `split`: the part of the published data set that
+    `load` returns. `resize`: how `load` resizes images. `labels_by_channel`: whether a label has one digit per channel.
+    `native_shape`: shape of the images from `load`, grey or RGB, if `shape` may differ; they are then resized. `left_out`:
+    unreadable files, and why. `pixels_hash`: hash of the images, if `load` knows it.
     """
 
     split = "train"
@@ -81,52 +82,53 @@ class DataModule(pl.LightningDataModule):
     def __init__(self, shape: Sequence[int], classes: int, batch_size: int = 64, seed: int = 0, replacement: bool = False):
         super().__init__()
         if len(shape) not in (1, 3) or min(shape) < 1:
-            raise ValueError(f"shape: positive sizes [C, H, W] of images or [D] of points, not {list(shape)}")
+            raise ValueError(f"shape: must be positive sizes, [C, H, W] for images or [D] for points, got {list(shape)}")
         if batch_size < 2:
-            raise ValueError(f"batch_size: at least 2, not {batch_size}")
+            raise ValueError(f"batch_size: must be at least 2, got {batch_size}")
         if classes < 0 or seed < 0:
-            raise ValueError(f"{'classes' if classes < 0 else 'seed'}: at least 0, not {min(classes, seed)}")
+            raise ValueError(f"{'classes' if classes < 0 else 'seed'}: must be at least 0, got {min(classes, seed)}")
         self.shape, self.classes = tuple(shape), classes
         if self.native_shape is not None:
-            self.resize = described(self.native_shape, self.shape, self.native_shape[:1] if self.labels_by_channel else (1, 3))
+            channels = self.native_shape[:1] if self.labels_by_channel else (1, 3)
+            self.resize = describe_resize(self.native_shape, self.shape, channels)
         self.batch_size, self.seed, self.replacement = batch_size, seed, replacement
         self.x, self.y = torch.empty(0), torch.empty(0, dtype=torch.int64)
         self.notes: list[str] = []
         self.left_out: dict[str, str] = {}
-        self.mapped: mmap.mmap | None = None  # the file that x is in, where the system can be asked to let go of it
-        self.taken = 0  # bytes since it was last let go of
+        self.mapped: mmap.mmap | None = None  # the file behind x, if the system can release its pages
+        self.bytes_read = 0  # since the last release
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """x, images as uint8 [N, C, H, W] or points as float32 [N, D], and y int64 [N], zeros where there are no labels.
+        """Returns x, images as uint8 [N, C, H, W] or points as float32 [N, D], and y int64 [N], zeros if unlabelled.
 
-        Raises FileNotFoundError or ValueError, saying which file belongs where.
+        Raises FileNotFoundError or ValueError, naming the file and its folder.
         """
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Load the data, or map it, and check it against the facts; only once. Raises ValueError, or what `load` does."""
+        """Load or memory-map the data once, and check its shape, classes and size. Raises ValueError, or what `load` raises."""
         if len(self.x):
             return
         x, y = self.load()
         native = self.native_shape or self.shape
         if np.shape(x)[1:] != native:
-            raise ValueError(f"shape: the data has samples of shape {list(np.shape(x)[1:])}, not {list(native)}")
-        wanted = np.uint8 if len(self.shape) == 3 else np.float32
-        if not isinstance(x, np.ndarray) or x.dtype != wanted:
-            given = getattr(x, "dtype", type(x).__name__)
-            raise ValueError(f"load() must give samples of shape {list(self.shape)} as {wanted.__name__}, not {given}")
+            raise ValueError(f"shape: {list(native)}, but the data has samples of shape {list(np.shape(x)[1:])}")
+        expected = np.uint8 if len(self.shape) == 3 else np.float32
+        if not isinstance(x, np.ndarray) or x.dtype != expected:
+            got = getattr(x, "dtype", type(x).__name__)
+            raise ValueError(f"load() must return samples of shape {list(self.shape)} as {expected.__name__}, got {got}")
         if not isinstance(y, np.ndarray) or y.dtype != np.int64:
-            raise ValueError(f"load() must give labels as an array of int64, not {getattr(y, 'dtype', type(y).__name__)}")
+            raise ValueError(f"load() must return labels as an int64 array, got {getattr(y, 'dtype', type(y).__name__)}")
         if len(x) != len(y):
-            raise ValueError(f"the data has {len(x)} samples and {len(y)} labels")
+            raise ValueError(f"load() must return one label per sample, got {len(x)} samples and {len(y)} labels")
         if len(x) < self.batch_size:
             raise ValueError(f"batch_size: {self.batch_size}, but the data has only {len(x)} samples")
         if len(y) and not 0 <= y.min() <= y.max() < max(self.classes, 1):
             raise ValueError(f"classes: {self.classes}, but the data has labels from {y.min()} to {y.max()}")
         if native != self.shape:
-            x = resized(x, self.shape)
+            x = resize_images(x, self.shape)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*not writable.*")  # a mapped file; nobody writes to the data
+            warnings.filterwarnings("ignore", ".*not writable.*")  # mapped read-only; ganexp never writes to it
             self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
         if self.x.ndim == 4:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
@@ -134,7 +136,7 @@ class DataModule(pl.LightningDataModule):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all samples and labels: whether two runs, or a run and its rest, saw the same data."""
+        """Hash of all samples and labels, to check that a resumed run has the same data."""
         return content_hash(self.x, self.y, self.pixels_hash)
 
     def train_dataloader(self) -> Gather:
@@ -144,12 +146,12 @@ class DataModule(pl.LightningDataModule):
         return Gather(self, order)
 
     def take(self, i: Tensor) -> Tensor:
-        """The samples of these numbers [n], as they are kept: uint8 images, or points."""
-        rows = in_memory(self.x).numpy()[i.numpy()]  # numpy copies whole rows, torch number by number: up to twenty times slower
-        self.taken += rows.nbytes
-        if self.taken > RELEASED_AFTER and self.mapped is not None:
-            self.mapped.madvise(mmap.MADV_DONTNEED)  # what was read stays in the system's cache, but is ours no more
-            self.taken = 0
+        """Returns the samples at these indices [n], unscaled: uint8 images, or points."""
+        rows = channels_last(self.x).numpy()[i.numpy()]  # numpy copies whole rows, up to 20 times faster than torch's indexing
+        self.bytes_read += rows.nbytes
+        if self.bytes_read > RELEASED_AFTER and self.mapped is not None:
+            self.mapped.madvise(mmap.MADV_DONTNEED)  # frees our pages; the system's page cache keeps the file
+            self.bytes_read = 0
         x = torch.from_numpy(rows)
         return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
 
@@ -158,27 +160,27 @@ class DataModule(pl.LightningDataModule):
         return to_float(x), y
 
     def label_counts(self) -> Tensor:
-        """How many samples each class has, int64 [max(classes, 1)]; without labels one class has all. Call `prepare` first."""
+        """Returns the number of samples per class, int64 [max(classes, 1)]; unlabelled data is one class. Call `prepare`
+        first."""
         return self.y.bincount(minlength=max(self.classes, 1))
 
     def real(self, n: int) -> Tensor:
-        """n real samples as a system draws them, [-1, 1] float32: all where there are no more, else the first n of a
-        fixed permutation."""
-        return self.labelled(n)[0]
+        """Returns n real samples, float32, images in [-1, 1]: a fixed random subset, or all if there are no more."""
+        return self.real_and_labels(n)[0]
 
-    def labelled(self, n: int) -> tuple[Tensor, Tensor]:
-        """The n samples of `real` and their labels [n]."""
+    def real_and_labels(self, n: int) -> tuple[Tensor, Tensor]:
+        """Returns the samples of `real` and their labels [n]."""
         order = self.order(n)
         return to_float(self.take(order)), self.y[order]
 
     def order(self, n: int) -> Tensor:
-        """The indices of `real`."""
+        """Returns the indices of `real`, sorted."""
         return torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(self.x))[:n]))
 
 
 def content_hash(x: Tensor, y: Tensor, pixels_hash: str | None = None) -> str:
-    """Of samples and their labels. `pixels_hash`: of the samples, where it is known."""
-    pixels = in_memory(x)
+    """Hash of samples and labels. `pixels_hash`: hash of the samples, if known."""
+    pixels = channels_last(x)
     if pixels_hash is None:
         pixels_hash = hashlib.blake2b(pixels.contiguous().numpy().data, digest_size=16).hexdigest()
     digest = hashlib.blake2b(f"{tuple(pixels.shape)} {pixels_hash}".encode(), digest_size=16)
@@ -186,6 +188,6 @@ def content_hash(x: Tensor, y: Tensor, pixels_hash: str | None = None) -> str:
     return digest.hexdigest()
 
 
-def in_memory(x: Tensor) -> Tensor:
-    """Samples as they lie in memory: images with their channels last."""
+def channels_last(x: Tensor) -> Tensor:
+    """Returns a view in the order of the memory: images as [N, H, W, C]."""
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x

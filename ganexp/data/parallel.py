@@ -1,4 +1,4 @@
-"""The same work on many files, in processes: threads would wait for one another, as half of reading a picture is Python."""
+"""Map a function over many files in worker processes. Half of decoding a picture is Python, so threads would wait for the GIL."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-FEW = 64  # files that are done before another process has begun
-TOGETHER = 32
+FEW = 64  # files that one process finishes before workers have started
+BATCH_SIZE = 32
 
 
-class Each(Dataset[Any]):
+class Mapped(Dataset[Any]):
     def __init__(self, work: Callable[[str], Any], names: Sequence[str]):
         self.work, self.names = work, names
 
@@ -30,37 +30,38 @@ class Each(Dataset[Any]):
 
 
 def in_parallel(
-    work: Callable[[str], Any], names: Sequence[str], workers: int | None = None, together: int = TOGETHER
+    work: Callable[[str], Any], names: Sequence[str], workers: int | None = None, batch_size: int = BATCH_SIZE
 ) -> Iterator[Any]:
-    """The results in order, some ahead of the one that is asked for. `work` can be pickled.
+    """Yields the results in order; workers compute ahead. `work` must be picklable.
 
-    `workers`: processes; null for one on each core, and none for few files. `together`: files that come back at once.
+    `workers`: number of processes; None for one per core, or none for few files. `batch_size`: files that a worker returns
+    together.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers is None:
         workers = 1 if len(names) <= FEW else cores
-    if workers == 1 or multiprocessing.current_process().daemon:  # which may have no children
+    if workers == 1 or multiprocessing.current_process().daemon:  # a daemon may not have children
         yield from map(work, names)
         return
-    own = torch.Generator()  # the run's random numbers stay as they are
-    with ending_properly():
+    generator = torch.Generator()  # leaves the global random state alone
+    with exit_on_sigterm():
         yield from chain.from_iterable(
-            DataLoader(Each(work, names), batch_size=together, num_workers=workers, collate_fn=list, generator=own)
+            DataLoader(Mapped(work, names), batch_size=batch_size, num_workers=workers, collate_fn=list, generator=generator)
         )
 
 
 @contextmanager
-def ending_properly() -> Iterator[None]:
-    """SIGTERM ends the workers too: one that is writing its result when this process dies would wait for ever."""
+def exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, which ends the workers too: one that is writing a result would otherwise hang forever."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, raise_system_exit)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def leave(number: int, frame: object) -> None:
+def raise_system_exit(number: int, frame: object) -> None:
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""From a raw picture to one of a training set: find the face, cut it out, judge it, bring it to size."""
+"""Turn a raw picture into a training image: detect and crop the face, filter by quality, resize."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from ganexp.data.alignment import annotated, face_by_eyes
-from ganexp.data.decoding import UNREADABLE, Fit, fitted, picture, reason
-from ganexp.data.sources import Source, pictures_in
+from ganexp.data.alignment import face_by_eyes, parse_annotation
+from ganexp.data.decoding import UNREADABLE, Fit, decode_image, reason, resize_image
+from ganexp.data.sources import Source, open_source
 
 Box = tuple[float, float, float, float]  # left, upper, width, height in px
 CASCADES = {"cat_face": "haarcascade_frontalcatface_extended.xml", "human_face": "haarcascade_frontalface_default.xml"}
-FLAT = 2.0  # levels of 0 to 255
+FLAT = 2.0  # standard deviation of the brightness, 0 to 255
 Detector = Literal["cat_face", "human_face", "anime_face", "none"]
 DETECTORS = get_args(Detector)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What becomes of a picture. `detect`: one of DETECTORS; the biggest face is cut out, with `margin` times its side around it.
-    `align`: where a `.cat` file beside the picture gives the eyes, they decide, and are made level. `min_size`: px of the
-    shorter side before resizing. `colour_only`: without grey pictures. `min_sharpness`: variance of the Laplacian of the grey
-    picture at 128 px, in levels of 0 to 255. `size`: height and width."""
+    """`detect`: one of DETECTORS; the largest face is cropped, with a margin of `margin` times its side. `align`: if a `.cat`
+    file beside the picture annotates the eyes, crop by them and make them level. `min_size`: px of the shorter side before
+    resizing. `colour_only`: drop grey pictures. `min_sharpness`: smallest variance of the Laplacian of the grey picture at 128
+    px, levels 0 to 255. `size`: height and width."""
 
     detect: str
     margin: float
@@ -45,18 +45,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.detect not in DETECTORS:
-            raise ValueError(f"detect: one of {', '.join(DETECTORS)}, not {self.detect}")
+            raise ValueError(f"detect: must be one of {', '.join(DETECTORS)}, got {self.detect}")
         for name in ("margin", "min_size", "min_sharpness"):
             if getattr(self, name) is None or not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: at least 0, not {getattr(self, name)}")
+                raise ValueError(f"{name}: must be at least 0, got {getattr(self, name)}")
         if self.fit not in ("crop", "pad", "squash"):
-            raise ValueError(f"fit: crop, pad or squash, not {self.fit}")
+            raise ValueError(f"fit: must be crop, pad or squash, got {self.fit}")
 
 
 @dataclass
 class Prepared:
-    """`png`: the finished picture, or null with the reason why it was `dropped`; `hash`: perceptual, 64 bits; of a flat picture,
-    where that says nothing, `content` instead: a hash of its pixels."""
+    """`png`: the training image, or None with the reason in `dropped`. `hash`: perceptual hash, 64 bits. `content`: hash of the
+    pixels, in place of `hash` for flat pictures, whose perceptual hashes are meaningless."""
 
     png: bytes | None = None
     dropped: str | None = None
@@ -65,31 +65,31 @@ class Prepared:
 
 
 def prepare(root: Path, name: str, annotation: str | None, settings: Settings, hashed: bool) -> Prepared:
-    """One picture of `root`, with the name of its annotation, if it has one."""
-    source = opened(root)
+    """Prepare one picture of `root`. `annotation`: the name of its `.cat` file, if any. `hashed`: compute a hash."""
+    source = open_once(root)
     by_eyes = annotation is not None and settings.align
     try:
-        image = picture(source.read(name), "RGB", settings.background, upright=not by_eyes)
+        image = decode_image(source.read(name), "RGB", settings.background, upright=not by_eyes)
     except UNREADABLE as error:
         return Prepared(dropped=f"unreadable: {reason(error)}")
     if annotation is not None and settings.align:
         try:
-            face = face_by_eyes(*annotated(source.read(annotation).decode()))
+            face = face_by_eyes(*parse_annotation(source.read(annotation).decode()))
         except ValueError as error:
             return Prepared(dropped=f"unreadable annotation: {error}")
-        image = face.cut(image)
+        image = face.crop(image)
     elif settings.detect != "none":
         boxes = detector(settings.detect)(image)
         if not boxes:
             return Prepared(dropped="no face")
-        image = image.crop(around(max(boxes, key=lambda box: box[2] * box[3]), settings.margin, image.size))
+        image = image.crop(square_around(max(boxes, key=lambda box: box[2] * box[3]), settings.margin, image.size))
     if min(image.size) < settings.min_size:
         return Prepared(dropped="too small")
     if settings.colour_only and is_grey(image):
         return Prepared(dropped="grey")
     if settings.min_sharpness and sharpness(image) < settings.min_sharpness:
         return Prepared(dropped="blurred")
-    image = fitted(image, *settings.size, settings.fit, settings.background)
+    image = resize_image(image, *settings.size, settings.fit, settings.background)
     file = io.BytesIO()
     image.save(file, "PNG")
     if hashed and is_flat(image):
@@ -98,20 +98,20 @@ def prepare(root: Path, name: str, annotation: str | None, settings: Settings, h
 
 
 @lru_cache(maxsize=1)
-def opened(root: Path) -> Source:
-    """Once in each process."""
-    return pictures_in(root)
+def open_once(root: Path) -> Source:
+    """Opens the source once per process."""
+    return open_source(root)
 
 
 @lru_cache
 def detector(kind: str) -> Callable[[Image.Image], list[Box]]:
-    """Faces in an RGB image. Raises ImportError for a library that is not there, or not with this Pillow."""
+    """Returns a face detector for RGB images. Raises ImportError if its library is missing or does not work with this Pillow."""
     if kind == "anime_face":
         check_pillow()
         import animeface
 
         def anime_faces(image: Image.Image) -> list[Box]:
-            small, scale = at_most(image, 640)
+            small, scale = shrink(image, 640)
             found = [face.face.pos for face in animeface.detect(small)]
             return [(pos.x * scale, pos.y * scale, pos.width * scale, pos.height * scale) for pos in found]
 
@@ -121,9 +121,9 @@ def detector(kind: str) -> Callable[[Image.Image], list[Box]]:
     cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / CASCADES[kind]))
 
     def faces(image: Image.Image) -> list[Box]:
-        """Large ones are found best in a small picture, with room around it; others in a larger one."""
+        """Large faces are detected best in a small picture with a border, small ones in a larger picture."""
         for longer in (256, 768):
-            small, scale = at_most(image.convert("L"), longer)
+            small, scale = shrink(image.convert("L"), longer)
             border = min(small.size) // 4
             grey = cv2.copyMakeBorder(np.asarray(small), border, border, border, border, cv2.BORDER_REPLICATE)
             found: Any = cascade.detectMultiScale(
@@ -137,21 +137,21 @@ def detector(kind: str) -> Callable[[Image.Image], list[Box]]:
 
 
 def check_pillow() -> None:
-    """Raises ImportError for one whose pictures animeface cannot see: it reads their memory as it was up to Pillow 11."""
+    """Raises ImportError for Pillow 12 or newer: animeface relies on the memory layout of Pillow 11."""
     if int(PIL.__version__.split(".")[0]) >= 12:
-        raise ImportError(f"animeface finds nothing with Pillow {PIL.__version__}, only with Pillow 11 or older")
+        raise ImportError(f"animeface requires Pillow 11 or older, got {PIL.__version__}")
 
 
-def at_most(image: Image.Image, longer: int) -> tuple[Image.Image, float]:
-    """The picture with at most so many px on its longer side, and by how much it was larger."""
+def shrink(image: Image.Image, longer: int) -> tuple[Image.Image, float]:
+    """Returns the picture with at most `longer` px on its longer side, and the factor by which it was shrunk."""
     scale = max(1.0, max(image.size) / longer)
     return (
         image.resize((max(1, round(image.width / scale)), max(1, round(image.height / scale)))) if scale > 1 else image
     ), scale
 
 
-def around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The square around a face, moved into the picture, and no larger than it: left, upper, right, lower."""
+def square_around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Returns the square around a face as left, upper, right, lower, shifted and shrunk to lie inside the picture."""
     left, upper, width, height = box
     side = min(max(width, height) * (1 + 2 * margin), *size)
     x = min(max(0.0, left + (width - side) / 2), size[0] - side)
@@ -160,7 +160,7 @@ def around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, in
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether the channels are alike, JPEG's rounding apart."""
+    """Whether all channels are equal, up to JPEG artefacts."""
     pixels = np.asarray(image.resize((32, 32))).astype(int)
     return bool((pixels.max(2) - pixels.min(2)).mean() < 4)
 
@@ -172,12 +172,12 @@ def sharpness(image: Image.Image) -> float:
 
 
 def is_flat(image: Image.Image) -> bool:
-    """Whether the picture is nearly of one brightness: of such ones the perceptual hashes are equal, or of the noise."""
+    """Whether the brightness is nearly constant. Perceptual hashes of such pictures are equal, or depend on noise only."""
     return float(np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)).std()) < FLAT
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """Of 64 bits; alike pictures differ in few. Raises ImportError without the extra `prepare`."""
+    """Returns 64 bits, few of which differ between similar pictures. Raises ImportError without the extra `prepare`."""
     import imagehash
 
     return int(str(imagehash.phash(image)), 16)

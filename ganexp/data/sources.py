@@ -1,4 +1,4 @@
-"""Where pictures lie: a folder with folders in it, or a zip archive, read in place."""
+"""Sources of picture files: a folder tree or a zip archive, read in place."""
 
 from __future__ import annotations
 
@@ -11,39 +11,38 @@ from typing import Any, Protocol
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 
 
-DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # or encrypted, or compressed in an unknown way
+DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # the last two: encrypted, unknown compression
 
 
 class Source(Protocol):
-    """Files by their names, relative to `root` and with `/` between the folders, in the order of their folders.
+    """Files by name: paths relative to `root`, with `/` as separator, sorted folder by folder.
 
-    `read` raises OSError for a file that cannot be read."""
+    `read` raises OSError if a file cannot be read."""
 
     root: Path
     names: list[str]
 
     def read(self, name: str) -> bytes: ...
     def stamp(self, name: str) -> str:
-        """Changes when somebody writes the file, or puts another in its place."""
+        """Returns a text that changes when the file is written or replaced."""
 
 
-class Tree:
-    """All files below a folder, those behind links too; hidden ones are left out. Raises OSError for a folder that may not be
-    looked into."""
+class FolderSource:
+    """All files below a folder, symbolic links followed, hidden files left out. Raises OSError if a folder cannot be listed."""
 
     def __init__(self, root: Path):
         self.root = root
         names, seen = [], set()
-        for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
+        for folder, subfolders, files in os.walk(root, followlinks=True, onerror=raise_error):
             stat = os.stat(folder)
-            if (stat.st_dev, stat.st_ino) in seen:  # a link to a folder above it
-                below.clear()
+            if (stat.st_dev, stat.st_ino) in seen:  # a link to a parent folder
+                subfolders.clear()
                 continue
             seen.add((stat.st_dev, stat.st_ino))
-            below[:] = [name for name in below if wanted(name)]
+            subfolders[:] = [name for name in subfolders if is_visible(name)]
             inside = Path(folder).relative_to(root).as_posix()
-            names += [name if inside == "." else f"{inside}/{name}" for name in files if wanted(name)]
-        self.names = in_order(names)
+            names += [name if inside == "." else f"{inside}/{name}" for name in files if is_visible(name)]
+        self.names = sort_by_folder(names)
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
@@ -56,24 +55,25 @@ class Tree:
         return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
 
-class Archive:
-    """All files in a zip archive, without the one folder that all may lie in. Raises ValueError for a file that is none."""
+class ZipSource:
+    """All files in a zip archive, without the one top-level folder if there is only one. Raises ValueError if the file is not a
+    zip archive."""
 
     def __init__(self, root: Path):
         self.root = root
         self.open()
-        inside = {e.filename: e for e in self.zip.infolist() if not e.is_dir() and all(map(wanted, e.filename.split("/")))}
+        inside = {e.filename: e for e in self.zip.infolist() if not e.is_dir() and all(map(is_visible, e.filename.split("/")))}
         while inside and len({name.split("/")[0] for name in inside}) == 1 and all("/" in name for name in inside):
             inside = {name.split("/", 1)[1]: entry for name, entry in inside.items()}
         self.entries = inside
-        self.names = in_order(list(inside))
+        self.names = sort_by_folder(list(inside))
 
     def open(self) -> None:
-        """In this process: one that two shared would be read by both at one place."""
+        """Open the archive in this process: processes must not share a file position."""
         try:
             self.zip, self.process = zipfile.ZipFile(self.root), os.getpid()
         except (zipfile.BadZipFile, OSError) as error:
-            raise ValueError(f"{self.root} is no zip archive, or only a part of one: {error}") from error
+            raise ValueError(f"{self.root} is not a zip archive, or is truncated: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "zip": None, "process": None}
@@ -90,31 +90,31 @@ class Archive:
         return f"{self.entries[name].file_size} {self.entries[name].CRC}"
 
 
-def refuse(error: OSError) -> None:
+def raise_error(error: OSError) -> None:
     raise error
 
 
-def wanted(name: str) -> bool:
-    """Archives made on a Mac hold a `__MACOSX/._NAME` beside every picture; `..` and a leading `/` lead out of an archive."""
+def is_visible(name: str) -> bool:
+    """Macs add a `__MACOSX/._NAME` to archives for every picture; `..` and a leading `/` would lead out of an archive."""
     return name != "" and not name.startswith(".") and name != "__MACOSX"
 
 
-def in_order(names: list[str]) -> list[str]:
-    return sorted(names, key=lambda name: name.replace("/", "\0"))  # folder by folder: no name holds what is before every letter
+def sort_by_folder(names: list[str]) -> list[str]:
+    return sorted(names, key=lambda name: name.replace("/", "\0"))  # \0 sorts before all characters and is in no name
 
 
 def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def pictures_in(root: Path) -> Source:
-    """A folder, or a zip archive, and its pictures. Raises FileNotFoundError where it is not there or has none."""
+def open_source(root: Path) -> Source:
+    """Returns the source for a folder or a zip archive. Raises FileNotFoundError if it does not exist or has no pictures."""
     if root.is_dir():
-        source: Source = Tree(root)
+        source: Source = FolderSource(root)
     elif root.is_file():
-        source = Archive(root)
+        source = ZipSource(root)
     else:
-        raise FileNotFoundError(f"there is no folder {root}, nor a zip archive")
+        raise FileNotFoundError(f"there is no folder or zip archive {root}")
     if not any(map(is_picture, source.names)):
-        raise FileNotFoundError(f"{root} holds no image ({' '.join(sorted(EXTENSIONS))})")
+        raise FileNotFoundError(f"{root} contains no image ({' '.join(sorted(EXTENSIONS))})")
     return source

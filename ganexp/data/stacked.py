@@ -1,4 +1,4 @@
-"""Three MNIST digits in one image: a thousand modes whose share in the samples a classifier can count."""
+"""Three MNIST digits in one image: a thousand modes that a classifier can count."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ganexp.data.mnist import MNIST
 
 
 class StackedMNIST(MNIST):
-    """`images` triples of MNIST digits, drawn with replacement, as the channels of uint8 [images, 3, 28, 28] (Metz et al. 2017,
-    arXiv:1611.02163, section 3.3.1). The label, 0 to 999, is the number that the three digits spell, red first.
+    """`images` triples of MNIST digits, sampled with replacement, as the channels of uint8 [images, 3, 28, 28] (Metz et al. 2017,
+    arXiv:1611.02163, section 3.3.1). The label, 0 to 999, has the three digits as its decimal digits, red first.
 
-    `root`: as MNIST. `images_seed`: which triples; they stay the same when the run's seed changes. `shape`: 3 channels of any
-    size; images are resized to it.
+    `root`: as for MNIST. `images_seed`: seed of the triples, independent of the run's seed. `shape`: 3 channels of any size;
+    images are resized to it.
     """
 
     native_shape = (3, 28, 28)
@@ -33,9 +33,9 @@ class StackedMNIST(MNIST):
     ):
         super().__init__(root, shape, classes, batch_size, seed, replacement)
         if images < 1:
-            raise ValueError(f"images: at least 1, not {images}")
+            raise ValueError(f"images: must be at least 1, got {images}")
         if images_seed < 0:
-            raise ValueError(f"images_seed: at least 0, not {images_seed}")
+            raise ValueError(f"images_seed: must be at least 0, got {images_seed}")
         self.images, self.images_seed = images, images_seed
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:

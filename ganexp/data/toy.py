@@ -1,4 +1,4 @@
-"""Two-dimensional data, drawn when asked for."""
+"""Synthetic two-dimensional data."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from ganexp.data.module import DataModule
 
 
-def check_draw(points: int, points_seed: int) -> None:
+def check_points(points: int, points_seed: int) -> None:
     if points < 1:
-        raise ValueError(f"points: at least 1, not {points}")
+        raise ValueError(f"points: must be at least 1, got {points}")
     if points_seed < 0:
-        raise ValueError(f"points_seed: at least 0, not {points_seed}")
+        raise ValueError(f"points_seed: must be at least 0, got {points_seed}")
 
 
 class Sine(DataModule):
-    """Points (t, sin t) with t uniform on [0, 2π], in these units: not scaled to [-1, 1].
+    """Points (t, sin t) with t uniform on [0, 2π], not scaled to [-1, 1].
 
-    `points`: how many; `points_seed`: which. They stay the same when the run's seed changes.
+    `points`: their number. `points_seed`: their seed, independent of the run's seed.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Sine(DataModule):
         replacement: bool = False,
     ):
         super().__init__(shape, classes, batch_size, seed, replacement)
-        check_draw(points, points_seed)
+        check_points(points, points_seed)
         self.points, self.points_seed = points, points_seed
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
@@ -43,10 +43,10 @@ class Sine(DataModule):
 
 
 class Gaussians(DataModule):
-    """An even mixture of Gaussians in the plane, in its own units: the data sets by which mode collapse is measured.
+    """A mixture of equally likely Gaussians in the plane, not scaled to [-1, 1]: the standard data for measuring mode collapse.
 
-    `centres` [M, 2], `sigma`: their deviation. `points`: how many are drawn; `points_seed`: which. The label is the centre's
-    number, from 0 to M - 1.
+    `centres`: the means [M, 2]. `sigma`: their standard deviation. `points`: number of samples. `points_seed`: their seed. The
+    label is the index of the centre, from 0 to M - 1.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Gaussians(DataModule):
         replacement: bool = False,
     ):
         super().__init__(shape, classes, batch_size, seed, replacement)
-        check_draw(points, points_seed)
+        check_points(points, points_seed)
         if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma: above 0 and finite, not {sigma}")
+            raise ValueError(f"sigma: must be above 0 and finite, got {sigma}")
         self.centres = np.asarray(centres, np.float32)
         if self.centres.shape != (classes, *self.shape):
-            raise ValueError(f"centres: one of shape {list(shape)} for each of {classes} classes")
+            raise ValueError(f"centres: must be one of shape {list(shape)} for each of the {classes} classes")
         self.sigma, self.points, self.points_seed = sigma, points, points_seed
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:

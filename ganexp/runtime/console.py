@@ -1,4 +1,4 @@
-"""What a run says on the screen."""
+"""Console output of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def announcement(
     config: dict[str, Any], system: System, data: DataModule, trainer: pl.Trainer, precision_reason: str, run_dir: Path
 ) -> str:
-    """What is about to happen. `precision_reason`: why the trainer has its precision, or nothing."""
+    """Returns the description printed before training. `precision_reason`: why the trainer has its precision, or empty."""
     sizes = {name: f"{count(network):,}" for name, network in system.networks().items()}
     model = config["model"]
     nodes = [model.get("loss"), *model.get("regularizers", {}).values(), *model.get("augment", {}).values()]
@@ -39,20 +39,22 @@ def announcement(
         "data": f"{type(data).__name__}, {len(data.x):,} {kind} {'×'.join(map(str, data.shape))}",
         "steps": f"{trainer.max_steps:,} of {data.batch_size} {kind}",
         "device": f"{processes}{device}, {precision}, {torch.get_num_threads()} threads",
-        "run folder": shown(run_dir),
+        "run folder": display_path(run_dir),
     }
     return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
 
 
-def closing(trainer: pl.Trainer, run_dir: Path) -> str:
-    """Where everything is."""
+def final_summary(trainer: pl.Trainer, run_dir: Path) -> str:
+    """Returns the text printed after training: final metrics, and where the results are."""
     checkpoint = find(trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
     pictures = sorted((run_dir / "samples").glob("*.png"))
-    rows = {"run folder": shown(run_dir)}
+    rows = {"run folder": display_path(run_dir)}
     if trainer.global_step < trainer.max_steps:
-        rows["stopped"] = f"at step {trainer.global_step:,}; to continue: python -m ganexp task=resume run={shown(run_dir)}"
+        rows["stopped"] = (
+            f"at step {trainer.global_step:,}; to continue: python -m ganexp task=resume run={display_path(run_dir)}"
+        )
     if checkpoint:
-        rows["sampling"] = f"python -m ganexp task=sample run={shown(run_dir)}"
+        rows["sampling"] = f"python -m ganexp task=sample run={display_path(run_dir)}"
     if checkpoint and checkpoint.best:
         rows["best.ckpt"] = "of step {step:,}, by {metric}".format(**checkpoint.best)
     metrics = find(trainer.callbacks, Metrics)  # type: ignore[attr-defined]
@@ -60,11 +62,11 @@ def closing(trainer: pl.Trainer, run_dir: Path) -> str:
         best = f"best {value['best']:.4g}, " if "best" in value else ""
         rows[name] = f"{best}last {value['last']:.4g}, mean of the last five {value['mean_of_last_5']:.4g}"
     if pictures:
-        rows["samples"] = shown(pictures[-1])
+        rows["samples"] = display_path(pictures[-1])
     if (run_dir / "training.gif").is_file():
-        rows["animation"] = shown(run_dir / "training.gif")
+        rows["animation"] = display_path(run_dir / "training.gif")
     if list(run_dir.glob("events.out.tfevents.*")):
-        rows["TensorBoard"] = f"tensorboard --logdir {shown(run_dir)}"
+        rows["TensorBoard"] = f"tensorboard --logdir {display_path(run_dir)}"
     width = max(map(len, rows))
     return "\n".join(f"  {key:<{width}} {value}" for key, value in rows.items())
 
@@ -73,8 +75,8 @@ def count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def shown(path: Path) -> str:
-    """The path as seen from here, where it lies below."""
+def display_path(path: Path) -> str:
+    """Returns the path relative to the current folder if it is below it, otherwise as it is."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -82,7 +84,7 @@ def shown(path: Path) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Columns as wide as they need to be; numbers to the right."""
+    """Format a table: the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
              for row in (header, *rows)]  # fmt: skip
@@ -90,15 +92,15 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def on_thread_error(args: threading.ExceptHookArgs) -> None:
-    """A line for TensorBoard's writer, whose thread raises its error again at the next value; its trace would come before."""
+    """Replace the traceback of TensorBoard's writer thread by one line; the error is raised again at the next logged value."""
     if isinstance(args.exc_value, OSError):
-        log.warning("TensorBoard: its events are not written: %s", args.exc_value)
+        log.warning("TensorBoard: cannot write events: %s", args.exc_value)
     else:
         threading.__excepthook__(args)
 
 
 def quiet() -> None:
-    """Lightning's advice is for other trainers: our data are in memory, our loop has no epochs, our bar is our own."""
+    """Silence Lightning's warnings that do not apply: data is in memory, the loop has no epochs, the progress bar is our own."""
     threading.excepthook = on_thread_error
     for library in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.ERROR)

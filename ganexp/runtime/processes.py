@@ -1,4 +1,4 @@
-"""Several processes: ours on this machine, or torchrun's on many."""
+"""Distributed training: our own processes on one machine, or torchrun's on many."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ganexp.files import read_json
 
 
 def external() -> bool:
-    """Whether somebody else, torchrun or we ourselves, has started this process as one of several."""
+    """Whether this process is already one of several, started by torchrun or by `launch`."""
     return "LOCAL_RANK" in os.environ
 
 
@@ -32,26 +32,27 @@ def must_launch(trainer: pl.Trainer) -> bool:
 
 
 def launch(train: Callable[[], object], ranks: int, hardware: dict[str, Any], run_dir: Path) -> int:
-    """Call `train`, which can be pickled, in `ranks` processes of this machine, and wait. The exit code: 0, or 128 and the signal
-    that ended the run early. Raises Diverged if the run does, and ProcessException, after ending the others, if one dies.
+    """Call `train`, which must be picklable, in `ranks` processes on this machine, and wait. Returns the exit code: 0, or 128
+    plus the signal that ended the run early. Raises Diverged if the run diverges. If a process dies, ends the others and raises
+    ProcessException.
 
-    `hardware`: the node of the config. Not Lightning's launcher: that one repeats the command line, and with it the whole sweep
-    that the run may be part of. The processes find each other through a file, so that no port is chosen, or open to others.
+    `hardware`: the node of the config. Lightning's launcher would repeat the command line, including a whole sweep. Processes
+    rendezvous through a file, so no port is open.
     """
     with tempfile.TemporaryDirectory() as folder:
         workers = spawn_processes(worker, (train, ranks, hardware, run_dir, Path(folder) / "ranks"), ranks, join=False)
         received = 0
 
         def forward(number: int, frame: Any) -> None:
-            """SIGTERM, which the workers may get twice: a terminal's Ctrl-C reaches them too."""
+            """Send SIGTERM to the workers. Ctrl-C in a terminal reaches them too, so they may get two signals."""
             nonlocal received
             if received and number == signal.SIGINT:
                 raise KeyboardInterrupt
             received = received or number
-            if sys.platform == "win32":  # where a signal to a process kills it, and its console tells all of them of Ctrl-C
+            if sys.platform == "win32":  # os.kill would kill the worker, and the console sends Ctrl-C to all processes
                 return
             for pid in workers.pids():
-                with suppress(ProcessLookupError):  # one that has ended
+                with suppress(ProcessLookupError):  # it has ended
                     os.kill(pid, signal.SIGTERM)
 
         before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -64,7 +65,7 @@ def launch(train: Callable[[], object], ranks: int, hardware: dict[str, Any], ru
                 raise Diverged(message[2].strip()) from error
             raise
         except ProcessExitedException:
-            if not received:  # else a worker that was still starting, and is gone as it should
+            if not received:  # otherwise the signal has ended a worker that was still starting
                 raise
         finally:
             for number, handler in before.items():
@@ -74,18 +75,18 @@ def launch(train: Callable[[], object], ranks: int, hardware: dict[str, Any], ru
 
 
 def worker(
-    local_rank: int, train: Callable[[], object], ranks: int, hardware: dict[str, Any], run_dir: Path, meeting: Path
+    local_rank: int, train: Callable[[], object], ranks: int, hardware: dict[str, Any], run_dir: Path, rendezvous: Path
 ) -> None:
-    """One of the processes. `meeting`: the file through which they find each other."""
+    """Run `train` in one of the processes. `rendezvous`: the file for torch.distributed's rendezvous."""
     os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(ranks), "RANK": str(local_rank)}
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     for library in ("GLOO", "NCCL"):
-        os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)  # gradients are nobody else's business
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)  # keep gradients off the network
     if hardware.get("accelerator") == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
     if local_rank == 0:
         console = logging.StreamHandler(sys.stdout)
-        console.setLevel(logging.WARNING)  # as in the run's first process, conf/config.yaml
+        console.setLevel(logging.WARNING)  # as in conf/config.yaml
         file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
         logging.basicConfig(handlers=[file, console], level=logging.INFO, format="%(message)s")
     strategy = hardware.get("strategy")
@@ -94,23 +95,23 @@ def worker(
     if on_gpu:
         torch.cuda.set_device(local_rank)
     backend = backend or ("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
-    dist.init_process_group(backend, init_method=meeting.as_uri(), rank=local_rank, world_size=ranks)
+    dist.init_process_group(backend, init_method=rendezvous.as_uri(), rank=local_rank, world_size=ranks)
     train()
 
 
 def main_process_first(work: Callable[[], None]) -> None:
-    """The first process of each machine, then the others: one downloads, all find the files."""
+    """Call `work` in the first process of each machine, then in the others: one downloads, all find the files."""
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    together = dist.is_initialized()
-    if together and not first:
+    distributed = dist.is_initialized()
+    if distributed and not first:
         dist.barrier()
     work()
-    if together and first:
+    if distributed and first:
         dist.barrier()
 
 
 def broadcast_text(value: str) -> str:
-    """Rank 0's value, on every rank that torchrun started; for what each would choose differently: the run folder's time."""
+    """Returns rank 0's value on every rank of torchrun, for values that differ between ranks, such as the run folder's time."""
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -1,4 +1,4 @@
-"""A checkpoint back into a system: the file alone is enough."""
+"""Restore a system from a checkpoint file alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from ganexp.callbacks.state import FORMAT
-from ganexp.cli.build import OURS, build, one_line
+from ganexp.cli.build import OWN_CLASSES, build, one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.data.module import DataModule
 from ganexp.systems.base import System
@@ -20,10 +20,10 @@ Built = TypeVar("Built")
 
 
 def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], int]:
-    """The system of a checkpoint, its run's config and its step. Runs no code from the file.
+    """Returns the system of a checkpoint, its run's config and its step. Runs no code from the file.
 
-    `trust`: module prefixes that the config in it may name beside ganexp's own. Raises ConfigError for a file that is not
-    there, not a whole checkpoint of ours, or names anything else.
+    `trust`: module prefixes that its config may name besides ganexp's own. Raises ConfigError if the file is missing, damaged or
+    not a checkpoint of ganexp, or names other classes.
     """
     if not file.is_file():
         raise ConfigError(f"run: there is no file {file}")
@@ -34,78 +34,80 @@ def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], i
     config, step = content["config"], content["global_step"]
     try:
         if not isinstance(step, int) or not isinstance(config, dict):
-            raise ConfigError("its step is not a number or its config is not a mapping")
+            raise ConfigError("the step is not a number or the config is not a mapping")
         system = build_node(config, "model", System, trust)
         system.load_state_dict(content["state_dict"])
     except ConfigError as mistake:
         raise ConfigError(f"run: {file}: {mistake}") from mistake
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"run: {file} does not fit its own config: {one_line(error)[:300]}") from error
+        raise ConfigError(f"run: the weights in {file} do not fit its config: {one_line(error)[:300]}") from error
     return system.eval(), config, step
 
 
 def transfer(system: System, file: Path) -> list[str]:
-    """Give the networks of `system` the weights of a checkpoint, wherever names and shapes are the same (transfer learning); the
-    average starts from the checkpoint's. Optimizers, steps and random states stay new. Returns notes of what was taken and what
-    was not. Raises ConfigError as `restore` does, and where a network has nothing in common with the checkpoint's.
+    """Load the weights of a checkpoint into the networks of `system` wherever names and shapes agree (transfer learning); the
+    average starts from the checkpoint's. Optimizers, steps and random states are not loaded. Returns notes on what was loaded.
+    Raises ConfigError for a damaged file, and if no weights of a network agree.
     """
     try:
-        theirs = read(file)["state_dict"]
+        weights = read(file)["state_dict"]
     except ValueError as error:
         raise ConfigError(f"start_from: {file} {error}") from error
     prefixes = {name: [f"{name}."] for name in system.networks()}
     if system.ema is not None:
-        prefixes["ema.average"] = ["ema.average.", "generator."]  # of a checkpoint without an average, its generator
+        prefixes["ema.average"] = ["ema.average.", "generator."]  # the generator, if the checkpoint has no average
     notes = []
     for name, sources in prefixes.items():
         network = system.get_submodule(name)
-        source = next((s for s in sources if any(key.startswith(s) for key in theirs)), sources[0])
-        ours = network.state_dict()
-        same = {k: theirs[source + k] for k, v in ours.items() if source + k in theirs and theirs[source + k].shape == v.shape}
-        if not same:
+        source = next((s for s in sources if any(key.startswith(s) for key in weights)), sources[0])
+        own = network.state_dict()
+        matching = {
+            k: weights[source + k] for k, v in own.items() if source + k in weights and weights[source + k].shape == v.shape
+        }
+        if not matching:
             raise ConfigError(f"start_from: {file} has no weights that fit this model's {name}")
-        network.load_state_dict(same, strict=False)
-        new = [key for key in ours if key not in same]
-        rest = f", but for {len(new)} of {len(ours)} tensors, which are new: {new[0]} …" if new else ""
+        network.load_state_dict(matching, strict=False)
+        new = [key for key in own if key not in matching]
+        rest = f", except for {len(new)} of {len(own)} tensors: {new[0]} …" if new else ""
         notes.append(f"start_from: {name} has the weights of {file}{rest}")
     return notes
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What a checkpoint holds, on the CPU. Raises ValueError, saying what is wrong with it: `is damaged, …`; OtherFormat for one
-    of another version.
+    """Load a checkpoint on the CPU. Raises ValueError with the end of a sentence about the file, `is damaged: …`; OtherFormat if
+    it is from another version.
 
-    torch.load compares no checksums and unpacks whatever it is given; the archive is therefore checked first.
+    torch.load neither verifies checksums nor limits decompression, so the archive is checked first.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
-                packed = entry.compress_type != zipfile.ZIP_STORED  # torch packs nothing: it may be a decompression bomb
+                packed = entry.compress_type != zipfile.ZIP_STORED  # torch never compresses: it may be a decompression bomb
                 if packed or entry.external_attr or ".." in entry.filename or entry.filename.startswith("/"):
-                    raise ValueError(f"is not a checkpoint, or is damaged: {entry.filename} in it is not as torch writes it")
+                    raise ValueError(f"is not a checkpoint, or is damaged: torch does not write entries like {entry.filename}")
             if damaged := archive.testzip():
-                raise ValueError(f"is damaged: {damaged} in it does not match its checksum")
+                raise ValueError(f"is damaged: its entry {damaged} does not match its checksum")
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"is not a checkpoint, or is truncated: {one_line(error)}") from error
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError("contains more than tensors and plain values and could run code: refused") from error
-    except Exception as error:  # torch raises whatever the bytes lead it to
+        raise ValueError("contains more than tensors and plain values and could run code: it is not loaded") from error
+    except Exception as error:  # torch may raise anything for damaged bytes
         raise ValueError(f"is damaged: {one_line(error)[:200]}") from error
     if not isinstance(content, dict) or not {"config", "state_dict", "global_step"} <= content.keys():
-        raise ValueError("is not one of ganexp's: it contains no config")
+        raise ValueError("is not a checkpoint of ganexp: it contains no config")
     check_format(content.get("format"))
     return content
 
 
 def step_of(checkpoint: Path) -> int:
-    """How far a checkpoint was trained."""
+    """Returns the step of a checkpoint."""
     return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
 
 
 class OtherFormat(ValueError):
-    """A whole checkpoint that another version of ganexp has written."""
+    """An undamaged checkpoint from another version of ganexp."""
 
 
 def check_format(number: object) -> None:
@@ -119,7 +121,7 @@ def check_format(number: object) -> None:
 
 
 def restore_data(config: dict[str, Any], trust: Sequence[str]) -> DataModule:
-    """The data of a checkpoint's config, not loaded yet. Raises ConfigError as `restore` does."""
+    """Returns the DataModule of a checkpoint's config, not loaded yet. Raises ConfigError as `restore` does."""
     try:
         return build_node(config, "data", DataModule, trust)
     except ConfigError as mistake:
@@ -127,11 +129,11 @@ def restore_data(config: dict[str, Any], trust: Sequence[str]) -> DataModule:
 
 
 def build_node(config: dict[str, Any], key: str, kind: type[Built], trust: Sequence[str]) -> Built:
-    """The object of one node of a config that a file holds."""
+    """Build one node of a config from a file."""
     node = config.get(key)
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{key}: must be a mapping with a _target_")
-    built = build(node, key, [*OURS, *(prefix.rstrip(".") + "." for prefix in trust)])
+    built = build(node, key, [*OWN_CLASSES, *(prefix.rstrip(".") + "." for prefix in trust)])
     if not isinstance(built, kind):
         raise ConfigError(f"{key}._target_: {node['_target_']} is not a {kind.__name__}")
     return built

@@ -1,4 +1,4 @@
-"""The Trainer that a hardware option asks for."""
+"""Build the Trainer of a hardware option."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ganexp.cli.build import build, one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.systems.ranks import Ranks
 
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # the weights stay in float32: penalties need it
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # weights stay in float32, which gradient penalties need
 MANUAL = {
-    "gradient_clip_val": "each network has its own: model.clip_g, model.clip_d",
-    "gradient_clip_algorithm": "by norm, model.clip_g and model.clip_d",
+    "gradient_clip_val": "gradients are clipped per network: set model.clip_g, model.clip_d",
+    "gradient_clip_algorithm": "gradients are clipped by norm: set model.clip_g, model.clip_d",
     **dict.fromkeys(
         ("fast_dev_run", "limit_train_batches", "overfit_batches", "barebones", "max_time"),
         "for a short run set trainer.max_steps",
     ),
-    "accumulate_grad_batches": "both networks go through a batch in parts with model.accumulate",
+    "accumulate_grad_batches": "set model.accumulate, which splits the batch for both networks",
 }
 ALWAYS = {
     "enable_checkpointing": False,
@@ -34,17 +34,19 @@ ALWAYS = {
 
 
 def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Sequence[str] | None = None) -> pl.Trainer:
-    """The node's Trainer, with our arguments added. Raises ConfigError for a device or a precision that this machine lacks.
+    """Build the node's Trainer with `arguments` added. Raises ConfigError if this machine lacks the device or precision.
 
     `allowed`: for a node read from a file, see build.
     """
     for key in node.keys() & (arguments.keys() | ALWAYS.keys() | MANUAL.keys()):
-        raise ConfigError(f"hardware.{key}: {MANUAL.get(key, 'is set by ganexp itself: steps and cadences are keys of trainer')}")
+        raise ConfigError(
+            f"hardware.{key}: {MANUAL.get(key, 'is set by ganexp itself; steps and intervals are keys of trainer')}"
+        )
     precision = node.get("precision", "32-true")
     if precision not in PRECISIONS:
-        raise ConfigError(f"hardware.precision: {precision}; choose one of {', '.join(PRECISIONS)}")
+        raise ConfigError(f"hardware.precision: must be one of {', '.join(PRECISIONS)}, got {precision}")
     if precision == "auto":
-        node = {**node, "precision": "32-true"}  # of a task that does not train
+        node = {**node, "precision": "32-true"}  # the task does not train
     if node.get("accelerator") in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ConfigError(
             "hardware.accelerator: this machine has no GPU that torch can use (torch.cuda.is_available() is False): "
@@ -53,25 +55,25 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
     if precision == "16-mixed" and (node.get("accelerator") == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("hardware.precision: 16-mixed needs a GPU; on the CPU choose bf16-mixed")
     try:
-        # Batch norm on GPUs sees the whole batch, however many share it; on CPUs torch cannot.
+        # On GPUs batch norm uses the statistics of the whole batch; torch has no SyncBatchNorm on CPUs.
         on_gpu = torch.cuda.is_available() and node.get("accelerator") != "cpu"
         trainer: pl.Trainer = build(node, "hardware", allowed)(**arguments, **ALWAYS, sync_batchnorm=on_gpu)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(f"hardware: {one_line(error)}") from error
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy, Ranks):
         name = type(trainer.strategy).__name__
-        raise ConfigError(f"hardware.strategy: {name} is not for two networks that learn in turn; choose hardware=ddp")
+        raise ConfigError(f"hardware.strategy: {name} does not support two optimizers; choose hardware=ddp")
     if not torch.cuda.is_available():
-        # Lightning has torch look for a GPU in its driver's library, which every optimizer step asks for: 0.1 ms twice a step.
+        # Lightning enables torch's NVML-based check for GPUs, which costs 0.1 ms twice in every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     return trainer
 
 
 def choose_precision(node: dict[str, Any], shape: Sequence[int]) -> tuple[str, str]:
-    """The precision to train in, and a few words on why, for samples of this shape.
+    """Returns the precision to train in for samples of this shape, and a short reason.
 
-    `auto` is bf16-mixed for images where the hardware computes in bfloat16, and 32-true elsewhere. Points need float32: near 1,
-    bfloat16 has steps of 0.008.
+    `auto` is bf16-mixed for images on hardware with native bfloat16, otherwise 32-true. Points need float32: near 1, bfloat16 has
+    steps of 0.008.
     """
     precision, native = node.get("precision", "32-true"), has_bf16(node)
     if precision == "bf16-mixed" and not native:
@@ -84,18 +86,18 @@ def choose_precision(node: dict[str, Any], shape: Sequence[int]) -> tuple[str, s
 
 
 def has_bf16(node: dict[str, Any]) -> bool:
-    """Whether the device that the node asks for computes in bfloat16, rather than emulate it."""
+    """Whether the node's device has native bfloat16, not emulated."""
     if torch.cuda.is_available() and node.get("accelerator") != "cpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.backends.mps.is_available() and node.get("accelerator") != "cpu":
         return False
-    # torch has no public question for these two.
+    # torch has no public function for these two.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
 def device(node: dict[str, Any]) -> torch.device:
-    """The first device the node asks for. Raises ConfigError under torchrun: sampling and measuring take one process."""
+    """Returns the node's first device. Raises ConfigError under torchrun: sampling and evaluation run in one process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("hardware: this task runs in one process; start it without torchrun")
     return make_trainer(node, {"logger": False}).strategy.root_device

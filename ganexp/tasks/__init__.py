@@ -1,8 +1,8 @@
-"""What `python -m ganexp task=NAME` does: one class for each file of conf/task/.
+"""The tasks, `python -m ganexp task=NAME`: one class per file in conf/task/.
 
-A task is plain Python: `Task(config, run_dir, **arguments)` checks its arguments and has no side effects; `setup()`, which a task
-may lack, builds and loads what it needs and checks the rest, without writing into `run_dir`; `run()` does the work there, and may
-return an exit code. `config`: plain containers, the top-level keys that the option names under `needs` and `optional`. The
-arguments are the option's other keys, `task.KEY=…` on the command line. A ValueError from the constructor or setup that starts
-with the name of an argument, `num: …`, is shown with its full key, `task.num: …`.
+A task is plain Python. `Task(config, run_dir, **arguments)` checks its arguments and has no side effects. `setup()`, which is
+optional, builds and loads what the task needs and checks the rest, without writing into `run_dir`. `run()` does the work there
+and may return an exit code. `config` has plain containers: the top-level keys that the option lists under `needs` and `optional`.
+The arguments are the option's other keys, `task.KEY=…` on the command line. If a ValueError from the constructor or setup starts
+with an argument's name, `num: …`, it is shown with the full key, `task.num: …`.
 """

@@ -1,4 +1,4 @@
-"""task=compare: runs side by side."""
+"""task=compare: compare runs."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from PIL import Image
 
 from ganexp import pictures
 from ganexp.files import read_json, replace, write_json
-from ganexp.runtime.console import shown, table
+from ganexp.runtime.console import display_path, table
 
 log = logging.getLogger(__name__)
-SHOWN = ("best", "last", "mean_of_last_5")
+STATISTICS = ("best", "last", "mean_of_last_5")
 
 
 class Compare:
-    """One table of runs (metrics with their protocols, steps, images, time, parameters), one figure of their metrics over the
-    images seen, one strip of their last pictures.
+    """Makes a table of runs (metrics with their protocols, steps, images, time, parameters), a figure of their metrics over the
+    images seen, and a row of their last pictures.
 
-    Values measured under different protocols are not put into one column without a warning. The table goes to the screen, to
-    comparison.md and to comparison.json. Raises ValueError for a folder that holds no run, and for fewer than two.
+    Warns about values with different protocols. The table is printed and written to comparison.md and comparison.json. Raises
+    ValueError for a folder without a run, and for fewer than two runs.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path, runs: Sequence[str]):
         self.run_dir = run_dir
         self.runs = [Path(run) for run in runs]
         if len(self.runs) < 2:
-            raise ValueError("runs: at least two, task.runs=[outputs/NAME/TIME,outputs/NAME/TIME]")
+            raise ValueError("runs: at least two are required: task.runs=[outputs/NAME/TIME,outputs/NAME/TIME]")
         for run in self.runs:
             if not (run / "run.json").is_file():
-                raise ValueError(f"runs: {run} is not a run's folder, it has no run.json")
+                raise ValueError(f"runs: {run} is not a run folder: it has no run.json")
         self.records = [read_json(run / "run.json") for run in self.runs]
         for run, record in zip(self.runs, self.records, strict=True):
             if not {"steps", "images_seen", "parameters", "metrics"} <= record.keys():
-                raise ValueError(f"runs: {run / 'run.json'} is damaged, or of a run that never started")
+                raise ValueError(f"runs: {run / 'run.json'} is damaged, or its run never started")
         names = [str(record.get("name")) for record in self.records]
         self.labels = [
             name if names.count(name) == 1 else f"{name} {run.resolve().name}"
@@ -50,10 +50,10 @@ class Compare:
         ]  # fmt: skip
         self.metrics = list(dict.fromkeys(name for record in self.records for name in record["metrics"]))
         if not self.metrics:
-            raise ValueError("runs: none of them has measured anything")
+            raise ValueError("runs: none of them has metrics")
 
     def run(self) -> None:
-        """Print, and write into the run folder."""
+        """Print the comparison, and write it into the run folder."""
         header, rows = self.table()
         print(table(header, rows))
         markdown = "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)) + "\n"
@@ -62,7 +62,7 @@ class Compare:
             log.warning("%s", note)
         text = markdown + "".join(f"\n{note}\n" for note in notes)
         replace(self.run_dir / "comparison.md", lambda file: file.write(text.encode()))
-        runs = [{"run": str(run.resolve()), "label": label} | {key: record.get(key) for key in KEPT}
+        runs = [{"run": str(run.resolve()), "label": label} | {key: record.get(key) for key in COPIED}
                 for run, label, record in zip(self.runs, self.labels, self.records, strict=True)]  # fmt: skip
         write_json({"runs": runs, "notes": notes}, self.run_dir / "comparison.json")
         pictures.save(self.curves(), self.run_dir / "curves.png")
@@ -70,10 +70,11 @@ class Compare:
         if (strip := self.strip()) is not None:
             pictures.save(strip, self.run_dir / "grids.png")
             written.append("grids.png")
-        print(f"  written to {shown(self.run_dir)}: {', '.join(written)}")
+        print(f"  written to {display_path(self.run_dir)}: {', '.join(written)}")
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """A column a run; rows for the facts, and for each metric its best, last and mean of the last five, and its protocol."""
+        """Returns header and rows: a column per run; rows for steps, images, time and parameters, and for each metric its best,
+        its last, the mean of its last five values and its protocol."""
         rows = [
             ["steps", *(f"{record['steps']:,}" for record in self.records)],
             ["images", *(f"{record['images_seen']:,}" for record in self.records)],
@@ -82,7 +83,7 @@ class Compare:
         ]
         for name in self.metrics:
             measured = [record["metrics"].get(name, {}) for record in self.records]
-            for kind in (kind for kind in SHOWN if any(kind in values for values in measured)):
+            for kind in (kind for kind in STATISTICS if any(kind in values for values in measured)):
                 cells = [f"{values[kind]:.4g}" if values.get(kind) is not None else "–" for values in measured]
                 rows.append([f"{name} {kind.replace('_', ' ')}", *cells])
             rows.append([f"{name} protocol", *(self.fingerprint_of(record, name) or "–" for record in self.records)])
@@ -93,16 +94,14 @@ class Compare:
         return str(record.get("protocols", {}).get(name, {}).get("fingerprint", ""))
 
     def notes(self) -> list[str]:
-        """What one must know before reading the table."""
+        """Returns warnings about the table: different protocols, unfinished runs."""
         notes = []
         for name in self.metrics:
-            having = [
-                (label, record) for label, record in zip(self.labels, self.records, strict=True) if name in record["metrics"]
-            ]
-            fingerprints = {self.fingerprint_of(record, name) for _, record in having}
+            measured = [record for record in self.records if name in record["metrics"]]
+            fingerprints = {self.fingerprint_of(record, name) for record in measured}
             if len(fingerprints) == 1:
                 continue
-            protocols = [record.get("protocols", {}).get(name, {}) for _, record in having]
+            protocols = [record.get("protocols", {}).get(name, {}) for record in measured]
             keys = dict.fromkeys(key for protocol in protocols for key in protocol if key != "fingerprint")
             differing = [key for key in keys if len({repr(protocol.get(key)) for protocol in protocols}) > 1]
             notes.append(f"{name}: measured under different protocols ({', '.join(differing)}): do not compare these values")
@@ -112,7 +111,7 @@ class Compare:
         return notes
 
     def curves(self) -> Image.Image:
-        """Every metric over the images seen; on a logarithmic axis where it spans more than a factor of 30."""
+        """Plot every metric over the images seen, on a logarithmic axis if it spans more than a factor of 30."""
         columns = min(3, len(self.metrics))
         figure = Figure(figsize=(4.6 * columns, 3.4 * math.ceil(len(self.metrics) / columns)), dpi=100, layout="constrained")
         canvas = FigureCanvasAgg(figure)
@@ -120,7 +119,7 @@ class Compare:
         for axis, name in zip(axes, self.metrics, strict=False):
             for label, run, record in zip(self.labels, self.runs, self.records, strict=True):
                 steps, values = curve(run / "metrics.csv", name)
-                images = record["images_seen"] / max(record["steps"], 1) * steps  # every step has as many
+                images = record["images_seen"] / max(record["steps"], 1) * steps  # the same number in every step
                 axis.plot(images, values, label=label, linewidth=1.6)
             ys = np.concatenate([line.get_ydata() for line in axis.lines])
             if ys.size and 0 < ys.min() < ys.max() / 30:
@@ -138,16 +137,16 @@ class Compare:
         return picture
 
     def strip(self) -> Image.Image | None:
-        """The runs' last pictures in a row, under their names; null where no run has drawn one."""
+        """Returns the runs' last pictures in a row, under their names; None if no run has one."""
         last = {
             label: sorted((run / "samples").glob("step-*.png"))[-1:] for label, run in zip(self.labels, self.runs, strict=True)
         }
-        drawn = {label: Image.open(files[0]).convert("RGB") for label, files in last.items() if files}
-        if not drawn:
+        images = {label: Image.open(files[0]).convert("RGB") for label, files in last.items() if files}
+        if not images:
             return None
-        figure = Figure(figsize=(4 * len(drawn), 4.3), dpi=100, layout="constrained")
+        figure = Figure(figsize=(4 * len(images), 4.3), dpi=100, layout="constrained")
         canvas = FigureCanvasAgg(figure)
-        for axis, (label, picture) in zip(figure.subplots(1, len(drawn), squeeze=False).flatten(), drawn.items(), strict=True):
+        for axis, (label, picture) in zip(figure.subplots(1, len(images), squeeze=False).flatten(), images.items(), strict=True):
             axis.imshow(picture)
             axis.set_title(label, fontsize=9)
             axis.axis("off")
@@ -157,13 +156,13 @@ class Compare:
         return sheet
 
 
-KEPT = ("name", "status", "seed", "steps", "images_seen", "seconds", "images_per_second", "parameters", "metrics", "protocols")
+COPIED = ("name", "status", "seed", "steps", "images_seen", "seconds", "images_per_second", "parameters", "metrics", "protocols")
 
 
 def curve(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The steps and values at which a run's metrics.csv has a metric; empty without the file."""
+    """Returns the steps and values of a metric in a run's metrics.csv; empty if there is no file."""
     if not file.is_file():
-        log.warning("%s is not there: no curve", file)
+        log.warning("there is no file %s; its run has no curve", file)
         return np.empty(0), np.empty(0)
     with file.open(newline="") as opened:
         rows = [(float(row["step"]), float(row[name])) for row in csv.DictReader(opened) if row.get(name) and row.get("step")]

@@ -1,4 +1,4 @@
-"""task=inspect: what a data set is, before anyone waits for a run."""
+"""task=inspect: describe a data set before training on it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ganexp.data.folder import Folder
 from ganexp.data.module import DataModule
 from ganexp.files import write_json
 from ganexp.images import to_float
-from ganexp.runtime.console import quiet, shown, table
+from ganexp.runtime.console import display_path, quiet, table
 from ganexp.tasks.evaluate import load
 
-AT_ONCE = 1024
+CHUNK = 1024
 
 
 class Inspect:
-    """Counts, classes, mean and deviation, duplicates and 64 samples of a data set; of files also their sizes, kinds and modes,
-    and those that cannot be used. To the screen, and to inspection.json and thumbnails.png (points: scatter.png).
+    """Reports counts, classes, mean and standard deviation, duplicates and 64 samples of a data set; for files also sizes, types,
+    modes and unreadable ones. Prints the report and writes inspection.json and thumbnails.png (points: scatter.png).
 
-    Raises ConfigError for data that are not there. Unreadable files do not stop it: that is what it is asked for.
+    Raises ConfigError if the data is missing. Any number of unreadable files is accepted, since the report lists them.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path):
@@ -35,18 +35,17 @@ class Inspect:
     def setup(self) -> None:
         """Load the data."""
         quiet()
-        self.data: DataModule = build(self.config["data"], "data")  # which refuses what a training would
-        self.data.batch_size = 2  # a few samples are worth a look too
+        self.data: DataModule = build(self.config["data"], "data")  # validates the options as task=train does
+        self.data.batch_size = 2  # accept data sets smaller than a batch
         if isinstance(self.data, Folder):
             self.data.max_unreadable = 1.0
         load(self.data, "data")
 
     def run(self) -> None:
-        """Look, print, and write into the run folder."""
+        """Print the report, and write it into the run folder."""
         data = self.data
         files = data.survey() if isinstance(data, Folder) else {}
         mean, deviation = moments(data)
-        twins = duplicates(data)
         facts: dict[str, Any] = {
             "data": type(data).__name__,
             "samples": len(data.x),
@@ -56,7 +55,7 @@ class Inspect:
             "hash": data.fingerprint,
             "mean": mean,
             "deviation": deviation,
-            "duplicates": twins,
+            "duplicates": duplicates(data),
             "classes": dict(sorted(Counter(data.y.tolist()).items())) if data.classes else {},
             "files": {kind: dict(found.most_common()) for kind, found in files.items()},
             "left_out": data.left_out,
@@ -73,7 +72,7 @@ class Inspect:
             print(f"  {note}")
         for name, why in list(data.left_out.items())[:4]:
             print(f"  {name}: {why}")
-        print(f"  written to {shown(self.run_dir)}: inspection.json, {name}")
+        print(f"  written to {display_path(self.run_dir)}: inspection.json, {name}")
 
     @staticmethod
     def rows(facts: dict[str, Any]) -> list[list[str]]:
@@ -91,15 +90,15 @@ class Inspect:
         for kind, found in facts["files"].items():
             few = [f"{name} {n:,}" for name, n in list(found.items())[:4]]
             rows.append([kind, ", ".join(few) + (f", and {len(found) - 4} more" if len(found) > 4 else "")])
-        rows.append(["cannot be used", f"{len(facts['left_out']):,}"])
+        rows.append(["unreadable", f"{len(facts['left_out']):,}"])
         return rows
 
 
 def moments(data: DataModule) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, in [-1, 1], or of each coordinate."""
+    """Returns mean and standard deviation per channel, in [-1, 1], or per coordinate."""
     total = square = torch.zeros(data.shape[0], dtype=torch.float64)
     count = 0
-    for i in torch.arange(len(data.x)).split(AT_ONCE):
+    for i in torch.arange(len(data.x)).split(CHUNK):
         x = to_float(data.take(i)).double().transpose(0, 1).flatten(1)
         total, square, count = total + x.sum(1), square + x.square().sum(1), count + x.shape[1]
     mean = total / count
@@ -107,8 +106,8 @@ def moments(data: DataModule) -> tuple[list[float], list[float]]:
 
 
 def duplicates(data: DataModule) -> int:
-    """Samples that are, bit for bit, one that came before."""
+    """Returns the number of samples that are bitwise equal to an earlier one."""
     seen = set()
-    for i in torch.arange(len(data.x)).split(AT_ONCE):
+    for i in torch.arange(len(data.x)).split(CHUNK):
         seen |= {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in np.asarray(data.take(i))}
     return len(data.x) - len(seen)

@@ -1,4 +1,4 @@
-"""task=resume: continue a run in its own folder, as if it had never stopped."""
+"""task=resume: continue a run in its folder, as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from ganexp.cli.build import OURS, one_line
+from ganexp.cli.build import OWN_CLASSES, one_line
 from ganexp.cli.checks import check_nodes
-from ganexp.cli.config import OF_THE_CALL, TYPED
+from ganexp.cli.config import CALL_KEYS, TYPED
 from ganexp.cli.messages import ConfigError
 from ganexp.files import read_json
 from ganexp.runtime.processes import external
@@ -19,100 +19,100 @@ from ganexp.runtime.restoring import OtherFormat, read
 from ganexp.tasks.train import Train
 
 log = logging.getLogger(__name__)
-ALLOWED = [*OURS, "ganexp.callbacks.", "ganexp.metrics.", "pytorch_lightning."]  # what a run's config.yaml may name
+ALLOWED = [*OWN_CLASSES, "ganexp.callbacks.", "ganexp.metrics.", "pytorch_lightning."]  # classes that config.yaml may name
 CADENCES = {  # keys of trainer that callbacks refer to
     "samples_every": ["samples.every"],
     "num_samples": ["samples.num"],
     "metrics_every": ["metrics.every", "watchdog.every"],
     "checkpoint_every": ["checkpoint.every"],
 }
-MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # steps, cadences, where and what to: nothing of the game
+MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # nothing that changes the algorithm
 FOLLOWS = tuple(f"callbacks.{key}" for keys in CADENCES.values() for key in keys)
-NOT_COMPARED = (*OF_THE_CALL, "experiment")
+NOT_COMPARED = (*CALL_KEYS, "experiment")
 
 
 class Resume:
-    """Train from the last checkpoint of the run in `run_dir`, with the run's own config. On the same hardware the weights, logs
-    and pictures are those of a run that never stopped. One that was killed before its first checkpoint starts at its first step.
+    """Continues training from the last checkpoint of the run in `run_dir`, with the run's config. On the same hardware, weights,
+    logs and pictures equal those of a run that never stopped. A run without a checkpoint starts at its first step.
 
-    `chosen`: full keys of `config` that replace the run's own. What is below MAY_CHANGE may change, so or in config.yaml. A
-    damaged checkpoint is skipped for the one before it. Raises ConfigError for a folder without a run of this version or without
-    a whole checkpoint, for another config or other data than the checkpoint's, for a config.yaml that names classes neither
-    ganexp's nor in config["trust"], for a run at its last step, and for more steps than its schedule is for.
+    `override_keys`: full keys whose values in `config` replace the run's; only keys below MAY_CHANGE may change, here or in
+    config.yaml. Damaged checkpoints are skipped. Raises ConfigError if the folder has no run of this version or only damaged
+    checkpoints, if config or data differ from the checkpoint's, if config.yaml names classes that are neither ganexp's nor in
+    config["trust"], if the run is at its last step, or if the steps exceed its schedule.
     """
 
-    def __init__(self, config: dict[str, Any], run_dir: Path, chosen: Sequence[str] = ()):
-        self.config, self.run_dir, self.chosen = config, run_dir, chosen
+    def __init__(self, config: dict[str, Any], run_dir: Path, override_keys: Sequence[str] = ()):
+        self.config, self.run_dir, self.override_keys = config, run_dir, override_keys
 
     def setup(self) -> None:
-        """Find the checkpoint, change the run's config where that is allowed, and set up its training."""
+        """Find the checkpoint, apply the changes to the run's config, and set up training."""
         run_dir = self.run_dir
-        check_places(run_dir)
+        check_paths(run_dir)
         checkpoint, content, self.notes = newest(run_dir / "checkpoints")
-        kept = read_config(run_dir / "config.yaml")
+        config = read_config(run_dir / "config.yaml")
         step = content["global_step"] if content else 0
-        before = content["config"] if content else kept
-        refuse(differences(before, kept), f"run: {run_dir / 'config.yaml'} is not what the run was started with")
-        change(kept, self.config, self.chosen)
-        check_schedule(before, kept)
-        self.notes += [f"{key} from {old} to {new}" for key, (old, new) in differences(before, kept).items()]
-        if step >= kept["trainer"]["max_steps"]:
-            raise ConfigError(f"run: {run_dir} is at its last step, {step}; to go on, add trainer.max_steps={2 * step}")
+        before = content["config"] if content else config
+        refuse_changes(differences(before, config), f"run: {run_dir / 'config.yaml'} differs from the checkpoint's config")
+        change(config, self.config, self.override_keys)
+        check_schedule(before, config)
+        self.notes += [f"{key} from {old} to {new}" for key, (old, new) in differences(before, config).items()]
+        if step >= config["trainer"]["max_steps"]:
+            raise ConfigError(f"run: {run_dir} is at its last step, {step}; to continue, add trainer.max_steps={2 * step}")
         self.notes.insert(0, f"resumed at step {step:,}" if content else "no checkpoint yet: starts at the first step")
         allowed = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in self.config.get("trust", []))]
-        self.train = Train(kept, run_dir, checkpoint, allowed)
+        self.train = Train(config, run_dir, checkpoint, allowed)
         self.train.setup()
         if content and content["data"] != self.train.data.fingerprint:
-            raise ConfigError("data: these are not the samples that the run has learned from so far; a run keeps its data")
+            raise ConfigError("data: differs from the data that the run was trained on; a run must keep its data")
         ranks = len(content["random"]) if content else self.train.trainer.world_size
         if ranks != self.train.trainer.world_size:
-            self.notes.append(f"on {self.train.trainer.world_size} devices instead of {ranks}: no longer bit for bit")
+            self.notes.append(f"on {self.train.trainer.world_size} devices instead of {ranks}: not bitwise reproducible")
         precision = read_json(run_dir / "run.json").get("hardware", {}).get("precision")
         if content and precision not in (None, self.train.trainer.precision):
-            self.notes.append(f"in {self.train.trainer.precision} instead of {precision}: no longer bit for bit")
+            self.notes.append(f"in {self.train.trainer.precision} instead of {precision}: not bitwise reproducible")
 
     def run(self) -> int:
-        """The exit code, see Train.run."""
+        """Returns the exit code, see Train.run."""
         for note in self.notes if not external() or self.train.trainer.is_global_zero else []:
             print(f"  {note}")
             log.info(note)
         return self.train.run()
 
 
-def check_places(run_dir: Path) -> None:
-    """Raises ConfigError for a file where the run has a folder, or a folder where it has a file."""
+def check_paths(run_dir: Path) -> None:
+    """Raises ConfigError for a file in place of a folder, or a folder in place of a file."""
     for path in (run_dir / "samples", run_dir / "checkpoints"):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run: {path} is not a folder")
     for path in (run_dir / name for name in ("metrics.csv", "run.json", "hparams.yaml", "log.txt", "training.gif")):
         if path.is_dir():
-            raise ConfigError(f"run: {path} is a folder, where a file belongs")
+            raise ConfigError(f"run: {path} is a folder, not a file")
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A run's config.yaml. Raises ConfigError if it is not there or not one of this version's."""
+    """Returns a run's config.yaml. Raises ConfigError if it is missing, damaged or from another version."""
     if not file.is_file():
-        raise ConfigError(f"run: {file.parent} has no config.yaml; name the folder of a run, outputs/NAME/TIME")
+        raise ConfigError(f"run: {file.parent} has no config.yaml; pass the folder of a run, outputs/NAME/TIME")
     try:
-        kept = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"run: {file} is damaged: {one_line(error)}") from error
     for path, kind in TYPED.items():
-        node = kept if not path else kept.get(path)
-        missing = kind.__dataclass_fields__.keys() - (node.keys() if isinstance(node, dict) else set()) - set(OF_THE_CALL)
+        node = config if not path else config.get(path)
+        missing = kind.__dataclass_fields__.keys() - (node.keys() if isinstance(node, dict) else set()) - set(CALL_KEYS)
         if missing:
             key = f"{path}.{min(missing)}".lstrip(".")
-            raise ConfigError(f"run: {file} is damaged or of another version of ganexp: it has no {key}")
+            raise ConfigError(f"run: {file} is damaged or from another version of ganexp: it has no {key}")
     try:
-        check_nodes(kept)
+        check_nodes(config)
     except (ConfigError, TypeError, AttributeError) as error:
-        raise ConfigError(f"run: {file} is damaged or of another version of ganexp: {one_line(error)}") from error
-    return kept
+        raise ConfigError(f"run: {file} is damaged or from another version of ganexp: {one_line(error)}") from error
+    return config
 
 
 def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The last whole checkpoint, its content, and a note for each that is damaged; null and nothing where none was written yet.
-    Raises ConfigError if there are only damaged ones, or one of another version."""
+    """Returns the newest undamaged checkpoint, its content, and a note for each damaged one; None and an empty content if there
+    are no checkpoints. Raises ConfigError if all are damaged, or one is from another version."""
     damaged: list[str] = []
     for file in [folder / "last.ckpt", *sorted(folder.glob("step-*.ckpt"), reverse=True)]:
         if not file.is_file():
@@ -120,82 +120,84 @@ def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
         try:
             content = read(file)
             if not {"random", "data"} <= content.keys():
-                raise ValueError("is of another version of ganexp")
+                raise ValueError("is from another version of ganexp")
             return file, content, damaged
         except OtherFormat as error:
             raise ConfigError(f"run: {file} {error}") from error
         except ValueError as error:
-            damaged.append(f"left aside: {file.name} {error}")
+            damaged.append(f"skipped {file.name}: it {error}")
     if damaged:
-        raise ConfigError(f"run: there is no whole checkpoint in {folder}; {'; '.join(damaged)}")
+        raise ConfigError(f"run: all checkpoints in {folder} are damaged; {'; '.join(damaged)}")
     return None, {}, []
 
 
-# -- what may change -------------------------------------------------------------------------------------------------
+# -- changes of the config -------------------------------------------------------------------------------------------
 
 
-def change(kept: dict[str, Any], config: dict[str, Any], chosen: Sequence[str]) -> None:
-    """Put the `chosen` keys into the run's config. Raises ConfigError, with the differences, for what cannot change."""
-    named = [key for key in [*chosen, *(kept if "experiment" in chosen else [])] if not below(key, (*NOT_COMPARED, "hydra"))]
-    asked = {key: pair for key, pair in differences(kept, config).items() if below(key, named)}
-    refuse(asked, "run: a run that resumes keeps its config")
-    for key in named:
-        if below(key, (*MAY_CHANGE, *FOLLOWS)):
-            put(kept, config, key)
-    for cadence, follows in CADENCES.items():
-        for key in follows if below(f"trainer.{cadence}", named) else []:
+def change(config: dict[str, Any], new: dict[str, Any], override_keys: Sequence[str]) -> None:
+    """Copy the values of `override_keys` from `new` into the run's config. Raises ConfigError for keys that must not change."""
+    keys = [*override_keys, *(config if "experiment" in override_keys else [])]
+    keys = [key for key in keys if not is_below(key, (*NOT_COMPARED, "hydra"))]
+    changes = {key: pair for key, pair in differences(config, new).items() if is_below(key, keys)}
+    refuse_changes(changes, "run: a resumed run keeps its config")
+    for key in keys:
+        if is_below(key, (*MAY_CHANGE, *FOLLOWS)):
+            copy_value(config, new, key)
+    for cadence, followers in CADENCES.items():
+        for key in followers if is_below(f"trainer.{cadence}", keys) else []:
             callback, argument = key.split(".")
-            if callback in kept["callbacks"] and not below(f"callbacks.{key}", named):
-                kept["callbacks"][callback][argument] = kept["trainer"][cadence]
+            if callback in config["callbacks"] and not is_below(f"callbacks.{key}", keys):
+                config["callbacks"][callback][argument] = config["trainer"][cadence]
 
 
-def put(kept: dict[str, Any], config: dict[str, Any], key: str) -> None:
-    """Take the value at a full key from the one config into the other."""
+def copy_value(config: dict[str, Any], new: dict[str, Any], key: str) -> None:
+    """Copy the value at a full key from `new` into `config`."""
     *path, last = key.split(".")
     for part in path:
-        if not isinstance(kept.get(part), dict) or not isinstance(config.get(part), dict):
+        if not isinstance(config.get(part), dict) or not isinstance(new.get(part), dict):
             return  # a callback that the run does not have
-        kept, config = kept[part], config[part]
-    if last in config:
-        kept[last] = config[last]
+        config, new = config[part], new[part]
+    if last in new:
+        config[last] = new[last]
     else:
-        kept.pop(last, None)
+        config.pop(last, None)
 
 
 def leaves(node: Any, path: str = "") -> dict[str, Any]:
-    """Full keys and their values."""
+    """Returns all values by their full keys."""
     if isinstance(node, dict) and node:
         return {key: leaf for name, item in node.items() for key, leaf in leaves(item, f"{path}.{name}".lstrip(".")).items()}
     return {path: node}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Full keys that differ, with both values; one that is not there counts as null."""
+    """Returns both values of all full keys that differ; a missing key counts as None."""
     before, after = leaves(old), leaves(new)
     return {
         key: (before.get(key), after.get(key))
         for key in [*before, *(after.keys() - before.keys())]
-        if repr(before.get(key)) != repr(after.get(key)) and not below(key, NOT_COMPARED)  # nan is not nan, but looks like it
+        if repr(before.get(key)) != repr(after.get(key)) and not is_below(key, NOT_COMPARED)  # repr: nan != nan
     }
 
 
-def below(key: str, keys: Iterable[str]) -> bool:
+def is_below(key: str, keys: Iterable[str]) -> bool:
+    """Whether `key` is one of `keys`, or inside one."""
     return any(key == other or key.startswith(f"{other}.") for other in keys)
 
 
-def refuse(found: dict[str, tuple[Any, Any]], why: str) -> None:
-    """Raises ConfigError, showing them, for differences in what may not change."""
-    others = [key.removesuffix("._target_") for key in found if key.endswith("._target_")]  # whose arguments differ anyway
-    shown = {key: pair for key, pair in sorted(found.items()) if key.endswith("._target_") or not below(key, others)}
-    fixed = [f"{key} is {old}, not {new}" for key, (old, new) in shown.items() if not below(key, (*MAY_CHANGE, *FOLLOWS))]
+def refuse_changes(changes: dict[str, tuple[Any, Any]], message: str) -> None:
+    """Raises ConfigError listing the changes outside MAY_CHANGE, if there are any."""
+    nodes = [key.removesuffix("._target_") for key in changes if key.endswith("._target_")]  # another class has other arguments
+    listed = {key: pair for key, pair in sorted(changes.items()) if key.endswith("._target_") or not is_below(key, nodes)}
+    fixed = [f"{key} is {old}, not {new}" for key, (old, new) in listed.items() if not is_below(key, (*MAY_CHANGE, *FOLLOWS))]
     if fixed:
         more = f"; and {len(fixed) - 5} more" if len(fixed) > 5 else ""
-        raise ConfigError(f"{why}: {'; '.join(fixed[:5])}{more} (what may change: {', '.join(MAY_CHANGE)})")
+        raise ConfigError(f"{message}: {'; '.join(fixed[:5])}{more} (these may change: {', '.join(MAY_CHANGE)})")
 
 
-def check_schedule(before: dict[str, Any], kept: dict[str, Any]) -> None:
-    """Raises ConfigError for steps beyond the end of a schedule that was made for fewer."""
-    old, new = before["trainer"]["max_steps"], kept["trainer"]["max_steps"]
-    if new > old and old in kept["schedule"].values():
-        name = kept["schedule"]["_target_"].rpartition(".")[2]
-        raise ConfigError(f"trainer.max_steps: {new}, but the schedule, {name}, was made for {old} steps and has ended there")
+def check_schedule(before: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raises ConfigError if the new number of steps exceeds a schedule that ends at the old one."""
+    old, new = before["trainer"]["max_steps"], config["trainer"]["max_steps"]
+    if new > old and old in config["schedule"].values():
+        name = config["schedule"]["_target_"].rpartition(".")[2]
+        raise ConfigError(f"trainer.max_steps: {new}, but the schedule, {name}, ends at step {old}")

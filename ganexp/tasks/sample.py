@@ -1,4 +1,4 @@
-"""task=sample: samples of a trained model, whose checkpoint alone is enough."""
+"""task=sample: sample from a trained model. Its checkpoint is sufficient."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tqdm import tqdm
 from ganexp import pictures
 from ganexp.files import replace
 from ganexp.model import load
-from ganexp.runtime.console import quiet, shown
+from ganexp.runtime.console import display_path, quiet
 from ganexp.runtime.restoring import restore_data
 from ganexp.runtime.trainer import device
 
 
 class Sample:
-    """`num` samples of config["run"], the same for the same config["seed"]: grid.png, or 00000.png … without `grid`; points as
-    samples.npy and scatter.png.
+    """Writes `num` samples of config["run"], which depend on config["seed"] alone: images as grid.png, or as 00000.png, … if not
+    `grid`; points as samples.npy and, in two dimensions, scatter.png.
 
-    `label` asks a conditional model for one class; by default the classes come in turn. Raises ValueError for a label that the
-    model does not have.
+    `label`: the class of all samples; None cycles through the classes of a conditional model. Raises ValueError if the model does
+    not have the label.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path, num: int = 64, label: int | None = None, grid: bool = True):
         if num < 1:
-            raise ValueError(f"num: at least 1 sample, not {num}")
+            raise ValueError(f"num: must be at least 1, got {num}")
         self.config, self.run_dir, self.num, self.label, self.grid = config, run_dir, num, label, grid
 
     def setup(self) -> None:
@@ -41,7 +41,7 @@ class Sample:
         model, n = self.model, self.num
         samples = model.sample(n, self.label, self.config["seed"]).cpu()
         if not samples.isfinite().all():
-            raise ValueError(f"the weights of step {model.step} give NaN or infinite samples: the training diverged")
+            raise ValueError(f"the samples of step {model.step} are NaN or infinite: training diverged")
         if samples.ndim == 4 and self.grid:
             classes = model.classes if self.label is None else None
             written = self.run_dir / "grid.png"
@@ -56,11 +56,11 @@ class Sample:
             if samples.shape[1] == 2:
                 picture = pictures.scatter(samples, self.real_points(), f"step {model.step:,}")
                 pictures.save(picture, self.run_dir / "scatter.png")
-        print(f"  checkpoint {shown(model.checkpoint)}, step {model.step:,}")
-        print(f"  {n} samples: {shown(written)}")
+        print(f"  checkpoint {display_path(model.checkpoint)}, step {model.step:,}")
+        print(f"  {n} samples: {display_path(written)}")
 
     def real_points(self) -> Tensor:
-        """What the samples are drawn over: the run's own points, made anew from its config."""
+        """Returns real points for the background of the plot, from the run's own data."""
         data = restore_data(self.model.config, self.config["trust"])
         data.prepare()
         return data.real(2000)

@@ -1,4 +1,4 @@
-"""task=train: build everything, then train."""
+"""task=train: train a system."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import torch
 import yaml
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from ganexp.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, find, place
+from ganexp.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, find, link_or_copy
 from ganexp.callbacks.log import Log
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
-from ganexp.callbacks.state import State, keep_rows
+from ganexp.callbacks.state import State, truncate_metrics
 from ganexp.callbacks.stop import Stop
 from ganexp.callbacks.watchdog import Watchdog
-from ganexp.cli.build import build, located
+from ganexp.cli.build import build, to_config_error
 from ganexp.cli.messages import ConfigError, Diverged
 from ganexp.data.module import DataModule
 from ganexp.files import read_json, replace, write_json
 from ganexp.lightning_internals import purge_events
 from ganexp.runs import find_checkpoint
 from ganexp.runtime import processes
-from ganexp.runtime.console import announcement, closing, count, quiet, shown
+from ganexp.runtime.console import announcement, count, display_path, final_summary, quiet
 from ganexp.runtime.memory import keep_freed_memory
 from ganexp.runtime.restoring import step_of, transfer
 from ganexp.runtime.trainer import choose_precision, make_trainer
@@ -41,28 +41,28 @@ log = logging.getLogger(__name__)
 
 
 class Train:
-    """Train a system.
+    """Trains a system.
 
-    `checkpoint`: one of the run in `run_dir`, to go on from; null starts at the first step. `allowed`: for a config read
-    from a file, prefixes of the classes it may name.
+    `checkpoint`: a checkpoint of the run in `run_dir` to continue from; None starts at the first step. `allowed`: for a config
+    read from a file, prefixes of the classes it may name.
     """
 
     def __init__(
         self, config: dict[str, Any], run_dir: Path, checkpoint: Path | None = None, allowed: Sequence[str] | None = None
     ):
         self.config, self.run_dir, self.checkpoint, self.allowed = config, run_dir, checkpoint, allowed
-        self.notes: list[str] = []  # what the log and run.json say of how it began
+        self.notes: list[str] = []  # for the log and run.json
 
     # -- before the first step ---------------------------------------------------------------------------------------
 
     def setup(self) -> None:
-        """Build system, data and trainer, and load what they need, which may download data and weights or fit a classifier.
-        Raises ConfigError for all that can be wrong before the first step; writes nothing into the run folder."""
+        """Build system, data and trainer, and load what they need, which may download data and weights or train a classifier.
+        Raises ConfigError for anything that can be checked before the first step. Does not write into the run folder."""
         quiet()
         if self.config["hardware"].get("accelerator") in ("auto", "cpu"):
             keep_freed_memory()
         self.config = with_absolute_paths(self.config, resumes=self.checkpoint is not None)
-        seed_all(self.config["seed"])  # the weights: the same on every rank
+        seed_all(self.config["seed"])  # the same initial weights on every rank
         self.data: DataModule = build(self.config["data"], "data", self.allowed)
         self.system: System = build(self.config["model"], "model", self.allowed)
         if not isinstance(self.system, System):
@@ -73,8 +73,8 @@ class Train:
         check_devices(self.trainer, self.data, self.system)
         try:
             processes.main_process_first(self.data.prepare)
-        except Exception as error:  # a data set of the user's own may raise anything
-            raise located(error, "data") from error
+        except Exception as error:  # a user's DataModule may raise anything
+            raise to_config_error(error, "data") from error
         if self.system.classes is not None:
             self.system.label_counts.copy_(self.data.label_counts())
         if self.config["start_from"] is not None and self.checkpoint is None:
@@ -86,7 +86,7 @@ class Train:
             try:
                 checkpoints.check_monitor(metrics)
             except ValueError as error:
-                raise located(error, "callbacks.checkpoint") from error
+                raise to_config_error(error, "callbacks.checkpoint") from error
 
     def make_trainer(self) -> pl.Trainer:
         config, training = self.config, self.config["trainer"]
@@ -117,15 +117,15 @@ class Train:
     # -- training ----------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Train in the run folder; with several devices on this machine, in a process each. The exit code: 0, or 128 and the
-        signal that ended the run early."""
+        """Train in the run folder, with one process per device. Returns the exit code: 0, or 128 plus the signal that ended the
+        run early."""
         if processes.must_launch(self.trainer):
             train = partial(train_on_rank, self.config, self.run_dir, self.checkpoint, self.allowed)
             return processes.launch(train, self.trainer.num_devices, self.config["hardware"], self.run_dir)
         return self.fit()
 
     def fit(self) -> int:
-        """This process's part of the training; see `run`."""
+        """Train in this process; see `run`."""
         rank_zero = self.trainer.is_global_zero
         if rank_zero:
             text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
@@ -138,18 +138,18 @@ class Train:
             if self.data.left_out:
                 text = "".join(f"{name}: {why}\n" for name, why in self.data.left_out.items())
                 replace(self.run_dir / "left_out.txt", lambda file: file.write(text.encode(errors="backslashreplace")))
-        while (diverged := self.play()) is not None:
+        while (diverged := self.fit_once()) is not None:
             self.roll_back(diverged)
         if rank_zero:
-            text = closing(self.trainer, self.run_dir)
+            text = final_summary(self.trainer, self.run_dir)
             print(text, flush=True)
             log.info(text)
         stop = find(self.trainer.callbacks, Stop)  # type: ignore[attr-defined]
         early = self.trainer.global_step < self.trainer.max_steps
         return 128 + stop.received if stop and stop.received and early else 0
 
-    def play(self) -> Diverged | None:
-        """From the checkpoint on, to the end or to where the run diverged."""
+    def fit_once(self) -> Diverged | None:
+        """Train from the checkpoint to the end, or until the run diverges."""
         trainer, config = self.trainer, self.config
         facts = {
             "name": config["name"],
@@ -165,7 +165,7 @@ class Train:
             watchdog.rollbacks = len(read_json(self.run_dir / "run.json").get("rollbacks", []))
         if trainer.is_global_zero:
             self.continue_logs()
-        seed_all(config["seed"] + trainer.global_rank)  # every rank has its own z
+        seed_all(config["seed"] + trainer.global_rank)  # different z on every rank
         try:
             trainer.fit(self.system, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True)
         except Diverged as diverged:
@@ -173,22 +173,22 @@ class Train:
         return None
 
     def roll_back(self, diverged: Diverged) -> None:
-        """Make ready to continue from the last checkpoint before the run diverged; later step-N.ckpt files are deleted. Raises
-        Diverged where the run is to end, with the checkpoint that is left."""
+        """Go back to the last checkpoint before the run diverged, and delete later step-N.ckpt files. Raises Diverged, naming the
+        last good checkpoint, if the run must end."""
         folder = self.run_dir / "checkpoints"
         steps = {file: step_of(file) for file in (*folder.glob("step-*.ckpt"), *folder.glob("best.ckpt"))}
         good = max((file for file, step in steps.items() if step <= diverged.last_good_step), key=steps.__getitem__, default=None)
         if good is None:
-            raise Diverged(f"{diverged}; there is no checkpoint from before it") from diverged
+            raise Diverged(f"{diverged}; there is no earlier checkpoint") from diverged
         if not diverged.rollback:
-            raise Diverged(f"{diverged}; the last good checkpoint is {shown(good)}, of step {steps[good]:,}") from diverged
-        self.trainer.strategy.barrier()  # all have seen the files
+            raise Diverged(f"{diverged}; the last good checkpoint is {display_path(good)}, of step {steps[good]:,}") from diverged
+        self.trainer.strategy.barrier()  # all ranks have read the files
         if self.trainer.is_global_zero:
-            log.warning("%s; back to step %s, with lower learning rates", diverged, f"{steps[good]:,}")
+            log.warning("%s; rolling back to step %s, with lower learning rates", diverged, f"{steps[good]:,}")
             record = read_json(self.run_dir / "run.json")
             rollbacks = [*record.get("rollbacks", []), {"to": steps[good], "because": str(diverged)}]
             write_json(record | {"rollbacks": rollbacks}, self.run_dir / "run.json")
-            place(good, folder / "last.ckpt")
+            link_or_copy(good, folder / "last.ckpt")
             for file, step in steps.items():
                 if step > steps[good] and file.name != "best.ckpt":
                     file.unlink()
@@ -196,24 +196,24 @@ class Train:
         self.checkpoint, self.trainer = folder / "last.ckpt", self.make_trainer()
 
     def continue_logs(self) -> None:
-        """What a run that resumes had logged beyond its checkpoint is about to be logged again: drop it."""
+        """Drop what a resumed run has logged after its checkpoint: it will be logged again."""
         step = step_of(self.checkpoint) if self.checkpoint else -1
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger):
-                keep_rows(logger, step)
+                truncate_metrics(logger, step)
             elif isinstance(logger, TensorBoardLogger) and list(Path(logger.log_dir).glob("events.out.tfevents.*")):
                 purge_events(logger, step + 1)
 
 
 def train_on_rank(config: dict[str, Any], run_dir: Path, checkpoint: Path | None, allowed: Sequence[str] | None) -> None:
-    """What each process of a run on several devices does."""
+    """Train in one process of a run on several devices."""
     train = Train(config, run_dir, checkpoint, allowed)
     train.setup()
     train.fit()
 
 
 def with_absolute_paths(config: dict[str, Any], resumes: bool) -> dict[str, Any]:
-    """The config with `data.root` and `start_from` as they are found from any folder, since it is kept in checkpoints."""
+    """Make `data.root` and `start_from` absolute, since checkpoints contain the config."""
     config = {**config, "data": dict(config["data"])}
     if isinstance(root := config["data"].get("root"), str):
         config["data"]["root"] = str(Path(root).expanduser().absolute())
@@ -223,76 +223,77 @@ def with_absolute_paths(config: dict[str, Any], resumes: bool) -> dict[str, Any]
 
 
 def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    """What one compares runs by: the choices and their numbers, each once, though the model refers to others."""
+    """Returns the settings that runs are compared by, each once although the model refers to others."""
     groups = (
         "seed", "start_from", "model", "loss", "regularizer", "augment", "constraint", "anneal", "optimizer", "schedule", "data",
         "trainer", "hardware",
     )  # fmt: skip
     others = [config[group] for group in groups[3:]] + list(config["optimizer"].values())
     own = {key: value for key, value in config["model"].items() if not isinstance(value, dict) or value not in others}
-    # A model may have a loss of its own, and no use for the game's other parts.
+    # A model may define its own loss and ignore the other groups.
     parts = ("loss", "regularizer", "augment", "constraint", "anneal")
     unused = {group for group in parts if config[group] not in config["model"].values()}
     return {group: config[group] for group in groups if group not in unused} | {"model": own}
 
 
 def priority(callback: pl.Callback) -> int:
-    """The watchdog sees a step first; checkpoints come after all that may measure at the same step."""
+    """Order of the callbacks: the watchdog first, checkpoints after all callbacks that may measure at the same step."""
     return 0 if isinstance(callback, Watchdog) else 2 if isinstance(callback, Checkpoint) else 1
 
 
 def in_folder(value: Any, run_dir: Path) -> Any:
-    """A node with the run's folder in place of `{run_dir}`: a config holds no path of its own, so that a run can be moved."""
+    """Replace `{run_dir}` in a node. The config itself stays free of the run folder's path, so a run can be moved."""
     if isinstance(value, dict):
         return {key: in_folder(item, run_dir) for key, item in value.items()}
     return value.replace("{run_dir}", str(run_dir)) if isinstance(value, str) else value
 
 
 def check_fit(system: System, data: DataModule) -> None:
-    """Raises ConfigError where the networks do not fit the data, each other, or their augmentations."""
+    """Raises ConfigError if the networks do not fit the data, each other, or the augmentations."""
     try:
         with torch.random.fork_rng(devices=[]):
             system.make_optimizers()
             system.check_shapes(data.shape)
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
-        raise located(error, "model") from error
+        raise to_config_error(error, "model") from error
     if system.classes not in (None, data.classes):
         raise ConfigError(
-            f"model.classes: {system.classes}, but the data has {data.classes}; write model.classes=${{data.classes}}"
+            f"model.classes: {system.classes}, but the data has {data.classes}; set model.classes=${{data.classes}}"
         )
 
 
 def check_devices(trainer: pl.Trainer, data: DataModule, system: System) -> None:
-    """Raises ConfigError where a batch cannot be divided among the devices, or another number of processes was started."""
+    """Raises ConfigError if a batch cannot be split over the devices, or the number of processes is wrong."""
     if trainer.num_nodes > 1 and not processes.external():
-        raise ConfigError("hardware.num_nodes: several machines are started by torchrun, see hardware=multinode")
+        raise ConfigError("hardware.num_nodes: training on several machines requires torchrun, see hardware=multinode")
     ranks = trainer.world_size
     started = int(os.environ.get("WORLD_SIZE", "1")) if processes.external() else ranks
     if started != ranks:
         raise ConfigError(
-            f"hardware: {started} processes were started, but this hardware is {ranks} devices; "
+            f"hardware: {started} processes were started, but this hardware has {ranks} devices; "
             "under torchrun choose hardware=multinode"
         )
     if data.batch_size % ranks:
         raise ConfigError(f"data.batch_size: {data.batch_size} cannot be split over {ranks} devices")
     local_batch_size = data.batch_size // ranks
     if local_batch_size % system.accumulate:
-        raise ConfigError(f"model.accumulate: a device's batch of {local_batch_size} has no {system.accumulate} equal parts")
+        raise ConfigError(f"model.accumulate: {system.accumulate} does not divide the batch of {local_batch_size} on each device")
     part, row = local_batch_size // system.accumulate, getattr(system, "samples_per_row", 1)
     if part % row:
-        raise ConfigError(f"data.batch_size: a device's part of {part} is no multiple of the {row} samples that D sees at once")
+        raise ConfigError(f"data.batch_size: each part of {part} on a device must be a multiple of the {row} samples of pack")
 
 
 def setup_metrics(setup: Callable[[], None]) -> None:
-    """Raises ConfigError for a metric that cannot be of this data, and for an extractor's file that is missing."""
+    """Raises ConfigError if a metric does not support this data, or an extractor's file is missing."""
     try:
         setup()
     except (ValueError, RuntimeError, OSError) as error:
-        raise located(error, "extractor" if str(error).startswith("weights:") else "metrics") from error
+        raise to_config_error(error, "extractor" if str(error).startswith("weights:") else "metrics") from error
 
 
 def seed_all(seed: int) -> None:
-    """Not Lightning's seed_everything: that leaves a note by which its DDP sets every rank back to the same state."""
+    """Seed Python, NumPy and torch. Unlike Lightning's seed_everything, set no PL_GLOBAL_SEED: DDP would reset all ranks to
+    it."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
