@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganexp import sampling
+from ganexp import latent_space, sampling
 from ganexp.cli.build import one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.latents import Latent
@@ -87,7 +87,8 @@ class Model:
 
     def generate(self, z: Tensor, y: Tensor | int | None = None, truncation: float = 1.0) -> Tensor:
         """x [N, *shape] of latents z [N, latent.dim], differentiable in z. `y`: the classes [N], or one for all, which a
-        conditional model requires. Raises ValueError for a z or y that does not fit the model."""
+        conditional model requires, or floating-point weights of the classes [N, classes], for what lies between them. Raises
+        ValueError for a z or y that does not fit the model."""
         if z.ndim != 2 or z.shape[1] != self.latent.dim:
             raise ValueError(f"z: must be [N, {self.latent.dim}], not {list(z.shape)}")
         return self.system.generate(z.to(self.device), self.labels(len(z), y), truncation)
@@ -99,12 +100,30 @@ class Model:
         mean: Tensor = self.system.encode(x.to(self.device), self.labels(len(x), y))[0]  # type: ignore[operator]
         return mean
 
+    # -- exploring: functions of ganexp.latent_space, whose first argument is the model --------------------------------
+
+    interpolate = latent_space.interpolation.interpolate
+    walk = latent_space.interpolation.walk
+    truncate = latent_space.mixing.truncate
+    style_mix = latent_space.mixing.style_mix
+    neighbours = latent_space.neighbours.neighbours
+    directions = latent_space.directions.directions
+    along = latent_space.directions.along
+    project = latent_space.projection.project
+    attribute = latent_space.attributes.attribute
+    spectrum = latent_space.spectrum.spectrum
+    reconstruct = latent_space.reconstruction.reconstruct
+
+    # -- checks -------------------------------------------------------------------------------------------------------
+
     def labels(self, n: int, y: Tensor | int | None) -> Tensor:
         """The labels [n] that the networks take: zeros for an unconditional model."""
         if self.classes is None and y is not None:
             raise ValueError("y: this model is unconditional and has no classes")
         if y is None and self.classes is not None:
             raise ValueError(f"y: this model is conditional: pass a class from 0 to {self.classes - 1}, or one for each sample")
+        if isinstance(y, Tensor) and y.is_floating_point() and y.shape == (n, self.classes):
+            return y.to(self.device)
         if isinstance(y, Tensor):
             if y.shape != (n,):
                 raise ValueError(f"y: must be [{n}], one for each sample, not {list(y.shape)}")

@@ -19,7 +19,18 @@ WEIGHTED = LAYERS | nn.Embedding
 
 def append_label(x: Tensor, y: Tensor, classes: int | None) -> Tensor:
     """x [N, D] with the one-hot label y [N] behind it: [N, D + classes] (Mirza & Osindero 2014, arXiv:1411.1784)."""
-    return torch.cat([x, F.one_hot(y, classes).to(x.dtype)], 1) if classes else x
+    return torch.cat([x, one_hot(y, classes).to(x.dtype)], 1) if classes else x
+
+
+def one_hot(y: Tensor, classes: int) -> Tensor:
+    """[N, classes] of labels y [N]. Weights of the classes [N, classes], for a point between classes, stay as they are."""
+    return y if y.is_floating_point() else F.one_hot(y, classes)
+
+
+def embed(embedding: nn.Module, y: Tensor) -> Tensor:
+    """[N, features] of labels y [N], or of weights of the classes [N, classes]: the weighted sum of their embeddings."""
+    assert isinstance(embedding, nn.Embedding)
+    return y.to(embedding.weight.dtype) @ embedding.weight if y.is_floating_point() else embedding(y)
 
 
 class MinibatchStd(nn.Module):
