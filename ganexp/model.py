@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganexp import latent_space, sampling
+import ganexp.latent_space as latent_space
+from ganexp import sampling
 from ganexp.cli.build import one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.latents import Latent

@@ -91,6 +91,7 @@ def test_every_option_of_every_task_is_explained() -> None:
             if key in config.TASK_KEYS:
                 continue
             default = parameters[key].default
+            default = list(default) if isinstance(default, tuple) else default
             assert value == ("???" if default is inspect.Parameter.empty else default) or (key, value) == ("runs", []), (
                 name,
                 key,
