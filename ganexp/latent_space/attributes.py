@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from sklearn.svm import LinearSVC
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -155,6 +154,8 @@ def check_attribute(model: TrainedModel, space: Space | None, source: Source | N
 
 def fitted(present: Tensor, absent: Tensor, space: Space, source: Source) -> Attribute:
     """The boundary of codes [A, D] and [B, D], fitted to four fifths of each and tested on the rest."""
+    from sklearn.svm import LinearSVC  # a second to import: only for who asks
+
     codes = torch.cat([present, absent]).double()
     has = torch.cat([torch.ones(len(present)), torch.zeros(len(absent))]).long()
     mean, std = codes.mean(0), codes.std(0).clamp(min=1e-8)
