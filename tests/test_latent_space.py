@@ -264,6 +264,8 @@ def test_white_noise_is_not_rough() -> None:
     white = torch.randn(1, 1, 32, 32)
     assert roughness([white]) < 0.05 * roughness([nn.functional.avg_pool2d(white, 3, 1, 1) * 3])
     assert roughness([torch.ones(1, 1, 16, 16)]) == 4  # two sizes, two shifts each
+    rows = torch.tensor([1.0, 1, -1, -1]).repeat(2)[:, None].expand(1, 1, 8, 8)  # moved by one row, uncorrelated with itself
+    assert roughness([rows]) == roughness([rows.transpose(2, 3)]) == 1
 
 
 @pytest.mark.parametrize("name", KINDS)
