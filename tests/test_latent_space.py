@@ -279,7 +279,7 @@ def test_a_generated_sample_is_found_again(name: str, model: Models) -> None:
     assert torch.allclose(((found.picture - target[0]) ** 2).mean(), torch.tensor(found.mse), atol=1e-6)
     if name == "styles":
         assert found.space == "w+" and len(found.noise) == 3 and not m.system.sampler.first.noise.requires_grad  # type: ignore
-        assert all(abs(float(n.std(correction=0)) - 1) < 0.01 for n in found.noise)
+        assert all(abs(float(n.std(correction=0)) - 1) < 0.01 and abs(float(n.mean())) < 0.01 for n in found.noise)
 
 
 @pytest.mark.parametrize("space", ["z", "w", "w+"])
