@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import ganexp.latent_space as latent_space
 from ganexp import sampling
 from ganexp.cli.build import one_line
 from ganexp.cli.messages import ConfigError
@@ -86,8 +87,9 @@ class Model:
         return sampling.sample(self.system, n, label, seed, truncation)
 
     def generate(self, z: Tensor, y: Tensor | int | None = None, truncation: float = 1.0) -> Tensor:
-        """Returns x [N, *shape] for latents z [N, latent.dim], differentiable in z. `y`: classes [N], or one class for all;
-        required by a conditional model. Raises ValueError if z or y does not fit the model."""
+        """Returns x [N, *shape] for latents z [N, latent.dim], differentiable in z. `y`: classes [N], one class for all, or
+        floating-point weights of the classes [N, classes]; required by a conditional model. Raises ValueError if z or y does not
+        fit the model."""
         if z.ndim != 2 or z.shape[1] != self.latent.dim:
             raise ValueError(f"z: must be [N, {self.latent.dim}], got {list(z.shape)}")
         return self.system.generate(z.to(self.device), self.labels(len(z), y), truncation)
@@ -100,12 +102,30 @@ class Model:
         mean: Tensor = self.system.encode(x.to(self.device), self.labels(len(x), y))[0]  # type: ignore[operator]
         return mean
 
+    # -- exploring: functions of ganexp.latent_space, whose first argument is the model --------------------------------
+
+    interpolate = latent_space.interpolation.interpolate
+    walk = latent_space.interpolation.walk
+    truncate = latent_space.mixing.truncate
+    style_mix = latent_space.mixing.style_mix
+    neighbours = latent_space.neighbours.neighbours
+    directions = latent_space.directions.directions
+    along = latent_space.directions.along
+    project = latent_space.projection.project
+    attribute = latent_space.attributes.attribute
+    spectrum = latent_space.spectrum.spectrum
+    reconstruct = latent_space.reconstruction.reconstruct
+
+    # -- checks -------------------------------------------------------------------------------------------------------
+
     def labels(self, n: int, y: Tensor | int | None) -> Tensor:
         """Returns the labels [n] that the networks take: zeros for an unconditional model."""
         if self.classes is None and y is not None:
             raise ValueError("y: this model is unconditional and has no classes")
         if y is None and self.classes is not None:
             raise ValueError(f"y: this model is conditional: pass a class from 0 to {self.classes - 1}, or one for each sample")
+        if isinstance(y, Tensor) and y.is_floating_point() and y.shape == (n, self.classes):
+            return y.to(self.device)
         if isinstance(y, Tensor):
             if y.shape != (n,):
                 raise ValueError(f"y: must be [{n}], one for each sample, got {list(y.shape)}")

@@ -157,7 +157,7 @@ def test_the_worked_examples(trained: Path) -> None:
             (made,) = (trained / "outputs" / "moons").iterdir()
             made.rename(made.with_name("TIME"))
     assert list((trained / "outputs" / "sample").glob("*/scatter.png"))
-    (picture,) = (trained / "outputs" / "walk").glob("*/walk.png")
+    (picture,) = (trained / "outputs" / "strip").glob("*/strip.png")
     assert Image.open(picture).width > 10 * Image.open(picture).height
 
 

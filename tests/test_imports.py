@@ -12,6 +12,19 @@ ROOT = Path(__file__).parent.parent / "ganexp"
 GAME = {"networks", "losses", "round", "regularizers", "augment", "constraints", "controls", "scalars", "latents", "ema"}
 LEAVES = {"networks", "losses", "controls", "scalars", "latents", "ema", "files", "images", "lightning_internals"}
 CALLBACKS = {"callbacks", "systems", "metrics", "data", "evaluation", "sampling", "pictures", "files", "cli"}
+LATENT_SPACE = {
+    "latents",
+    "sampling",
+    "systems",
+    "images",
+    "files",
+    "pictures",
+    "data",
+    "metrics",
+    "evaluation",
+    "runtime",
+    "cli",
+}
 EVERYTHING = {file.relative_to(ROOT).parts[0].removesuffix(".py") for file in ROOT.rglob("*.py")} | {""}
 MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "data": {"files", "images"},
@@ -27,7 +40,8 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "callbacks": CALLBACKS | {""},
     "runs": {"files", "cli"},
     "runtime": CALLBACKS,
-    "model": {"latents", "sampling", "systems", "runtime", "runs", "cli"},
+    "latent_space": LATENT_SPACE,
+    "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "latent_space"},
     "cli": {"files", "runs", "runtime"},
     "tasks": EVERYTHING - {"__main__"},
     "__main__": {"cli"},

@@ -80,7 +80,8 @@ def test_every_option_of_every_task_is_explained() -> None:
 
     with config.config_tree():
         names = options("task")
-    assert {"train", "resume", "sample", "evaluate", "compare", "prepare", "inspect"} == set(names)
+    tools = {"interpolate", "walk", "truncate", "style_mix", "neighbours", "directions", "attributes", "project", "spectrum"}
+    assert {"train", "resume", "sample", "evaluate", "compare", "prepare", "inspect", "reconstruct"} | tools == set(names)
     for name in names:
         text = (config.CONF_DIR / "task" / f"{name}.yaml").read_text()
         node = yaml.safe_load(text)
@@ -90,6 +91,7 @@ def test_every_option_of_every_task_is_explained() -> None:
             if key in config.TASK_KEYS:
                 continue
             default = parameters[key].default
+            default = list(default) if isinstance(default, tuple) else default
             assert value == ("???" if default is inspect.Parameter.empty else default) or (key, value) == ("runs", []), (
                 name,
                 key,

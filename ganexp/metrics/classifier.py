@@ -107,7 +107,6 @@ class Classifier(Extractor):
     def fingerprint(self) -> str:
         return hash_of(self)
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.trunk(x.flatten(0, 1)[:, None] if self.by_channel else x)
         logits = self.head(features)

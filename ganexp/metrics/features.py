@@ -105,7 +105,6 @@ class Random(Extractor):
     def fingerprint(self) -> str:
         return hash_of(self.levels)
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = []
         for level in self.levels:

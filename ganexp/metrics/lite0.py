@@ -38,11 +38,15 @@ class Lite0(Extractor):
     def fingerprint(self) -> str:
         return self.digest
 
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The network's four maps of images [N, C, H, W]; differentiable in them."""
         assert self.network is not None
         x = x[:, :1].expand(-1, 3, -1, -1) if x.shape[1] < 3 else x[:, :3]
         if x.shape[2:] != (self.size, self.size):
             x = F.interpolate(x, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(-1, 1)
-        features = self.network.pooled(self.network(x.contiguous(memory_format=torch.channels_last))[-1])
+        return self.network(x.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        assert self.network is not None
+        features = self.network.pooled(self.maps(x)[-1])
         return {"features": features, "logits": self.network.classify(features)}

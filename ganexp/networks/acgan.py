@@ -14,7 +14,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ganexp.networks.layers import Head, check_image, glorot
+from ganexp.networks.layers import Head, check_image, embed, glorot
 from ganexp.networks.output import Output
 
 Norm = partial(nn.BatchNorm2d, momentum=0.2, eps=1e-3)
@@ -54,7 +54,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         if self.label is not None:
-            z = z * self.label(y)
+            z = z * embed(self.label, y)
         return self.blocks(self.project(z))
 
 

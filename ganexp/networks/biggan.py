@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganexp.networks.attention import attention_at
-from ganexp.networks.layers import Head, apply_spectral_norm, zero_bias
+from ganexp.networks.layers import Head, apply_spectral_norm, embed, zero_bias
 from ganexp.networks.output import Output
 from ganexp.networks.resnet import Up, num_downsamplings, pyramid
 
@@ -111,7 +111,7 @@ class Generator(nn.Module):
         first, *chunks = z[:, : self.chunks * self.chunk].split(self.chunk, 1)
         h = self.project(first).view(-1, *self.bottom)
         for block, attend, chunk in zip(self.blocks, self.attend, chunks, strict=True):
-            h = attend(block(h, chunk if self.label is None else torch.cat([self.label(y), chunk], 1)))
+            h = attend(block(h, chunk if self.label is None else torch.cat([embed(self.label, y), chunk], 1)))
         return self.out(F.relu(self.norm(h))).tanh()
 
 

@@ -19,7 +19,18 @@ WEIGHTED = LAYERS | nn.Embedding
 
 def append_label(x: Tensor, y: Tensor, classes: int | None) -> Tensor:
     """x [N, D], y [N] -> [N, D + classes]: appends the one-hot label (Mirza & Osindero 2014, arXiv:1411.1784)."""
-    return torch.cat([x, F.one_hot(y, classes).to(x.dtype)], 1) if classes else x
+    return torch.cat([x, one_hot(y, classes).to(x.dtype)], 1) if classes else x
+
+
+def one_hot(y: Tensor, classes: int) -> Tensor:
+    """Labels y [N] -> [N, classes]. Floating-point weights of the classes [N, classes] are returned as they are."""
+    return y if y.is_floating_point() else F.one_hot(y, classes)
+
+
+def embed(embedding: nn.Module, y: Tensor) -> Tensor:
+    """Labels y [N] -> their embeddings [N, features]; weights of the classes [N, classes] -> the weighted sum of embeddings."""
+    assert isinstance(embedding, nn.Embedding)
+    return y.to(embedding.weight.dtype) @ embedding.weight if y.is_floating_point() else embedding(y)
 
 
 class MinibatchStd(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ganexp.networks.layers import map_sizes
+from ganexp.networks.layers import embed, map_sizes
 from ganexp.networks.output import Output
 from ganexp.networks.resampling import down, up
 
@@ -130,7 +130,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         if self.label is not None:
-            z = torch.cat([z, self.label(y).to(z.dtype)], 1)
+            z = torch.cat([z, embed(self.label, y).to(z.dtype)], 1)
         return self.to_rgb(self.stages(self.basis * self.project(z)[:, :, None, None]))
 
 

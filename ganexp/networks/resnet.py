@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganexp.networks.attention import attention_at
-from ganexp.networks.layers import Head, apply_spectral_norm, glorot, map_sizes
+from ganexp.networks.layers import Head, apply_spectral_norm, embed, glorot, map_sizes
 from ganexp.networks.output import Output
 
 
@@ -52,7 +52,7 @@ class BatchNorm(nn.Module):
         h = self.norm(h)
         if self.label is None:
             return h
-        scale, shift = self.label(y).to(h.dtype)[:, :, None, None].chunk(2, 1)
+        scale, shift = embed(self.label, y).to(h.dtype)[:, :, None, None].chunk(2, 1)
         return scale * h + shift
 
 

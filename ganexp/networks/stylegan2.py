@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ganexp.networks.layers import MinibatchStd, map_sizes
+from ganexp.networks.layers import MinibatchStd, map_sizes, one_hot
 from ganexp.networks.output import Output
 from ganexp.networks.resampling import blur, down, up
 
@@ -84,7 +84,7 @@ class Mapping(nn.Module):
     def forward(self, z: Tensor | None, y: Tensor) -> Tensor:
         inputs = [] if z is None else [normalize(z)]
         if self.label is not None:
-            inputs.append(normalize(self.label(F.one_hot(y, self.label.in_features).to(self.label.weight.dtype))))
+            inputs.append(normalize(self.label(one_hot(y, self.label.in_features).to(self.label.weight.dtype))))
         w = torch.cat(inputs, 1)
         for layer in self.layers:
             w = act(layer(w))

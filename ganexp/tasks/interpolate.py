@@ -1,0 +1,49 @@
+"""task=interpolate: samples between seeds, and between classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganexp.latent_space import film
+from ganexp.latent_space.codes import Space, check_seeds, render
+from ganexp.latent_space.interpolation import Curve, interpolation
+from ganexp.tasks.tool import Tool, check_counts
+
+
+class Interpolate(Tool):
+    """interpolation.png: a row from each keyframe to the next, of `steps` samples; and the same as a film of the kind `film`.
+
+    A keyframe is a seed and a class; of `seeds` and `labels`, the fewer are repeated in turn. Without `seeds` they are `num` from
+    config["seed"] on, without `labels` all classes in turn. `space`, `curve`, `truncation`: see Model.interpolate. Raises
+    ValueError for what the model does not have.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], run_dir: Path, seeds: Sequence[int] | None = None, labels: Sequence[int] | None = None,
+        num: int = 5, steps: int = 8, space: Space | None = None, curve: Curve | None = None, truncation: float = 1.0,
+        film: str | None = None, fps: float = 12,
+    ):  # fmt: skip
+        super().__init__(config, run_dir)
+        check_counts(num=num)
+        check_counts(2, steps=steps)
+        check_seeds(seeds or [0])
+        self.chosen_seeds, self.labels, self.num, self.steps = seeds, labels, num, steps
+        self.space, self.curve, self.truncation, self.film, self.fps = space, curve, truncation, film, fps
+
+    def check(self) -> None:
+        film.check_film(self.model, self.film, self.fps)
+        seeds = self.seeds(self.chosen_seeds, self.num)
+        self.codes = interpolation(self.model, seeds, self.labels, self.steps, self.space, self.curve, self.truncation)
+        self.check_sheet("steps", len(self.codes.x) // self.steps, self.steps)
+
+    def run(self) -> None:
+        """Write the pictures."""
+        with torch.no_grad():
+            samples = render(self.model, self.codes).unflatten(0, (-1, self.steps))
+        self.save_sheet(samples, "interpolation")
+        self.save_film(self.codes, "interpolation", self.film, self.fps)
+        self.report(f"{len(samples)} rows of {self.steps} samples in {self.codes.space}")

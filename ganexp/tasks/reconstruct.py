@@ -1,0 +1,45 @@
+"""task=reconstruct: real samples through a model's encoder and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganexp.latent_space.reconstruction import check_encoder
+from ganexp.tasks.tool import Tool, check_counts
+
+
+class Reconstruct(Tool):
+    """reconstruction.png: rows of training samples, each above a row of their reconstructions; and reconstruction.json, the mean
+    square difference. See Model.reconstruct. Raises ValueError for a model without an encoder."""
+
+    def __init__(self, config: dict[str, Any], run_dir: Path, num: int = 32):
+        super().__init__(config, run_dir)
+        check_counts(num=num)
+        self.num = num
+
+    def check(self) -> None:
+        check_encoder(self.model)
+        self.check_sheet("num", 2, self.num)
+        _ = self.data  # loads it
+
+    def run(self) -> None:
+        """Reconstruct, and write."""
+        found = self.model.reconstruct(self.num, self.data)
+        if found.real.ndim == 4:
+            self.save_sheet(above(found.real, found.reconstructed), "reconstruction")
+        else:
+            self.save_sheet(torch.stack([found.real, found.reconstructed], 1), "reconstruction")
+        numbers = found.summary()
+        self.save_numbers(numbers, "reconstruction")
+        self.report(f"mean square difference of {numbers['samples']} samples: {numbers['mse']:.4g}")
+
+
+def above(real: torch.Tensor, reconstructed: torch.Tensor, columns: int = 8) -> torch.Tensor:
+    """[2 · rows, columns, *shape]: rows of real samples, each above their reconstructions; what is missing of the last is -1."""
+    columns = min(columns, len(real))
+    missing = -len(real) % columns
+    both = [torch.cat([x, x.new_full((missing, *x.shape[1:]), -1)]).unflatten(0, (-1, columns)) for x in (real, reconstructed)]
+    return torch.stack(both, 1).flatten(0, 1)

@@ -1,0 +1,39 @@
+"""task=truncate: the same seeds at several truncations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ganexp.latent_space.codes import check_number, check_seeds, labels_in_turn
+from ganexp.tasks.tool import Tool, check_counts
+
+
+class Truncate(Tool):
+    """truncation.png: a row a seed, a column a truncation of `psi`; see Model.truncate.
+
+    Without `seeds` they are `num` from config["seed"] on, without `labels` all classes in turn.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], run_dir: Path, seeds: Sequence[int] | None = None, labels: Sequence[int] | None = None,
+        num: int = 8, psi: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    ):  # fmt: skip
+        super().__init__(config, run_dir)
+        check_counts(num=num, psi=len(psi))
+        check_seeds(seeds or [0])
+        for value in psi:
+            check_number("psi", value, -10, 10)
+        self.chosen_seeds, self.labels, self.num, self.psi = seeds, labels, num, psi
+
+    def check(self) -> None:
+        self.rows = self.seeds(self.chosen_seeds, self.num)
+        check_number("psi", len(self.psi) * len(self.rows), 1, 10_000)
+        labels_in_turn(self.model, 1, self.labels)
+        self.check_sheet("num", len(self.rows), len(self.psi))
+
+    def run(self) -> None:
+        """Write the picture."""
+        self.save_sheet(self.model.truncate(self.rows, self.labels, self.psi), "truncation")
+        self.report(f"{len(self.rows)} seeds at truncations {', '.join(map(str, self.psi))}")
