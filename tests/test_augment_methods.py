@@ -173,8 +173,8 @@ def test_only_the_first_layer_of_d_widens() -> None:
     "choices, message",
     [
         (["model=cdcgan"], "pack needs an unconditional model, since samples"),
-        (["model=dcgan", "data.batch_size=9"], "data.batch_size: a device's part of 9 is no multiple of the 2 samples"),
-        (["model=dcgan", "model.accumulate=8"], "a device's part of 1 is no multiple of the 2 samples"),
+        (["model=dcgan", "data.batch_size=9"], "data.batch_size: each part of 9 on a device must be a multiple of the 2 samples"),
+        (["model=dcgan", "model.accumulate=8"], "each part of 1 on a device must be a multiple of the 2 samples"),
     ],
 )
 def test_what_cannot_be_packed(choices: list[str], message: str, cli: Callable[..., Answer]) -> None:
