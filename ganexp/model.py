@@ -14,6 +14,8 @@ from torch import Tensor
 from ganexp import sampling
 from ganexp.cli.build import one_line
 from ganexp.cli.messages import ConfigError
+from ganexp.export import folder as exporting
+from ganexp.export import hub
 from ganexp.latents import Latent
 from ganexp.runs import find_checkpoint
 from ganexp.runtime.restoring import restore
@@ -22,7 +24,7 @@ from ganexp.systems.base import System
 
 def load(run_or_checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu", trust: Sequence[str] = ()) -> Model:
     """The model of a run's folder (its best checkpoint if there is one, otherwise its last), of `latest` (the newest run below
-    outputs/), or of the file of a checkpoint.
+    outputs/), or of the file of a checkpoint; or of a folder that task=export has written.
 
     Runs no code from the file: it may name ganexp's own classes and those below the module prefixes `trust`. Raises
     ganexp.ConfigError, an Exception of one line, if there is no such run or file, it is damaged, or the device is not there.
@@ -30,6 +32,18 @@ def load(run_or_checkpoint: str | os.PathLike[str], device: str | torch.device =
     file = find_checkpoint(run_or_checkpoint)
     system, config, step = restore(file, trust)
     return Model(system, config, step, file).to(device)
+
+
+def from_hub(
+    repo: str,
+    device: str | torch.device = "cpu",
+    trust: Sequence[str] = (),
+    revision: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> Model:
+    """The exported model USER/NAME of the Hugging Face Hub; see export.hub.download and load."""
+    return load(hub.download(repo, revision, token, endpoint), device, trust)
 
 
 class Model:
@@ -120,3 +134,15 @@ class Model:
             raise ValueError("label: this model is unconditional and has no classes")
         if label is not None and not 0 <= label < (self.classes or 0):
             raise ValueError(f"label: {label}, but the classes of this model are 0 to {(self.classes or 0) - 1}")
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        format: str = "safetensors",
+        data_license: str | None = None,
+        num: int = 64,
+        seed: int = 0,
+    ) -> Path:
+        """Write a folder to give away, which `load` opens; see export.folder.export. Raises ValueError."""
+        exporting.export(self, Path(folder), format, data_license, num, seed)
+        return Path(folder)

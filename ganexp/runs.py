@@ -12,11 +12,12 @@ from ganexp.files import read_json
 
 ROOT = Path("outputs")  # where `latest` is looked for
 LATEST = "latest"
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"  # of an exported model
 
 
 def find_checkpoint(run: str | os.PathLike[str], key: str = "run") -> Path:
     """The checkpoint of a run's folder, best.ckpt or else last.ckpt; of the newest run that has one for `latest`; or the file
-    itself. `key`: for messages. Raises ConfigError if there is none."""
+    itself. A folder may also be an exported one: its model.safetensors. `key`: for messages. Raises ConfigError if there is none."""
     if str(run) == LATEST:
         for folder in newest_first(ROOT):
             if (file := checkpoint_in(folder)) is not None:
@@ -26,9 +27,13 @@ def find_checkpoint(run: str | os.PathLike[str], key: str = "run") -> Path:
         )
     path = Path(run).expanduser()
     if os.path.isdir(path):
-        if (file := checkpoint_in(path)) is None:
-            raise ConfigError(f"{key}: {path} has no checkpoint, neither checkpoints/best.ckpt nor checkpoints/last.ckpt")
-        return file
+        if (file := checkpoint_in(path)) is not None:
+            return file
+        if (path / WEIGHTS).is_file():
+            return path / WEIGHTS
+        raise ConfigError(
+            f"{key}: {path} has no checkpoint, neither checkpoints/best.ckpt nor checkpoints/last.ckpt, and no {WEIGHTS}"
+        )
     if not os.path.isfile(path):
         raise ConfigError(f"{key}: there is no file or folder {path}")
     return path
@@ -58,7 +63,9 @@ def newest_first(root: Path) -> list[Path]:
     """The folders below `root` that hold a run's config or checkpoints, sweeps' jobs included, by when they started."""
     found = []
     for folder, below, files in os.walk(root):
-        if "config.yaml" in files or "checkpoints" in below:
+        if WEIGHTS in files:  # exported, not trained
+            below.clear()
+        elif "config.yaml" in files or "checkpoints" in below:
             found.append(Path(folder))
             below.clear()
         elif ".hydra" in below:

@@ -26,12 +26,13 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "pictures": {"files", "images"},
     "callbacks": CALLBACKS | {""},
     "runs": {"files", "cli"},
-    "runtime": CALLBACKS,
-    "model": {"latents", "sampling", "systems", "runtime", "runs", "cli"},
+    "runtime": CALLBACKS | {"runs"},
+    "export": {"systems", "sampling", "pictures", "images", "files", "runs", "runtime", "cli"},
+    "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "export"},
     "cli": {"files", "runs", "runtime"},
     "tasks": EVERYTHING - {"__main__"},
     "__main__": {"cli"},
-    "__init__": {"model", "cli"},
+    "__init__": {"model", "cli", "export"},
 }
 
 

@@ -80,7 +80,7 @@ def test_every_option_of_every_task_is_explained() -> None:
 
     with config.config_tree():
         names = options("task")
-    assert {"train", "resume", "sample", "evaluate", "compare", "prepare", "inspect"} == set(names)
+    assert {"train", "resume", "sample", "evaluate", "compare", "prepare", "inspect", "export"} == set(names)
     for name in names:
         text = (config.CONF_DIR / "task" / f"{name}.yaml").read_text()
         node = yaml.safe_load(text)

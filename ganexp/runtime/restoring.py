@@ -14,6 +14,7 @@ from ganexp.callbacks.state import FORMAT
 from ganexp.cli.build import OURS, build, one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.data.module import DataModule
+from ganexp.runtime import exported
 from ganexp.systems.base import System
 
 Built = TypeVar("Built")
@@ -35,7 +36,10 @@ def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], i
     try:
         if not isinstance(step, int) or not isinstance(config, dict):
             raise ConfigError("its step is not a number or its config is not a mapping")
-        system = build_node(config, "model", System, trust)
+        if file.suffix == ".safetensors":
+            system: System = exported.build_sampler(config, content["state_dict"], trust)
+        else:
+            system = build_node(config, "model", System, trust)
         system.load_state_dict(content["state_dict"])
     except ConfigError as mistake:
         raise ConfigError(f"run: {file}: {mistake}") from mistake
@@ -77,6 +81,8 @@ def read(file: Path) -> dict[str, Any]:
 
     torch.load compares no checksums and unpacks whatever it is given; the archive is therefore checked first.
     """
+    if file.suffix == ".safetensors":
+        return exported.read(file)
     try:
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
