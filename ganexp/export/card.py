@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-LONGEST = 200  # characters of one value
+LONGEST = 1000  # characters of one value
 LIMITS = """\
 - The samples are generated; they show no real object, person or place, but may resemble training images closely.
 - The model repeats what is frequent in its training data, and the biases of that data.
@@ -41,8 +41,8 @@ def escaped(value: object) -> str:
     text = "".join(c if c.isprintable() else " " for c in str(value))  # line ends, and marks that turn the direction of text
     text = " ".join(text.split())
     text = text if len(text) <= LONGEST else text[:LONGEST] + " …"
-    text = re.sub(r"([\\`*_{}\[\]<>()#|~&!:$^@\"'])", r"\\\1", text)
-    return re.sub(r"(?i)(www)\.", r"\1\\.", text)
+    text = re.sub(r"([\\`*_{}\[\]<>#|~&!$^@])", r"\\\1", text)
+    return re.sub(r"(?i)(www)\.|:(?=//)", lambda found: f"{found[1]}\\." if found[1] else "\\:", text)  # else links by themselves
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -80,7 +80,8 @@ def usage(facts: Facts, programs: Sequence[str]) -> str:
         f'```python\nimport ganexp\n\nmodel = ganexp.load(".")  # this folder; nothing in it runs code\n'
         f"x = model.sample(16{label}, seed=0)  # [16, {shape}]{scale}\n```"
     )
-    inputs = f"z float32 [N, {facts.latent_dim}], standard normal unless config.yaml has another latent"
+    prior = short(mapping(mapping(facts.config.get("model")).get("latent")).get("_target_"))
+    inputs = f"z float32 [N, {facts.latent_dim}], sampled from {escaped(prior)}"
     inputs += f", and label int64 [N] from 0 to {facts.classes - 1}" if facts.classes else ""
     for program in programs:
         text += f"\n\n`{program}`: inputs {inputs}; output samples float32 [N, {shape}]{scale}."
@@ -128,7 +129,7 @@ def metrics(facts: Facts) -> str:
     ]
     text = table(["metric", "value", "fingerprint of the protocol"], rows)
     lines = [
-        f"- {escaped(name)}: " + escaped(", ".join(f"{key} {plain(value)}" for key, value in protocol.items()))
+        f"- {escaped(name)}: " + escaped(settings(flat(protocol)))
         for name, protocol in protocols.items()
         if protocol
     ]
@@ -148,6 +149,14 @@ def recipe(node: Any, path: str) -> Iterator[tuple[str, str]]:
 def settings(node: Mapping[str, Any]) -> str:
     own = {key: value for key, value in node.items() if not str(key).startswith("_") and not isinstance(value, Mapping)}
     return ", ".join(f"{key} {plain(value)}" for key, value in own.items())
+
+
+def flat(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A nested mapping as {"real.images": value}."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return found
 
 
 def short(target: object) -> str:

@@ -40,15 +40,14 @@ def push_to_hub(
     folder = Path(folder)
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"folder: {folder} holds no {WEIGHTS}; task=export makes such a folder")
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     files = list(files_of(folder))
     api = HfApi(endpoint=endpoint, token=token)
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        done = api.upload_folder(
-            folder_path=folder, repo_id=repo, allow_patterns=[name for name, _ in files], commit_message="Exported by ganexp"
-        )
+        added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name, _ in files]
+        done = api.create_commit(repo, added, commit_message="Exported by ganexp")
     except Exception as error:  # of the network, of the server, of its client
         sizes = ", ".join(f"{name} ({size:,} bytes)" for name, size in files)
         raise ConfigError(
@@ -74,6 +73,5 @@ def download(repo: str, revision: str | None = None, token: str | None = None, e
 
 
 def reason(error: Exception) -> str:
-    """The first line of a client's error, which may have many."""
-    name = type(error).__name__
-    return f"{name}: {one_line(error)[:200]}"
+    """A client's error, which may have many lines."""
+    return f"{type(error).__name__}: {one_line(error)[:200]}"
