@@ -55,7 +55,7 @@ def running() -> Iterator[Hub]:
                 made = json.loads(body)
                 repo = f"{made['organization']}/{made['name']}"
                 hub.repos.setdefault(repo, {})
-                hub.private[repo] = bool(made.get("private"))
+                hub.private[repo] = bool(made.get("private")) or made.get("visibility") == "private"
                 self.answer({"url": f"{hub.endpoint}/{repo}", "id": repo, "name": repo})
             elif path == "api/validate-yaml":
                 self.answer({"errors": [], "warnings": []})
@@ -63,7 +63,8 @@ def running() -> Iterator[Hub]:
                 self.of_model("/".join(parts[2:4]), parts[4], body)
             elif path.endswith("info/lfs/objects/batch"):
                 objects = [
-                    {**o, "actions": {"upload": {"href": f"{hub.endpoint}/store/{o['oid']}"}}} for o in json.loads(body)["objects"]
+                    {**o, "actions": {"upload": {"href": f"{hub.endpoint}/store/{o['oid']}"}}}
+                    for o in json.loads(body)["objects"]
                 ]
                 self.answer({"transfer": "basic", "objects": objects})
             elif parts[0] == "store":
@@ -108,7 +109,9 @@ def running() -> Iterator[Hub]:
                         hub.repos[repo][value["path"]] = base64.b64decode(value["content"])
                     elif line["key"] == "lfsFile":
                         hub.repos[repo][value["path"]] = hub.stored[value["oid"]]
-                self.answer({"success": True, "commitOid": SHA, "commitUrl": f"{hub.endpoint}/{repo}/commit/{SHA}", "hookOutput": ""})
+                self.answer(
+                    {"success": True, "commitOid": SHA, "commitUrl": f"{hub.endpoint}/{repo}/commit/{SHA}", "hookOutput": ""}
+                )
             elif what == "tree":
                 files = [
                     {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}

@@ -375,6 +375,10 @@ def with_header(file: Path, change: Callable[[dict[str, Any]], object], length: 
     file.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + content[8 + old :])
 
 
+def with_metadata(file: Path, text: str) -> None:
+    with_header(file, lambda header: header.update(__metadata__={"ganexp": text}))
+
+
 def with_tensors(file: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     metadata, tensors = header_of(file)["__metadata__"], {k: v.clone() for k, v in load_file(file).items()}
     change(tensors)
@@ -391,17 +395,27 @@ def first(header: dict[str, Any]) -> dict[str, Any]:
         (lambda f: with_header(f, lambda h: first(h).update(shape=[2**40, 2**40])), "is damaged, or is not a safetensors file"),
         (lambda f: with_header(f, lambda h: first(h).update(shape=[10**30])), "is damaged, or is not a safetensors file"),
         (lambda f: with_header(f, lambda h: first(h).update(shape=[-1])), "is damaged, or is not a safetensors file"),
-        (lambda f: with_header(f, lambda h: first(h).update(data_offsets=[0, 2**40])), "is damaged, or is not a safetensors file"),
+        (
+            lambda f: with_header(f, lambda h: first(h).update(data_offsets=[0, 2**40])),
+            "is damaged, or is not a safetensors file",
+        ),
         (lambda f: with_header(f, lambda h: None, length=2**62), "is damaged, or is not a safetensors file"),
         (lambda f: with_header(f, lambda h: None, length=5), "is damaged, or is not a safetensors file"),
         (lambda f: with_header(f, lambda h: h.pop("__metadata__")), "was not written by ganexp"),
-        (lambda f: with_header(f, lambda h: h["__metadata__"].update(ganexp_format="2")), r"has another format \(2\)"),
-        (lambda f: with_header(f, lambda h: h["__metadata__"].update(step="many")), "is damaged: its metadata cannot be read"),
-        (lambda f: with_header(f, lambda h: h["__metadata__"].update(facts="[" * 10**5)), "is damaged: its metadata"),
+        (lambda f: with_metadata(f, '{"format": 2, "step": 1, "facts": {}}'), r"has another format \(2\)"),
+        (lambda f: with_metadata(f, '{"format": 1, "step": "many", "facts": {}}'), "is damaged: its metadata has no step"),
+        (lambda f: with_metadata(f, "x"), "is damaged: its metadata cannot be read"),
+        (lambda f: with_metadata(f, "[" * 10**5), "is damaged: its metadata cannot be read"),
         (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is damaged, or is not a safetensors file"),
         (lambda f: f.write_bytes(b"\x80\x04}."), "is damaged, or is not a safetensors file"),
-        (lambda f: with_tensors(f, lambda t: t.update(label_counts=torch.ones(11))), r": label_counts is \[11\] float32 in the file"),
-        (lambda f: with_tensors(f, lambda t: t.update(label_counts=torch.ones(10).double())), r": label_counts is \[10\] float64"),
+        (
+            lambda f: with_tensors(f, lambda t: t.update(label_counts=torch.ones(11))),
+            r": label_counts is \[11\] float32 in the file",
+        ),
+        (
+            lambda f: with_tensors(f, lambda t: t.update(label_counts=torch.ones(10).double())),
+            r": label_counts is \[10\] float64",
+        ),
         (lambda f: with_tensors(f, lambda t: t.update(more=torch.ones(1))), ": more is in the file only"),
         (lambda f: with_tensors(f, lambda t: t.pop("label_counts")), ": label_counts is in the config only"),
     ],
@@ -422,7 +436,9 @@ def generator(**values: Any) -> Callable[[Path], None]:
     return lambda file: with_config(file, lambda config: config["model"]["generator"].update(values))
 
 
-BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True))
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
+)
 DEEP = {"_target_": "ganexp.networks.mlp.Generator", "shape": [1, 8, 8], "latent_dim": 100, "hidden": [1] * 10**5, "classes": 10}
 
 
@@ -439,15 +455,21 @@ DEEP = {"_target_": "ganexp.networks.mlp.Generator", "shape": [1, 8, 8], "latent
         (generator(shape="${oc.env:HOME}"), r": model\.generator\.shape: the file holds an interpolation"),
         (generator(width=10**9), ".*the config asks for more parameters than the file holds"),
         (generator(width=3), r": \S+ is \[\S+( \d+,?\]?)* .*in the file, .* by the config"),
-        (lambda f: with_config(f, lambda c: c["model"].update(generator=DEEP)), ": "),
+        (lambda f: with_config(f, lambda c: c["model"].update(generator=DEEP)), " comes with a config.yaml of more than"),
         (lambda f: with_config(f, lambda c: c["model"].update(classes=10**15)), r": label_counts is \[10\]"),
-        (lambda f: with_config(f, lambda c: c["model"]["latent"].update(dim=10**15)), r": model\.latent\.dim: 1,000,000,000,000,000"),
+        (
+            lambda f: with_config(f, lambda c: c["model"]["latent"].update(dim=10**15)),
+            r": model\.latent\.dim: 1,000,000,000,000,000",
+        ),
         (lambda f: with_config(f, lambda c: c["model"]["latent"].update(dim=99)), " does not fit its own config: "),
         (lambda f: with_config(f, lambda c: c.update(model=3)), ": model: must be a mapping"),
         (lambda f: f.write_text(BOMB), " comes with a config.yaml that holds YAML aliases"),
-        (lambda f: f.write_text("x: " + "y" * 2**20), " comes with a config.yaml of more than 1,048,576 bytes"),
-        (lambda f: f.write_text("a: !!python/object/apply:os.system ['true']"), " comes without a readable config.yaml: could not det"),
-        (lambda f: f.write_text("[" * 10**5), " comes without a readable config.yaml"),
+        (lambda f: f.write_text("x: " + "y" * 2**16), " comes with a config.yaml of more than 65,536 bytes"),
+        (
+            lambda f: f.write_text("a: !!python/object/apply:os.system ['true']"),
+            " comes without a readable config.yaml: could not det",
+        ),
+        (lambda f: f.write_text("[" * 10**4), " comes without a readable config.yaml"),
         (lambda f: f.write_bytes(b"\xff\xfe\x00"), " comes without a readable config.yaml"),
         (lambda f: f.write_text("- 1"), " comes with a config.yaml that is not a mapping"),
         (lambda f: f.unlink(), " comes without a readable config.yaml"),

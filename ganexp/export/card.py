@@ -55,7 +55,10 @@ def card(facts: Facts, picture: str | None, programs: Sequence[str]) -> str:
     """`picture`: the file of samples in the folder. `programs`: further files of the folder, `model.onnx`."""
     name = escaped(facts.config.get("name", "A model"))
     kind = "images" if len(facts.shape) == 3 else "points"
-    head = {"library_name": "ganexp", "tags": ["gan", "image-generation" if kind == "images" else "gan"][: 1 + (kind == "images")]}
+    head = {
+        "library_name": "ganexp",
+        "tags": ["gan", "image-generation" if kind == "images" else "gan"][: 1 + (kind == "images")],
+    }
     data = short(mapping(facts.config.get("data")).get("_target_"))
     sentence = f"{facts.system} trained on {data}: {kind} {'×'.join(map(str, facts.shape))}, "
     sentence += f"{facts.classes} classes" if facts.classes else "unconditional"
@@ -128,11 +131,7 @@ def metrics(facts: Facts) -> str:
         for name, value in facts.metrics.items()
     ]
     text = table(["metric", "value", "fingerprint of the protocol"], rows)
-    lines = [
-        f"- {escaped(name)}: " + escaped(settings(flat(protocol)))
-        for name, protocol in protocols.items()
-        if protocol
-    ]
+    lines = [f"- {escaped(name)}: " + escaped(settings(flat(protocol))) for name, protocol in protocols.items() if protocol]
     return text + ("\n\nProtocols:\n\n" + "\n".join(lines) if lines else "")
 
 

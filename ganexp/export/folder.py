@@ -108,13 +108,8 @@ def write_weights(model: Trained, facts: card.Facts, file: Path) -> None:
     state["label_counts"] = system.label_counts
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     kept = {key: getattr(facts, key) for key in ("system", "images_seen", "data_fingerprint", "metrics", "run", "data_license")}
-    metadata = {
-        "format": "pt",
-        "ganexp_format": str(exported.FORMAT),
-        "step": str(model.step),
-        "facts": json.dumps(finite(kept), default=str),
-    }
-    content = save(tensors, metadata)
+    about = {"format": exported.FORMAT, "step": model.step, "facts": finite(kept)}
+    content = save(tensors, {"ganexp": json.dumps(about, default=str)})  # one entry: safetensors keeps no order of several
     replace(file, lambda opened: opened.write(content))
 
 
@@ -129,7 +124,9 @@ def check_same(model: Trained, file: Path) -> None:
     if not samples[0].isfinite().all():
         raise ValueError(f"the weights of step {model.step} give NaN or infinite samples: the training diverged")
     if not torch.equal(*samples):
-        raise ValueError(f"{type(model.system).__name__} does not sample by its generator and latent alone; it cannot be exported")
+        raise ValueError(
+            f"{type(model.system).__name__} does not sample by its generator and latent alone; it cannot be exported"
+        )
 
 
 def modules_of(node: Any) -> set[str]:

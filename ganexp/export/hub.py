@@ -65,9 +65,7 @@ def download(repo: str, revision: str | None = None, token: str | None = None, e
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(repo, revision=revision, token=token, endpoint=endpoint, allow_patterns=[WEIGHTS, CONFIG])
-        )
+        return Path(snapshot_download(repo, revision=revision, token=token, endpoint=endpoint, allow_patterns=[WEIGHTS, CONFIG]))
     except Exception as error:
         raise ConfigError(f"from_hub: {repo} cannot be fetched: {reason(error)}") from error
 

@@ -97,7 +97,9 @@ def check(network: Program, run: Run, batches: Sequence[tuple[Tensor, ...]], for
         try:
             found = run(*values)
         except Exception as error:
-            raise ValueError(f"format: {format} made a program that fails on {len(wanted)} samples: {one_line(error)[:200]}") from error
+            raise ValueError(
+                f"format: {format} made a program that fails on {len(wanted)} samples: {one_line(error)[:200]}"
+            ) from error
         if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=0, atol=TOLERANCE):
             raise ValueError(f"format: {format} made a program whose samples differ from the model's by more than {TOLERANCE}")
 

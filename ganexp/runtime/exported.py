@@ -19,7 +19,7 @@ from ganexp.runs import CONFIG
 from ganexp.systems.sampler import Sampler
 
 FORMAT = 1  # of an exported folder; to be counted up whenever an older ganexp, or this one, could not read the other's
-LARGEST_CONFIG = 2**20  # bytes; that of a run has a few thousand
+LARGEST_CONFIG = 2**16  # bytes; that of a run has a few thousand
 SLACK = 2**20  # parameters
 
 
@@ -36,20 +36,24 @@ def read(file: Path) -> dict[str, Any]:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"is damaged, or is not a safetensors file: {one_line(error)[:200]}") from error
-    check_format(metadata.get("ganexp_format"))
+    about = read_metadata(metadata.get("ganexp"))
+    return {"config": read_config(file.with_name(CONFIG)), "state_dict": state, "global_step": about["step"], **about}
+
+
+def read_metadata(text: str | None) -> dict[str, Any]:
+    """`step` and `facts`. Raises ValueError for anything else, and for another format."""
+    if text is None:
+        raise ValueError("was not written by ganexp: export a run with task=export")
     try:
-        step, facts = int(metadata.get("step", "")), json.loads(metadata.get("facts", "{}"))
+        about = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is damaged: its metadata cannot be read: {one_line(error)[:200]}") from error
-    facts = facts if isinstance(facts, dict) else {}
-    return {"config": read_config(file.with_name(CONFIG)), "state_dict": state, "global_step": step, "facts": facts}
-
-
-def check_format(number: str | None) -> None:
-    if number is None:
-        raise ValueError("was not written by ganexp: export a run with task=export")
-    if number != str(FORMAT):
-        raise ValueError(f"has another format ({number[:20]}) than this version of ganexp reads ({FORMAT}): update ganexp")
+    if not isinstance(about, dict) or type(about.get("step")) is not int or not isinstance(about.get("facts"), dict):
+        raise ValueError("is damaged: its metadata has no step or no facts")
+    if about.get("format") != FORMAT:
+        found = str(about.get("format"))[:20]
+        raise ValueError(f"has another format ({found}) than this version of ganexp reads ({FORMAT}): update ganexp")
+    return {"step": about["step"], "facts": about["facts"]}
 
 
 def read_config(file: Path) -> dict[str, Any]:
