@@ -44,7 +44,7 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into, which becomes `folder` by renaming at the end, and is deleted if anything is raised.
+    """A folder beside `folder` to write into, which becomes `folder` by renaming at the end; deleted if anything is raised.
 
     Raises FileExistsError where `folder` is there and not empty.
     """

@@ -17,7 +17,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.yaml"  # of an exported model
 
 def find_checkpoint(run: str | os.PathLike[str], key: str = "run") -> Path:
     """The checkpoint of a run's folder, best.ckpt or else last.ckpt; of the newest run that has one for `latest`; or the file
-    itself. A folder may also be an exported one: its model.safetensors. `key`: for messages. Raises ConfigError if there is none."""
+    itself; of an exported folder, its model.safetensors. `key`: for messages. Raises ConfigError if there is none."""
     if str(run) == LATEST:
         for folder in newest_first(ROOT):
             if (file := checkpoint_in(folder)) is not None:

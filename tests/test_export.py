@@ -182,7 +182,7 @@ def test_nothing_is_left_where_writing_fails(made: Path, tmp_path: Path, monkeyp
 def test_a_system_that_samples_in_its_own_way(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ganexp.load(made / "images")
     monkeypatch.setattr(model.system, "generate", lambda z, y, t=1.0: System.generate(model.system, z, y, t) + 1e-6)
-    with pytest.raises(ValueError, match="^GAN does not sample by its generator and latent alone"):
+    with pytest.raises(ValueError, match=r"^GAN does not sample by its generator and latent alone"):
         model.export(tmp_path / "new")
     assert not list(tmp_path.iterdir())
 
@@ -469,7 +469,7 @@ DEEP = {"_target_": "ganexp.networks.mlp.Generator", "shape": [1, 8, 8], "latent
             lambda f: f.write_text("a: !!python/object/apply:os.system ['true']"),
             " comes without a readable config.yaml: could not det",
         ),
-        (lambda f: f.write_text("[" * 10**4), " comes without a readable config.yaml"),
+        (lambda f: f.write_text("[" * 10**4), " comes with a config.yaml that is nested more than 50 deep"),
         (lambda f: f.write_bytes(b"\xff\xfe\x00"), " comes without a readable config.yaml"),
         (lambda f: f.write_text("- 1"), " comes with a config.yaml that is not a mapping"),
         (lambda f: f.unlink(), " comes without a readable config.yaml"),
@@ -515,6 +515,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with running() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield hub
 
 

@@ -68,7 +68,7 @@ def card(facts: Facts, picture: str | None, programs: Sequence[str]) -> str:
         f"## Use\n\n{usage(facts, programs)}",
         f"## Data\n\n{table(['', ''], data_rows(facts))}",
         f"## Training\n\n{table(['', ''], training_rows(facts))}",
-        f"## Recipe\n\nAll of it: config.yaml.\n\n{table(['part', 'settings'], list(recipe(facts.config.get('model'), 'model')))}",
+        f"## Recipe\n\nWhole: config.yaml.\n\n{table(['part', 'settings'], list(recipe(facts.config.get('model'), 'model')))}",
         f"## Metrics\n\n{metrics(facts)}",
         f"## Limits\n\n{LIMITS}",
     ]

@@ -64,7 +64,7 @@ def check_empty(folder: Path) -> None:
 def export(
     model: Trained, folder: Path, format: str = "safetensors", data_license: str | None = None, num: int = 64, seed: int = 0
 ) -> list[str]:
-    """Write the folder, whole or not at all; the names of its files. What is written is read again and must give the same samples.
+    """Write the folder, whole or not at all; the names of its files. What is written is read again, to give the same samples.
 
     `format`: `onnx` and `torch` add a program to the weights. `num`: samples of `seed` in the picture. Raises ValueError for a
     format or folder that cannot be, a network that the format cannot take, samples that are not finite, and a system whose
@@ -168,7 +168,7 @@ def of_checkpoint(file: Path) -> dict[str, Any]:
     """Facts about the weights of this very step. The tensors are mapped, not read."""
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     states = content.get("callbacks", {}).values()
-    history = next((state["history"] for state in states if isinstance(state, dict) and "history" in state), [])
+    history: list[Any] = next((state["history"] for state in states if isinstance(state, dict) and "history" in state), [])
     measured = {int(step): values for step, values in history}
     return {
         "images_seen": content.get("images_seen"),

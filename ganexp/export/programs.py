@@ -38,8 +38,8 @@ class Program(nn.Module):
 
 
 def program(system: System, format: str) -> bytes:
-    """The file of a system's generator in a format of FILES. Raises ValueError where the exporter cannot take the network, or what
-    it makes gives other samples."""
+    """The file of a system's generator in a format of FILES. Raises ValueError where the exporter cannot take the network, or
+    what it makes gives other samples."""
     network = Program(system)
     export = {"onnx": to_onnx, "torch": to_torch}[format]
     with seeded(0, torch.device("cpu")), torch.no_grad():

@@ -40,7 +40,7 @@ def write_npz(file: Path, batches: Batches, num: int, shape: Sequence[int]) -> N
                 )
                 with Writer(1) as writer:
                     for x, y in on_cpu(batches):
-                        writer.do(lambda x=x: member.write(rgb(x).data))
+                        writer.do(write_rgb, member, x)
                         if y is not None:
                             labels.append(y)
             if labels:
@@ -59,7 +59,7 @@ def write_pictures(folder: Path, batches: Batches, num: int) -> None:
     names = [f"{i:0{digits}d}.png" for i in range(num)]
     with Writer(os.cpu_count() or 1) as writer:
         for x, y in on_cpu(batches):
-            writer.do(lambda x=x, start=start: save_all(x, folder, names[start : start + len(x)]))
+            writer.do(save_all, x, folder, names[start : start + len(x)])
             start += len(x)
             if y is not None:
                 labels.append(y)
@@ -85,6 +85,10 @@ def rgb(x: Tensor) -> np.ndarray:
     return np.ascontiguousarray(colours.permute(0, 2, 3, 1).numpy())
 
 
+def write_rgb(file: IO[bytes], x: Tensor) -> None:
+    file.write(rgb(x).data)
+
+
 def save_all(x: Tensor, folder: Path, names: Sequence[str]) -> None:
     """Each file appears by renaming; none is synced alone, which would take longer than everything else."""
     for image, name in zip(x, names, strict=True):
@@ -106,7 +110,7 @@ def picture(image: Tensor) -> Image.Image:
 
 
 class Writer:
-    """Threads that work off what they are given, at most AHEAD behind; the first error is raised at the next call, or at the end."""
+    """Threads that work off what they are given, at most AHEAD behind; an error is raised at a later call, or at the end."""
 
     def __init__(self, threads: int):
         self.pool, self.waiting = ThreadPoolExecutor(threads), deque[Future[object]]()
@@ -115,8 +119,8 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def do(self, work: Callable[[], object]) -> None:
-        self.waiting.append(self.pool.submit(work))
+    def do(self, work: Callable[..., object], *arguments: object) -> None:
+        self.waiting.append(self.pool.submit(work, *arguments))
         while len(self.waiting) > self.ahead:
             self.waiting.popleft().result()
 

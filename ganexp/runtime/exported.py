@@ -1,4 +1,4 @@
-"""An exported folder back into a system: model.safetensors and config.yaml, read as data. No pickle, and no code from the files."""
+"""An exported folder back into a system: model.safetensors and config.yaml, read as data: no pickle, no code from the files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ganexp.systems.sampler import Sampler
 
 FORMAT = 1  # of an exported folder; to be counted up whenever an older ganexp, or this one, could not read the other's
 LARGEST_CONFIG = 2**16  # bytes; that of a run has a few thousand
+DEEPEST = 50  # mappings and lists in each other
 SLACK = 2**20  # parameters
 
 
@@ -62,8 +63,13 @@ def read_config(file: Path) -> dict[str, Any]:
         if file.stat().st_size > LARGEST_CONFIG:
             raise ValueError(f"comes with a {file.name} of more than {LARGEST_CONFIG:,} bytes: refused")
         text = file.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError(f"comes with a {file.name} that holds YAML aliases, which can grow without limit: refused")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):  # as it is read, since deep nesting takes the square of its depth
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"comes with a {file.name} that is nested more than {DEEPEST} deep: refused")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"comes with a {file.name} that holds YAML aliases, which can grow without limit: refused")
         config = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"comes without a readable {file.name}: {one_line(error)[:200]}") from error
