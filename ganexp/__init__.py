@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ganexp.cli.messages import ConfigError as ConfigError
+    from ganexp.export.hub import push_to_hub as push_to_hub
     from ganexp.model import Model as Model
+    from ganexp.model import from_hub as from_hub
     from ganexp.model import load as load
 
 __version__ = "0.1.0"
-__all__ = ["ConfigError", "Model", "load"]
+__all__ = ["ConfigError", "Model", "from_hub", "load", "push_to_hub"]
 LAZY = {
     "load": "ganexp.model",
     "Model": "ganexp.model",
+    "from_hub": "ganexp.model",
+    "push_to_hub": "ganexp.export.hub",
     "ConfigError": "ganexp.cli.messages",
 }  # `import ganexp` must not import torch
 

@@ -15,6 +15,8 @@ import ganexp.latent_space as latent_space
 from ganexp import sampling
 from ganexp.cli.build import one_line
 from ganexp.cli.messages import ConfigError
+from ganexp.export import folder as exporting
+from ganexp.export import hub
 from ganexp.latents import Latent
 from ganexp.runs import find_checkpoint
 from ganexp.runtime.restoring import restore
@@ -23,7 +25,7 @@ from ganexp.systems.base import System
 
 def load(run_or_checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu", trust: Sequence[str] = ()) -> Model:
     """Load a trained model from a run folder (best.ckpt if it exists, otherwise last.ckpt), from `latest` (the newest run below
-    outputs/), or from a checkpoint file.
+    outputs/), from a checkpoint file, or from a folder that task=export has written.
 
     Runs no code from the file: it may name ganexp's own classes and those below the module prefixes `trust`. Raises
     ganexp.ConfigError, with a one-line message, if the run or file is missing or damaged, or the device is unavailable.
@@ -31,6 +33,18 @@ def load(run_or_checkpoint: str | os.PathLike[str], device: str | torch.device =
     file = find_checkpoint(run_or_checkpoint)
     system, config, step = restore(file, trust)
     return Model(system, config, step, file).to(device)
+
+
+def from_hub(
+    repo: str,
+    device: str | torch.device = "cpu",
+    trust: Sequence[str] = (),
+    revision: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> Model:
+    """The exported model USER/NAME of the Hugging Face Hub; see export.hub.download and load."""
+    return load(hub.download(repo, revision, token, endpoint), device, trust)
 
 
 class Model:
@@ -141,3 +155,17 @@ class Model:
             raise ValueError("label: this model is unconditional and has no classes")
         if label is not None and not 0 <= label < (self.classes or 0):
             raise ValueError(f"label: must be from 0 to {(self.classes or 0) - 1} for this model, got {label}")
+
+    # -- taking it elsewhere ------------------------------------------------------------------------------------------
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        format: str = "safetensors",
+        data_license: str | None = None,
+        num: int = 64,
+        seed: int = 0,
+    ) -> Path:
+        """Write a folder to give away, which `load` opens; see export.folder.export. Raises ValueError."""
+        exporting.export(self, Path(folder), format, data_license, num, seed)
+        return Path(folder)

@@ -12,11 +12,13 @@ from ganexp.files import read_json
 
 ROOT = Path("outputs")  # searched for `latest`
 LATEST = "latest"
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"  # of an exported model
 
 
 def find_checkpoint(run: str | os.PathLike[str], key: str = "run") -> Path:
     """Returns the checkpoint of a run folder, best.ckpt if it exists, otherwise last.ckpt; for `latest`, that of the newest run
-    with one; for a file, the file. `key`: the config key, for messages. Raises ConfigError if there is none."""
+    with one; for an exported folder, its model.safetensors; for a file, the file. `key`: the config key, for messages. Raises
+    ConfigError if there is none."""
     if str(run) == LATEST:
         for folder in newest_first(ROOT):
             if (file := checkpoint_in(folder)) is not None:
@@ -26,9 +28,13 @@ def find_checkpoint(run: str | os.PathLike[str], key: str = "run") -> Path:
         )
     path = Path(run).expanduser()
     if os.path.isdir(path):
-        if (file := checkpoint_in(path)) is None:
-            raise ConfigError(f"{key}: {path} has no checkpoint, neither checkpoints/best.ckpt nor checkpoints/last.ckpt")
-        return file
+        if (file := checkpoint_in(path)) is not None:
+            return file
+        if (path / WEIGHTS).is_file():
+            return path / WEIGHTS
+        raise ConfigError(
+            f"{key}: {path} has no checkpoint, neither checkpoints/best.ckpt nor checkpoints/last.ckpt, and no {WEIGHTS}"
+        )
     if not os.path.isfile(path):
         raise ConfigError(f"{key}: there is no file or folder {path}")
     return path
@@ -58,7 +64,9 @@ def newest_first(root: Path) -> list[Path]:
     """Returns the run folders below `root`, jobs of sweeps included, newest first. A run has a config.yaml or checkpoints."""
     found = []
     for folder, subfolders, files in os.walk(root):
-        if "config.yaml" in files or "checkpoints" in subfolders:
+        if WEIGHTS in files:  # exported, not trained
+            subfolders.clear()
+        elif "config.yaml" in files or "checkpoints" in subfolders:
             found.append(Path(folder))
             subfolders.clear()
         elif ".hydra" in subfolders:

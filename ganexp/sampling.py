@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
@@ -20,9 +21,21 @@ def sample(system: System, n: int, label: int | None = None, seed: int | None = 
     samples a function of the weights and the seed, and restores the random state; None uses the global random state.
     `truncation`: see System.generate.
     """
+    return torch.cat([x for x, _ in batches(system, n, label, seed, truncation)])
+
+
+def batches(
+    system: System, n: int, label: int | None = None, seed: int | None = None, truncation: float = 1.0
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The samples of `sample`, at most CHUNK at a time, each with its labels; for more of them than memory holds.
+
+    With a seed, the random state is that of the samples from the first one taken until the last.
+    """
     y = torch.arange(n, device=system.device) % system.classes if system.classes else None
     if label is not None:
         y = torch.full((n,), label, device=system.device)
     parts = [slice(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
     with nullcontext() if seed is None else seeded(seed, system.device):
-        return torch.cat([system.sample(p.stop - p.start, None if y is None else y[p], truncation) for p in parts])
+        for part in parts:
+            labels = None if y is None else y[part]
+            yield system.sample(part.stop - part.start, labels, truncation), labels

@@ -39,13 +39,14 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "pictures": {"files", "images"},
     "callbacks": CALLBACKS | {""},
     "runs": {"files", "cli"},
-    "runtime": CALLBACKS,
+    "runtime": CALLBACKS | {"runs"},
     "latent_space": LATENT_SPACE,
-    "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "latent_space"},
+    "export": {"systems", "sampling", "pictures", "images", "files", "runs", "runtime", "cli"},
+    "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "export", "latent_space"},
     "cli": {"files", "runs", "runtime"},
     "tasks": EVERYTHING - {"__main__"},
     "__main__": {"cli"},
-    "__init__": {"model", "cli"},
+    "__init__": {"model", "cli", "export"},
 }
 
 

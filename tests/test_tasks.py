@@ -81,7 +81,8 @@ def test_every_option_of_every_task_is_explained() -> None:
     with config.config_tree():
         names = options("task")
     tools = {"interpolate", "walk", "truncate", "style_mix", "neighbours", "directions", "attributes", "project", "spectrum"}
-    assert {"train", "resume", "sample", "evaluate", "compare", "prepare", "inspect", "reconstruct"} | tools == set(names)
+    tools |= {"reconstruct", "export"}
+    assert {"train", "resume", "sample", "evaluate", "compare", "prepare", "inspect"} | tools == set(names)
     for name in names:
         text = (config.CONF_DIR / "task" / f"{name}.yaml").read_text()
         node = yaml.safe_load(text)

@@ -207,7 +207,7 @@ class Generator(nn.Module):
 
     def synthesize(self, w: Tensor) -> Tensor:
         styles = w.unbind(1)
-        x = self.first(self.constant.expand(len(w), -1, -1, -1), styles[0])
+        x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), styles[0])  # torch.export takes len(w) for a constant
         image = self.rgbs[0](x, styles[1])
         for i in range(len(self.ups)):
             x = self.ups[i](x, styles[2 * i + 1])  # shared with the ToRGB of the size before

@@ -14,6 +14,7 @@ from ganexp.callbacks.state import FORMAT
 from ganexp.cli.build import OWN_CLASSES, build, one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.data.module import DataModule
+from ganexp.runtime import exported
 from ganexp.systems.base import System
 
 Built = TypeVar("Built")
@@ -35,7 +36,10 @@ def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], i
     try:
         if not isinstance(step, int) or not isinstance(config, dict):
             raise ConfigError("the step is not a number or the config is not a mapping")
-        system = build_node(config, "model", System, trust)
+        if file.suffix == ".safetensors":
+            system: System = exported.build_sampler(config, content["state_dict"], trust)
+        else:
+            system = build_node(config, "model", System, trust)
         system.load_state_dict(content["state_dict"])
     except ConfigError as mistake:
         raise ConfigError(f"run: {file}: {mistake}") from mistake
@@ -79,6 +83,8 @@ def read(file: Path) -> dict[str, Any]:
 
     torch.load neither verifies checksums nor limits decompression, so the archive is checked first.
     """
+    if file.suffix == ".safetensors":
+        return exported.read(file)
     try:
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():

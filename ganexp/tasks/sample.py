@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ganexp import pictures
+from ganexp import pictures, sampling
+from ganexp.export.samples import write_npz, write_pictures
 from ganexp.files import replace
 from ganexp.model import load
 from ganexp.runtime.console import display_path, quiet
@@ -19,45 +20,68 @@ from ganexp.runtime.trainer import device
 
 class Sample:
     """Writes `num` samples of config["run"], which depend on config["seed"] alone: images as grid.png, or as 00000.png, … if not
-    `grid`; points as samples.npy and, in two dimensions, scatter.png.
+    `grid`, with labels.csv if the model has classes; points as samples.npy and, in two dimensions, scatter.png. `npz`: images as
+    samples.npz instead, arr_0 uint8 [num, H, W, 3] and arr_1 the classes. Images are written in batches.
 
     `label`: the class of all samples; None cycles through the classes of a conditional model. Raises ValueError if the model does
     not have the label.
     """
 
-    def __init__(self, config: dict[str, Any], run_dir: Path, num: int = 64, label: int | None = None, grid: bool = True):
+    def __init__(
+        self,
+        config: dict[str, Any],
+        run_dir: Path,
+        num: int = 64,
+        label: int | None = None,
+        grid: bool = True,
+        npz: bool = False,
+    ):
         if num < 1:
             raise ValueError(f"num: must be at least 1, got {num}")
-        self.config, self.run_dir, self.num, self.label, self.grid = config, run_dir, num, label, grid
+        self.config, self.run_dir, self.num, self.label, self.grid, self.npz = config, run_dir, num, label, grid, npz
 
     def setup(self) -> None:
         """Load the model."""
         quiet()
         self.model = load(self.config["run"], device(self.config["hardware"]), self.config["trust"])
         self.model.check_label(self.label)
+        if self.npz and len(self.model.shape) != 3:
+            raise ValueError("npz: this model makes points, which are written to samples.npy")
 
     def run(self) -> None:
         """Sample, and write into the run folder."""
         model, n = self.model, self.num
+        if len(model.shape) == 3 and (self.npz or not self.grid):
+            self.say(self.write_images())
+            return
         samples = model.sample(n, self.label, self.config["seed"]).cpu()
         if not samples.isfinite().all():
             raise ValueError(f"the samples of step {model.step} are NaN or infinite: training diverged")
-        if samples.ndim == 4 and self.grid:
+        if samples.ndim == 4:
             classes = model.classes if self.label is None else None
             written = self.run_dir / "grid.png"
             pictures.save(pictures.grid(samples, pictures.columns_for(n, classes)), written)
-        elif samples.ndim == 4:
-            written = self.run_dir
-            for i, image in enumerate(tqdm(samples, desc="writing", leave=False, disable=None)):
-                pictures.save(pictures.single(image), self.run_dir / f"{i:05d}.png")
         else:
             written = self.run_dir / "samples.npy"
             replace(written, lambda file: np.save(file, samples.numpy()))
             if samples.shape[1] == 2:
                 picture = pictures.scatter(samples, self.real_points(), f"step {model.step:,}")
                 pictures.save(picture, self.run_dir / "scatter.png")
-        print(f"  checkpoint {display_path(model.checkpoint)}, step {model.step:,}")
-        print(f"  {n} samples: {display_path(written)}")
+        self.say(written)
+
+    def write_images(self) -> Path:
+        """Batch by batch: the file or the folder that they are in."""
+        made = sampling.batches(self.model.system, self.num, self.label, self.config["seed"])
+        batches = tqdm(made, desc="sampling", total=-(-self.num // sampling.CHUNK), leave=False, disable=None)
+        if self.npz:
+            write_npz(self.run_dir / "samples.npz", batches, self.num, self.model.shape)
+            return self.run_dir / "samples.npz"
+        write_pictures(self.run_dir, batches, self.num)
+        return self.run_dir
+
+    def say(self, written: Path) -> None:
+        print(f"  checkpoint {display_path(self.model.checkpoint)}, step {self.model.step:,}")
+        print(f"  {self.num} samples: {display_path(written)}")
 
     def real_points(self) -> Tensor:
         """Returns real points for the background of the plot, from the run's own data."""

@@ -1,0 +1,132 @@
+"""An exported folder back into a system: model.safetensors and config.yaml, read as data: no pickle, no code from the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ganexp.cli.build import OWN_CLASSES, build, one_line
+from ganexp.cli.messages import ConfigError
+from ganexp.runs import CONFIG
+from ganexp.systems.sampler import Sampler
+
+FORMAT = 1  # of an exported folder; to be counted up whenever an older ganexp, or this one, could not read the other's
+LARGEST_CONFIG = 2**16  # bytes; that of a run has a few thousand
+DEEPEST = 50  # mappings and lists in each other
+SLACK = 2**20  # parameters
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What model.safetensors and the config.yaml beside it hold: `config`, `state_dict`, `global_step` and `facts`, which is what
+    the model card said of the training. Raises ValueError, saying what is wrong, and ConfigError without safetensors."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ConfigError('run: an exported model is read by safetensors: pip install "ganexp[export]"') from error
+    try:
+        with safe_open(file, "pt") as opened:  # checks that header, shapes and length agree; maps the file
+            metadata = opened.metadata() or {}
+            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"is damaged, or is not a safetensors file: {one_line(error)[:200]}") from error
+    about = read_metadata(metadata.get("ganexp"))
+    return {"config": read_config(file.with_name(CONFIG)), "state_dict": state, "global_step": about["step"], **about}
+
+
+def read_metadata(text: str | None) -> dict[str, Any]:
+    """`step` and `facts`. Raises ValueError for anything else, and for another format."""
+    if text is None:
+        raise ValueError("was not written by ganexp: export a run with task=export")
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is damaged: its metadata cannot be read: {one_line(error)[:200]}") from error
+    if not isinstance(about, dict) or type(about.get("step")) is not int or not isinstance(about.get("facts"), dict):
+        raise ValueError("is damaged: its metadata has no step or no facts")
+    if about.get("format") != FORMAT:
+        found = str(about.get("format"))[:20]
+        raise ValueError(f"has another format ({found}) than this version of ganexp reads ({FORMAT}): update ganexp")
+    return {"step": about["step"], "facts": about["facts"]}
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file from elsewhere. Raises ValueError for a file that is missing, too large, or not plain YAML."""
+    try:
+        if file.stat().st_size > LARGEST_CONFIG:
+            raise ValueError(f"comes with a {file.name} of more than {LARGEST_CONFIG:,} bytes: refused")
+        text = file.read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):  # as it is read, since deep nesting takes the square of its depth
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"comes with a {file.name} that is nested more than {DEEPEST} deep: refused")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"comes with a {file.name} that holds YAML aliases, which can grow without limit: refused")
+        config = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"comes without a readable {file.name}: {one_line(error)[:200]}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"comes with a {file.name} that is not a mapping")
+    return config
+
+
+def build_sampler(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Sequence[str]) -> Sampler:
+    """The system that `state` is the state of, from the model's node in a run's config; the weights are still random.
+
+    It is first built without memory and compared with `state`: a config cannot ask for more than the file holds. Where `trust`
+    names modules, whose classes may not allow that, it is not. Raises ConfigError, naming the key or the tensor.
+    """
+    model = config.get("model")
+    if not isinstance(model, Mapping):
+        raise ConfigError("model: must be a mapping with a _target_")
+    parts = {key: model[key] for key in ("latent", "generator", "classes") if key in model}
+    node = {"_target_": f"{Sampler.__module__}.{Sampler.__name__}", **parts}
+    allowed = [*OWN_CLASSES, *(f"{prefix.rstrip('.')}." for prefix in trust)]
+    if not trust:
+        size = sum(tensor.numel() for tensor in state.values())
+        with torch.device("meta"), at_most(4 * size + SLACK):  # spectral norm registers a weight twice
+            draft = build(node, "model", allowed)
+        check_state(draft.state_dict(), state)
+        if draft.latent.dim > size:
+            raise ConfigError(f"model.latent.dim: {draft.latent.dim:,}, but the file holds {size:,} numbers")
+    system: Sampler = build(node, "model", allowed)
+    with torch.no_grad():  # the prior fits the generator
+        system.generate(torch.zeros(1, system.latent.dim), torch.zeros(1, dtype=torch.int64))
+    return system
+
+
+def check_state(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Raises ConfigError for the first tensor that differs in name, shape or type."""
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name not in theirs or name not in ours:
+            raise ConfigError(f"{name[:100]} is in {'the config' if name in ours else 'the file'} only")
+        mine, other = ours[name], theirs[name]
+        if (mine.shape, mine.dtype) != (other.shape, other.dtype):
+            found = [f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in (other, mine)]
+            raise ConfigError(f"{name} is {found[0]} in the file, {found[1]} by the config")
+
+
+@contextmanager
+def at_most(parameters: int) -> Iterator[None]:
+    """Inside, networks of more parameters cannot be made: ConfigError."""
+    left = parameters
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= parameter.numel() if parameter is not None else 0
+        if left < 0:
+            raise ConfigError("the config asks for more parameters than the file holds")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
