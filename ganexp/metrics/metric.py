@@ -26,7 +26,7 @@ class FeatureMetric(Metric):
 
     full_state_update = False
     higher_is_better: bool | None = False
-    names: ClassVar[tuple[str, ...]]  # of the values; by the first one the best checkpoint is chosen
+    names: tuple[str, ...]  # of the values; by the first one the best checkpoint is chosen
     reads: ClassVar[str] = "features"  # which of the extractor's outputs
     sides: ClassVar[tuple[str, ...]] = ("real", "fake")
     least: int = 2

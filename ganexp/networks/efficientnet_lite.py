@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -41,7 +42,11 @@ class Same(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         (k, _), (s, _) = self.kernel_size, self.stride
         pads = [max((-(-side // s) - 1) * s + k - side, 0) for side in x.shape[2:]]
-        return super().forward(F.pad(x, [pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2]))
+        x = F.pad(x, [pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2])
+        if s == 1 or self.groups == 1 or x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):  # on a CPU its gradient takes fifteen times as long in bfloat16
+            return super().forward(x.float())
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -88,6 +93,18 @@ class EfficientNetLite0(nn.Module):
             if i in TAPS:
                 maps.append(x)
         return tuple(maps)
+
+    def folded(self) -> EfficientNetLite0:
+        """The same function in evaluation mode, for weights that stay: every batch norm is part of the convolution before it, which
+        saves a quarter of the time."""
+        for path in [self.stem, self.head, *(block.path for stage in self.stages for block in stage)]:
+            for i, (conv, norm) in enumerate(pairwise(path)):
+                if isinstance(norm, nn.BatchNorm2d):
+                    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+                    conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+                    conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
+                    path[i + 1] = nn.Identity()
+        return self
 
     def pooled(self, last: Tensor) -> Tensor:
         """The last map -> features [N, 1280] before the classifier, which `classify` turns into ImageNet's logits [N, 1000]."""

@@ -10,6 +10,7 @@ through a network trained on ImageNet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ganexp.networks.efficientnet_lite import CHANNELS, pretrained
 from ganexp.networks.frozen import Frozen
+from ganexp.networks.layers import MinibatchStd
 from ganexp.networks.output import Output
 
 EMBEDDING = 64  # maps that a head's labels weigh
@@ -64,7 +66,9 @@ class PatchHead(nn.Module):
     A map that is no larger has one block as well, 3×3 with stride 1: without its norm, its scale teaches G little.
     """
 
-    def __init__(self, inside: int, size: Sequence[int], width: int, widest: int, norm: bool, classes: int | None):
+    def __init__(
+        self, inside: int, size: Sequence[int], width: int, widest: int, norm: bool, classes: int | None, minibatch_std: int
+    ):
         super().__init__()
         sides = [tuple(size)]
         while min(sides[-1]) > 8:
@@ -79,6 +83,9 @@ class PatchHead(nn.Module):
             self.blocks.append(nn.LeakyReLU(0.2, inplace=True))
             inside = outside
         last = (min(4, sides[-1][0]), min(4, sides[-1][1]))  # maps of small images are smaller than 4 px
+        if minibatch_std:
+            self.blocks.append(MinibatchStd(minibatch_std))
+            inside += 1
         self.out = spectral_norm(nn.Conv2d(inside, EMBEDDING if classes else 1, last))
         self.label = nn.Embedding(classes, EMBEDDING) if classes else None
 
@@ -109,6 +116,7 @@ class Discriminator(nn.Module):
         size: int | None = None,
         norm: bool = True,
         classes: int | None = None,
+        minibatch_std: int = 0,
     ):
         super().__init__()
         if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < 8:
@@ -121,14 +129,20 @@ class Discriminator(nn.Module):
             raise ValueError(f"size: at least 8 px, or null for the images' own, not {size}")
         factor = size / min(shape[1:]) if size else 1
         self.size = [round(side * factor) for side in shape[1:]]
-        self.see = Frozen(pretrained())
+        self.see = Frozen(pretrained().folded())
         self.project = Projector(width, levels)
         with torch.no_grad():
             maps = self.project(self.see(torch.zeros(1, 3, *self.size)))
-        self.heads = nn.ModuleList(PatchHead(h.shape[1], h.shape[2:], width, 8 * width, norm, classes) for h in maps)
+        self.heads = nn.ModuleList(PatchHead(h.shape[1], h.shape[2:], width, 8 * width, norm, classes, minibatch_std) for h in maps)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         if list(x.shape[2:]) != self.size:
             x = F.interpolate(x, size=self.size, mode="bilinear")
         maps = self.project(self.see(x.expand(-1, 3, -1, -1)))
-        return Output(torch.cat([head(h, y) for head, h in zip(self.heads, maps, strict=True)], 1), None, maps)
+        return Output(alike([head(h, y) for head, h in zip(self.heads, maps, strict=True)]), None, maps)
+
+
+def alike(logits: Sequence[Tensor]) -> Tensor:
+    """[N, K] of several heads as [N, columns] in which each head has as many: in their mean, which losses take, all weigh alike."""
+    most = math.lcm(*(x.shape[1] for x in logits))
+    return torch.cat([x.repeat_interleave(most // x.shape[1], 1) for x in logits], 1)
