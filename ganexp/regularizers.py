@@ -16,6 +16,7 @@ from ganexp.networks.efficientnet_lite import pretrained
 from ganexp.networks.frozen import Frozen
 from ganexp.round import Round
 
+PLACES = 64  # of a map, at which SlicedFeatures looks in a step
 Player = Literal["discriminator", "generator"]
 
 
@@ -254,12 +255,14 @@ class FeatureMatching(Term):
 
 
 class SlicedFeatures(Term):
-    """weight · the sliced Wasserstein-2 distance, squared, of the batches' features in D, for G: what keeps it diverse where D
-    is a network that knows much (Deshpande et al. 2018, arXiv:1803.11188, section 3, on features).
+    """weight · the squared sliced Wasserstein-2 distance of the batches' features, for G (Deshpande et al. 2018,
+    arXiv:1803.11188, section 3, on features): what keeps G diverse and teaches it from the first step on, where D is a network
+    that knows much.
 
-    D's features are maps [N, C, H, W]. They are projected on `directions` random ones at every place alone, and as wholes; a
-    direction's distance is that of the sorted projections, over the variance of the real ones. The mean over directions, places
-    and maps. Raises ValueError for a D without maps and for fewer than one direction.
+    Features are D's maps [N, C, H, W], and the images, halved again and again down to 8 px. Each is projected on `directions`
+    random ones at random places alone (of images, patches of 5×5 px), and as a whole; a direction's distance is that of the
+    sorted projections, over the variance of the real ones. The mean over all of them. Raises ValueError for what is not an image
+    and for fewer than one direction.
     """
 
     player = "generator"
@@ -271,19 +274,28 @@ class SlicedFeatures(Term):
         self.directions = directions
 
     def forward(self, round: Round) -> Tensor:
-        pairs = zip(round.output("real").features, round.output("fake").features, strict=True)
-        maps = [(real.detach().float(), fake.float()) for real, fake in pairs if real.ndim == 4]
-        if not maps:
-            raise ValueError("this discriminator has no maps among its features; take model/discriminator=projected")
-        losses = []
-        for real, fake in maps:
-            places = torch.randint(real[0, 0].numel(), (64,), device=real.device)
-            across = torch.randn(real.shape[1], self.directions, device=real.device)
-            a, b = (side.flatten(2)[:, :, places].transpose(1, 2) @ across for side in (real, fake))  # [N, 64, directions]
-            losses.append(self.distance(a.flatten(1), b.flatten(1)))
-            whole = torch.randn(real[0].numel(), self.directions, device=real.device)
-            losses.append(self.distance(real.flatten(1) @ whole, fake.flatten(1) @ whole))
-        return self.weight * torch.stack(losses).mean()
+        if round.real.ndim != 4:
+            raise ValueError(f"sliced_features needs images [C, H, W], not points of shape {list(round.real.shape[1:])}")
+        real, fake = round.real.detach().float(), round.fake.float()
+        distances = self.distances(real, fake, 5)
+        while min(real.shape[2:]) >= 16:
+            real, fake = F.avg_pool2d(real, 2), F.avg_pool2d(fake, 2)
+            distances += self.distances(real, fake, 5)
+        for a, b in zip(round.output("real").features, round.output("fake").features, strict=True):
+            if a.ndim == 4:
+                distances += self.distances(a.detach().float(), b.float(), 1)
+        return self.weight * torch.stack(distances).mean()
+
+    def distances(self, real: Tensor, fake: Tensor, side: int) -> list[Tensor]:
+        """Of maps [N, C, H, W]: of patches of `side` px, and of the whole maps."""
+        filters = torch.randn(self.directions, real.shape[1], side, side, device=real.device)
+        a, b = (F.conv2d(x, filters).flatten(2) for x in (real, fake))
+        places = torch.randint(a.shape[2], (PLACES,), device=a.device)
+        whole = torch.randn(real[0].numel(), self.directions, device=real.device)
+        return [
+            self.distance(a[:, :, places].flatten(1), b[:, :, places].flatten(1)),
+            self.distance(real.flatten(1) @ whole, fake.flatten(1) @ whole),
+        ]
 
     @staticmethod
     def distance(real: Tensor, fake: Tensor) -> Tensor:

@@ -101,8 +101,9 @@ class Discriminator(nn.Module):
 
     `width`: channels of the first mixed map. `levels`: scales with a head, from the largest on. `size`: px to which the
     shorter side is brought before the fixed network sees it, 224 as published; null: as it comes. `norm`: batch norm in the
-    heads. `classes`: what a head finds is weighed by the label's embedding; null ignores y. Spectral norm is of all layers that
-    learn.
+    heads. `minibatch_std`: groups of samples whose deviation each head sees, 0 for none. `classes`: what a head finds is weighed
+    by the label's embedding; null ignores y. Spectral norm is of all layers that learn. Heads of fewer patches repeat them, so
+    that all weigh alike: of 64 px the deepest head has one, the others 25.
 
     The fixed network is not in a checkpoint, its random mixtures are. It knows ImageNet, as the network of FID does: do not
     compare the FID with that of discriminators which know nothing. Raises ValueError for what is no image of 1 or 3 channels.
