@@ -51,7 +51,9 @@ def test_folded_it_is_the_same_function(network: EfficientNetLite0) -> None:
     folded, x = pretrained().folded().eval(), torch.rand(2, 3, 64, 64) * 2 - 1
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == 49
-    for ours, theirs in zip((*folded(x), folded.pooled(folded(x)[-1])), (*network(x), network.pooled(network(x)[-1])), strict=True):
+    for ours, theirs in zip(
+        (*folded(x), folded.pooled(folded(x)[-1])), (*network(x), network.pooled(network(x)[-1])), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 

@@ -95,8 +95,8 @@ class EfficientNetLite0(nn.Module):
         return tuple(maps)
 
     def folded(self) -> EfficientNetLite0:
-        """The same function in evaluation mode, for weights that stay: every batch norm is part of the convolution before it, which
-        saves a quarter of the time."""
+        """The same function in evaluation mode, for weights that stay: every batch norm becomes part of the convolution before
+        it, which saves a quarter of the time. Changes this network and returns it."""
         for path in [self.stem, self.head, *(block.path for stage in self.stages for block in stage)]:
             for i, (conv, norm) in enumerate(pairwise(path)):
                 if isinstance(norm, nn.BatchNorm2d):

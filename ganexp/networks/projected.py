@@ -134,7 +134,9 @@ class Discriminator(nn.Module):
         self.project = Projector(width, levels)
         with torch.no_grad():
             maps = self.project(self.see(torch.zeros(1, 3, *self.size)))
-        self.heads = nn.ModuleList(PatchHead(h.shape[1], h.shape[2:], width, 8 * width, norm, classes, minibatch_std) for h in maps)
+        self.heads = nn.ModuleList(
+            PatchHead(h.shape[1], h.shape[2:], width, 8 * width, norm, classes, minibatch_std) for h in maps
+        )
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         if list(x.shape[2:]) != self.size:
@@ -144,6 +146,6 @@ class Discriminator(nn.Module):
 
 
 def alike(logits: Sequence[Tensor]) -> Tensor:
-    """[N, K] of several heads as [N, columns] in which each head has as many: in their mean, which losses take, all weigh alike."""
+    """[N, K] of several heads side by side, as many columns of each: in their mean, which losses take, all weigh alike."""
     most = math.lcm(*(x.shape[1] for x in logits))
     return torch.cat([x.repeat_interleave(most // x.shape[1], 1) for x in logits], 1)
