@@ -3,13 +3,14 @@
     python benchmarks/players.py --root data --data cats --minutes 30 --out outputs/players
     python benchmarks/players.py --root data --only dcgan_plus photos --minutes 5 --seeds 0 1
 
-A player is a list of overrides of `python -m ganexp`. The minutes are CPU time of the training steps, kept across resumptions:
-neither a busy machine nor an interruption distorts them. What was stopped goes on where it was (task=resume), also when it is
-given more minutes. Then `--samples` images of each player's averaged generator are measured against as many real ones.
-OUT/DATA/players.md and players.csv hold the table, OUT/DATA/PLAYER-sSEED.png the first 100 samples, unselected.
+A player is a list of overrides of `python -m ganexp`. The minutes are CPU time of the training's steps, all resumptions together;
+what was stopped goes on where it was, also when it is given more minutes. On a busy machine a minute of CPU time may still buy
+fewer images, since two threads share what a core has: compare images/s before anything else.
 
-fid/lite0 and kid/lite0 flatter a discriminator that sees through the same network (marked *): swd_pyramid knows nothing of it,
-and neither does the eye. `cats` is the share of samples that EfficientNet-Lite0 calls a cat (ImageNet's classes 281 to 287).
+Then `--samples` images of each player's averaged generator are measured against as many real ones. OUT/DATA/players.md and
+players.csv hold the table, OUT/DATA/PLAYER-sSEED.png the first 100 samples, unselected. `share` is that of samples which
+EfficientNet-Lite0 calls a cat (ImageNet's classes 281 to 287). It flatters, as its distances do, players whose discriminator sees
+through the same network; swd_pyramid knows nothing of it, and neither does the eye.
 """
 
 from __future__ import annotations
@@ -40,12 +41,20 @@ from ganexp.metrics.kid import KID
 from ganexp.metrics.lite0 import Lite0
 from ganexp.metrics.metric import FeatureMetric
 from ganexp.metrics.prdc import PRDC
+from ganexp.metrics.swd_pyramid import PyramidSlicedWasserstein
 from ganexp.tasks.checkpoint import restore, restore_data
 
 PLAYERS = {
-    "dcgan_plus": ["experiment=cats_dcgan_plus", "model.width=0.5"],  # today's best
-}
-BEFORE = ["data.shape=[3,64,64]", "hardware=cpu", "callbacks=[checkpoint]", "logger=[csv]", "trainer.max_steps=1000000"]
+    "dcgan_plus": ["experiment=cats_dcgan_plus", "model.width=0.5"],  # the best before
+    "photos": ["experiment=photos"],
+    "photos_projected": ["experiment=photos", "model/discriminator=projected", *(
+        f"model.discriminator.{option}" for option in ("width=16", "norm=false", "minibatch_std=8"))],
+    "photos_unsliced": ["experiment=photos", "regularizer=[r1]"],
+    "photos_fastgan": ["experiment=photos", "model/generator=fastgan", "model.generator.width=8", "model.latent.dim=128"],
+    "photos_stylegan2": ["experiment=photos", "model/generator=stylegan2", "model.generator.channel_base=1024",
+        "model.latent.dim=128", "optimizer.generator.lr=2e-3", "optimizer.generator.betas=[0.0,0.99]"],
+}  # fmt: skip
+ALL = ["data.shape=[3,64,64]", "hardware=cpu", "callbacks=[checkpoint]", "logger=[csv]", "trainer.max_steps=1000000"]
 MINUTES = "GANEXP_CPU_MINUTES"  # not in the config, so that a run may be given more
 CATS = (281, 287)
 
@@ -119,7 +128,11 @@ def measure(folder: Path, picture: Path, samples: int) -> dict[str, float]:
     data = restore_data(config, ["players"])
     data.prepare()
     lite0 = Lite0()
-    metrics = [FID(lite0), KID(lite0, 100, min(1000, samples)), PRDC(lite0, 5), Share(lite0, *CATS), Diversity(Pixels())]
+    pixels = Pixels()
+    metrics = [
+        FID(lite0), KID(lite0, 100, min(1000, samples)), PyramidSlicedWasserstein(pixels), PRDC(lite0, 5), Diversity(pixels),
+        Share(lite0, *CATS),
+    ]  # fmt: skip
     evaluation = Evaluation(metrics, data, samples, bool(system.classes))
     evaluation.prepare()
     values, failed = evaluation.measure(samples_of(system), system.device)
@@ -161,16 +174,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PLAYERS, default=list(PLAYERS), help="these players")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--precision", default="32-true", help="bf16-mixed is faster where the CPU has AMX or AVX512-BF16")
     parser.add_argument("--out", type=Path, default=Path("outputs/players"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     out = (arguments.out / arguments.data).absolute()
-    data = [f"data={arguments.data}", f"data.root={arguments.root.absolute()}"]
+    same = [*ALL, f"data={arguments.data}", f"data.root={arguments.root.absolute()}", f"hardware.precision={arguments.precision}"]
     rows: dict[str, dict[str, float]] = {}
     for seed in arguments.seeds:
         for player in arguments.only:
             name = f"{player}-s{seed}"
-            train(out / name, [*PLAYERS[player], *data, *BEFORE, f"seed={seed}"], arguments.minutes)
+            train(out / name, [*PLAYERS[player], *same, f"seed={seed}"], arguments.minutes)
             rows[name] = measure(out / name, out / f"{name}.png", arguments.samples)
             write_table(rows, out)
 

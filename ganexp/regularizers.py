@@ -17,6 +17,7 @@ from ganexp.networks.frozen import Frozen
 from ganexp.round import Round
 
 PLACES = 64  # of a map, at which SlicedFeatures looks in a step
+WHOLE = 8  # px to which it pools a map that it looks at as a whole
 Player = Literal["discriminator", "generator"]
 
 
@@ -259,10 +260,10 @@ class SlicedFeatures(Term):
     arXiv:1803.11188, section 3, on features): what keeps G diverse and teaches it from the first step on, where D is a network
     that knows much.
 
-    Features are D's maps [N, C, H, W], and the images, halved again and again down to 8 px. Each is projected on `directions`
-    random ones at random places alone (of images, patches of 5×5 px), and as a whole; a direction's distance is that of the
-    sorted projections, over the variance of the real ones. The mean over all of them. Raises ValueError for what is not an image
-    and for fewer than one direction.
+    Features are D's maps [N, C, H, W], and the images, halved again and again down to 8 px. They are projected on `directions`
+    random ones at random places alone (of images, patches of 5×5 px), and on eight times as many as wholes, pooled to 8×8; a
+    direction's distance is that of the sorted projections, over the variance of the real ones. The mean over all of them. Raises
+    ValueError for what is not an image and for fewer than one direction.
     """
 
     player = "generator"
@@ -277,25 +278,29 @@ class SlicedFeatures(Term):
         if round.real.ndim != 4:
             raise ValueError(f"sliced_features needs images [C, H, W], not points of shape {list(round.real.shape[1:])}")
         real, fake = round.real.detach().float(), round.fake.float()
-        distances = self.distances(real, fake, 5)
-        while min(real.shape[2:]) >= 16:
+        distances = [self.of_places(real, fake, 5)]
+        while min(real.shape[2:]) >= 2 * WHOLE:
             real, fake = F.avg_pool2d(real, 2), F.avg_pool2d(fake, 2)
-            distances += self.distances(real, fake, 5)
+            distances.append(self.of_places(real, fake, 5))
+        distances.append(self.of_wholes(real, fake))
         for a, b in zip(round.output("real").features, round.output("fake").features, strict=True):
             if a.ndim == 4:
-                distances += self.distances(a.detach().float(), b.float(), 1)
+                a, b = a.detach().float(), b.float()
+                distances += [self.of_places(a, b, 1), self.of_wholes(a, b)]
         return self.weight * torch.stack(distances).mean()
 
-    def distances(self, real: Tensor, fake: Tensor, side: int) -> list[Tensor]:
-        """Of maps [N, C, H, W]: of patches of `side` px, and of the whole maps."""
+    def of_places(self, real: Tensor, fake: Tensor, side: int) -> Tensor:
+        """Of patches of `side` px of maps [N, C, H, W], each place by itself."""
         filters = torch.randn(self.directions, real.shape[1], side, side, device=real.device)
         a, b = (F.conv2d(x, filters).flatten(2) for x in (real, fake))
         places = torch.randint(a.shape[2], (PLACES,), device=a.device)
-        whole = torch.randn(real[0].numel(), self.directions, device=real.device)
-        return [
-            self.distance(a[:, :, places].flatten(1), b[:, :, places].flatten(1)),
-            self.distance(real.flatten(1) @ whole, fake.flatten(1) @ whole),
-        ]
+        return self.distance(a[:, :, places].flatten(1), b[:, :, places].flatten(1))
+
+    def of_wholes(self, real: Tensor, fake: Tensor) -> Tensor:
+        size = [min(WHOLE, side) for side in real.shape[2:]]
+        a, b = (F.adaptive_avg_pool2d(x, size).flatten(1) for x in (real, fake))
+        directions = torch.randn(a.shape[1], 8 * self.directions, device=a.device)
+        return self.distance(a @ directions, b @ directions)
 
     @staticmethod
     def distance(real: Tensor, fake: Tensor) -> Tensor:
