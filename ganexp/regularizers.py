@@ -276,7 +276,7 @@ class SlicedFeatures(Term):
 
     def forward(self, round: Round) -> Tensor:
         if round.real.ndim != 4:
-            raise ValueError(f"sliced_features needs images [C, H, W], not points of shape {list(round.real.shape[1:])}")
+            raise ValueError(f"sliced_features is of images [C, H, W], not of points of shape {list(round.real.shape[1:])}")
         real, fake = round.real.detach().float(), round.fake.float()
         distances = [self.of_places(real, fake, 5)]
         while min(real.shape[2:]) >= 2 * WHOLE:
