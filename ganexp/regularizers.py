@@ -297,7 +297,7 @@ class SlicedFeatures(Term):
         return self.distance(a[:, :, places].flatten(1), b[:, :, places].flatten(1))
 
     def of_wholes(self, real: Tensor, fake: Tensor) -> Tensor:
-        size = [min(WHOLE, side) for side in real.shape[2:]]
+        size = min(WHOLE, real.shape[2]), min(WHOLE, real.shape[3])
         a, b = (F.adaptive_avg_pool2d(x, size).flatten(1) for x in (real, fake))
         directions = torch.randn(a.shape[1], 8 * self.directions, device=a.device)
         return self.distance(a @ directions, b @ directions)

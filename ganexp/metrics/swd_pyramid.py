@@ -30,7 +30,7 @@ class PyramidSlicedWasserstein(FeatureMetric):
     counterpart. Raises ValueError for what is not an image of 7 px and more.
     """
 
-    names = ("swd_pyramid",)
+    names: tuple[str, ...] = ("swd_pyramid",)
     reads = "images"
     least = 1
 

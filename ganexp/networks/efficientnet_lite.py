@@ -13,6 +13,7 @@ import hashlib
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,13 +98,15 @@ class EfficientNetLite0(nn.Module):
     def folded(self) -> EfficientNetLite0:
         """The same function in evaluation mode, for weights that stay: every batch norm becomes part of the convolution before
         it, which saves a quarter of the time. Changes this network and returns it."""
-        for path in [self.stem, self.head, *(block.path for stage in self.stages for block in stage)]:
-            for i, (conv, norm) in enumerate(pairwise(path)):
-                if isinstance(norm, nn.BatchNorm2d):
-                    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        for path in [self.stem, self.head, *(block.path for stage in self.stages for block in cast(Any, stage))]:
+            layers = cast(nn.Sequential, path)
+            for i, (conv, norm) in enumerate(pairwise(layers)):
+                if isinstance(conv, Same) and isinstance(norm, nn.BatchNorm2d):
+                    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+                    scale = norm.weight / (variance + norm.eps).sqrt()
                     conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
-                    conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
-                    path[i + 1] = nn.Identity()
+                    conv.bias = nn.Parameter(norm.bias - mean * scale, requires_grad=False)
+                    layers[i + 1] = nn.Identity()
         return self
 
     def pooled(self, last: Tensor) -> Tensor:
