@@ -151,6 +151,15 @@ COLUMNS = {  # of the table: the value, and how it is written
 }  # fmt: skip
 
 
+def read_rows(file: Path) -> dict[str, dict[str, float]]:
+    """What another call has measured."""
+    if not file.is_file():
+        return {}
+    with open(file, newline="") as opened:
+        rows = {row.pop("player"): row for row in csv.DictReader(opened)}
+    return {player: {name: float(value) for name, value in row.items() if value} for player, row in rows.items()}
+
+
 def write_table(rows: dict[str, dict[str, float]], folder: Path) -> None:
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     with open(folder / "players.csv", "w", newline="") as file:
@@ -180,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out = (arguments.out / arguments.data).absolute()
     same = [*ALL, f"data={arguments.data}", f"data.root={arguments.root.absolute()}", f"hardware.precision={arguments.precision}"]
-    rows: dict[str, dict[str, float]] = {}
+    rows = read_rows(out / "players.csv")
     for seed in arguments.seeds:
         for player in arguments.only:
             name = f"{player}-s{seed}"
