@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from sklearn.datasets import load_sample_images
+from torch import nn
 from torch.nn import functional as F
 
 from ganexp.metrics.lite0 import Lite0
@@ -43,6 +44,33 @@ def test_it_is_the_published_network(network: EfficientNetLite0, size: int) -> N
 def test_maps(network: EfficientNetLite0) -> None:
     shapes = [tuple(m.shape) for m in network(torch.zeros(1, 3, 64, 96))]
     assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(CHANNELS, (4, 8, 16, 32), strict=True)]
+
+
+def test_folded_it_is_the_same_function(network: EfficientNetLite0) -> None:
+    """No batch norm is left, and no layer learns."""
+    folded, x = pretrained().folded().eval(), torch.rand(2, 3, 64, 64) * 2 - 1
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == 49
+    for ours, theirs in zip(
+        (*folded(x), folded.pooled(folded(x)[-1])), (*network(x), network.pooled(network(x)[-1])), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_in_bfloat16_what_halves_a_map_stays_exact(network: EfficientNetLite0) -> None:
+    """Depthwise convolutions with a stride, whose gradient is slow in bfloat16 on a CPU; the other ones are in bfloat16."""
+    found = {}
+    handles = [
+        m.register_forward_hook(lambda m, _, y: found.__setitem__(m, y.dtype))
+        for m in network.modules()
+        if isinstance(m, efficientnet_lite.Same)
+    ]
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.zeros(1, 3, 64, 64))
+    for handle in handles:
+        handle.remove()
+    exact = [m for m, dtype in found.items() if dtype == torch.float32]
+    assert [(m.groups, m.stride) for m in exact] == [(c, (2, 2)) for c in (96, 144, 240, 672)]
 
 
 @pytest.mark.parametrize("size", [128, 224])

@@ -58,6 +58,26 @@ def test_levels(levels: int) -> None:
     assert len(d.heads) == levels
 
 
+def test_heads_weigh_alike() -> None:
+    """At 64 px the heads have 25, 25, 25 and 1 logits; each is a quarter of the mean."""
+    d = Discriminator([3, 64, 64], 2).eval()
+    output = d(torch.randn(2, 3, 64, 64), Y)
+    heads = [head(h, Y) for head, h in zip(d.heads, output.features, strict=True)]
+    assert [h.shape[1] for h in heads] == [25, 25, 25, 1]
+    torch.testing.assert_close(output.logits.mean(1), torch.stack([h.mean(1) for h in heads]).mean(0))
+
+
+def test_minibatch_std() -> None:
+    """Samples that are all alike are scored otherwise than each among others."""
+    d = Discriminator([3, 32, 32], 2, norm=False, minibatch_std=4).eval()
+    x = torch.randn(4, 3, 32, 32)
+    y = torch.zeros(4, dtype=torch.long)
+    alone, among = d(x[:1].expand(4, -1, -1, -1), y).logits[0], d(x, y).logits[0]
+    assert (alone - among).abs().max() > 1e-3
+    plain = Discriminator([3, 32, 32], 2, norm=False).eval()
+    torch.testing.assert_close(plain(x[:1].expand(4, -1, -1, -1), y).logits[0], plain(x, y).logits[0], rtol=1e-4, atol=1e-5)
+
+
 def test_grey_is_three_equal_channels() -> None:
     torch.manual_seed(0)
     grey = Discriminator([1, 32, 32], 2).eval()

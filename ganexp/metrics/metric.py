@@ -25,7 +25,7 @@ class FeatureMetric(Metric):
 
     full_state_update = False
     higher_is_better: bool | None = False
-    names: ClassVar[tuple[str, ...]]  # of the values; the first one chooses the best checkpoint
+    names: tuple[str, ...]  # of the values; the first one chooses the best checkpoint
     output: ClassVar[str] = "features"  # name of the extractor's output
     kinds: ClassVar[tuple[str, ...]] = ("real", "fake")
     min_samples: int = 2

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +43,11 @@ class Same(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         (k, _), (s, _) = self.kernel_size, self.stride
         pads = [max((-(-side // s) - 1) * s + k - side, 0) for side in x.shape[2:]]
-        return super().forward(F.pad(x, [pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2]))
+        x = F.pad(x, [pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2])
+        if s == 1 or self.groups == 1 or x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):  # on a CPU its gradient takes fifteen times as long in bfloat16
+            return super().forward(x.float())
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -88,6 +94,20 @@ class EfficientNetLite0(nn.Module):
             if i in RETURNED:
                 maps.append(x)
         return tuple(maps)
+
+    def folded(self) -> EfficientNetLite0:
+        """The same function in evaluation mode, for weights that stay: every batch norm becomes part of the convolution before
+        it, which saves a quarter of the time. Changes this network and returns it."""
+        for path in [self.stem, self.head, *(block.path for stage in self.stages for block in cast(Any, stage))]:
+            layers = cast(nn.Sequential, path)
+            for i, (conv, norm) in enumerate(pairwise(layers)):
+                if isinstance(conv, Same) and isinstance(norm, nn.BatchNorm2d):
+                    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+                    scale = norm.weight / (variance + norm.eps).sqrt()
+                    conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+                    conv.bias = nn.Parameter(norm.bias - mean * scale, requires_grad=False)
+                    layers[i + 1] = nn.Identity()
+        return self
 
     def pooled(self, last: Tensor) -> Tensor:
         """The last map -> features [N, 1280], which `classify` maps to ImageNet logits [N, 1000]."""

@@ -50,7 +50,8 @@ class MinibatchStd(nn.Module):
         n = len(x)
         size = next(size for size in range(min(self.group, n), 0, -1) if n % size == 0)
         groups = x.float().reshape(size, n // size, -1)
-        std = (groups.var(0, correction=0) + 1e-8).sqrt().mean(1).to(x.dtype)  # [groups]
+        variance = (groups - groups.mean(0)).square().mean(0)  # Tensor.var over the first dimension takes twenty times as long
+        std = (variance + 1e-8).sqrt().mean(1).to(x.dtype)  # [groups]
         return torch.cat([x, std.repeat(size).view(n, *[1] * (x.ndim - 1)).expand(n, 1, *x.shape[2:])], 1)
 
 

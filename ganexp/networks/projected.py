@@ -10,6 +10,7 @@ features of a fixed network trained on ImageNet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ganexp.networks.efficientnet_lite import CHANNELS, pretrained
 from ganexp.networks.frozen import Frozen
+from ganexp.networks.layers import MinibatchStd
 from ganexp.networks.output import Output
 
 EMBEDDING = 64  # length of a head's label embedding
@@ -64,7 +66,9 @@ class PatchHead(nn.Module):
     Maps of up to 8 px have one block too, 3×3 with stride 1: without its norm, the scale of the logits gives G little gradient.
     """
 
-    def __init__(self, n_in: int, size: Sequence[int], width: int, widest: int, norm: bool, classes: int | None):
+    def __init__(
+        self, n_in: int, size: Sequence[int], width: int, widest: int, norm: bool, classes: int | None, minibatch_std: int
+    ):
         super().__init__()
         sides = [tuple(size)]
         while min(sides[-1]) > 8:
@@ -79,6 +83,9 @@ class PatchHead(nn.Module):
             self.blocks.append(nn.LeakyReLU(0.2, inplace=True))
             n_in = n_out
         last = (min(4, sides[-1][0]), min(4, sides[-1][1]))  # small images have maps below 4 px
+        if minibatch_std:
+            self.blocks.append(MinibatchStd(minibatch_std))
+            n_in += 1
         self.out = spectral_norm(nn.Conv2d(n_in, EMBEDDING if classes else 1, last))
         self.label = nn.Embedding(classes, EMBEDDING) if classes else None
 
@@ -94,7 +101,9 @@ class Discriminator(nn.Module):
 
     `width`: channels of the first mixed map. `levels`: number of scales with a head, largest first. `size`: px that the shorter
     side is resized to before the fixed network, 224 as published; null keeps the image's size. `norm`: batch norm in the heads.
-    `classes`: the logits are label projections; null ignores y. All trained convolutions have spectral norm.
+    `minibatch_std`: groups of the minibatch standard deviation in each head, 0 for none. `classes`: the logits are label
+    projections; null ignores y. All trained convolutions have spectral norm. Heads with fewer patches repeat them, so that all
+    heads have equal weight: at 64 px the deepest head has one patch, the others 25.
 
     Checkpoints hold the random mixtures, not the fixed network. It is trained on ImageNet, like FID's network: do not compare
     the FID with that of discriminators without pretraining. Raises ValueError unless images have 1 or 3 channels.
@@ -108,6 +117,7 @@ class Discriminator(nn.Module):
         size: int | None = None,
         norm: bool = True,
         classes: int | None = None,
+        minibatch_std: int = 0,
     ):
         super().__init__()
         if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < 8:
@@ -120,14 +130,22 @@ class Discriminator(nn.Module):
             raise ValueError(f"size: must be at least 8 px, got {size}; null keeps the images' size")
         factor = size / min(shape[1:]) if size else 1
         self.size = [round(side * factor) for side in shape[1:]]
-        self.feature_network = Frozen(pretrained())
+        self.feature_network = Frozen(pretrained().folded())
         self.project = Projector(width, levels)
         with torch.no_grad():
             maps = self.project(self.feature_network(torch.zeros(1, 3, *self.size)))
-        self.heads = nn.ModuleList(PatchHead(h.shape[1], h.shape[2:], width, 8 * width, norm, classes) for h in maps)
+        self.heads = nn.ModuleList(
+            PatchHead(h.shape[1], h.shape[2:], width, 8 * width, norm, classes, minibatch_std) for h in maps
+        )
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         if list(x.shape[2:]) != self.size:
             x = F.interpolate(x, size=self.size, mode="bilinear")
         maps = self.project(self.feature_network(x.expand(-1, 3, -1, -1)))
-        return Output(torch.cat([head(h, y) for head, h in zip(self.heads, maps, strict=True)], 1), None, maps)
+        return Output(equal_columns([head(h, y) for head, h in zip(self.heads, maps, strict=True)]), None, maps)
+
+
+def equal_columns(logits: Sequence[Tensor]) -> Tensor:
+    """Concatenates the logits of several heads to [N, K], with equally many columns each: the mean weighs all heads equally."""
+    most = math.lcm(*(x.shape[1] for x in logits))
+    return torch.cat([x.repeat_interleave(most // x.shape[1], 1) for x in logits], 1)

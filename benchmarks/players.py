@@ -1,0 +1,201 @@
+"""Every player gets the same pictures and the same minutes of one CPU core; who paints them best?
+
+    python benchmarks/players.py --root data --data cats --minutes 30 --out outputs/players
+    python benchmarks/players.py --root data --only dcgan_plus photos --minutes 5 --seeds 0 1
+
+A player is a list of overrides of `python -m ganexp`. The minutes are CPU time of the training's steps, all resumptions together;
+what was stopped goes on where it was, also when it is given more minutes. On a busy machine a minute of CPU time may still buy
+fewer images, since two threads share what a core has: compare images/s before anything else.
+
+Then `--samples` images of each player's averaged generator are measured against as many real ones. OUT/DATA/players.md and
+players.csv hold the table, OUT/DATA/PLAYER-sSEED.png the first 100 samples, unselected. `share` is that of samples which
+EfficientNet-Lite0 calls a cat (ImageNet's classes 281 to 287). It flatters, as its distances do, players whose discriminator sees
+through the same network; swd_pyramid knows nothing of it, and neither does the eye.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from ganexp import pictures, sampling
+from ganexp.evaluation import Evaluation, samples_of
+from ganexp.files import read_json, replace, write_json
+from ganexp.metrics.diversity import Diversity
+from ganexp.metrics.features import Extractor, Pixels
+from ganexp.metrics.fid import FID
+from ganexp.metrics.kid import KID
+from ganexp.metrics.lite0 import Lite0
+from ganexp.metrics.metric import FeatureMetric
+from ganexp.metrics.prdc import PRDC
+from ganexp.metrics.swd_pyramid import PyramidSlicedWasserstein
+from ganexp.runtime.restoring import restore, restore_data
+
+PLAYERS = {
+    "dcgan_plus": ["experiment=cats_dcgan_plus", "model.width_multiplier=0.5"],  # the best before
+    "photos": ["experiment=photos"],
+    "photos_projected": ["experiment=photos", "model/discriminator=projected", *(
+        f"model.discriminator.{option}" for option in ("width=16", "norm=false", "minibatch_std=8"))],
+    "photos_unsliced": ["experiment=photos", "regularizer=[r1]"],
+    "photos_fastgan": ["experiment=photos", "model/generator=fastgan", "model.generator.width=8", "model.latent.dim=128"],
+    "photos_stylegan2": ["experiment=photos", "model/generator=stylegan2", "model.generator.channel_base=1024",
+        "model.latent.dim=128", "optimizer.generator.lr=2e-3", "optimizer.generator.betas=[0.0,0.99]"],
+}  # fmt: skip
+ALL = ["data.shape=[3,64,64]", "hardware=cpu", "callbacks=[checkpoint]", "logger=[csv]", "trainer.max_steps=1000000"]
+MINUTES = "GANEXP_CPU_MINUTES"  # not in the config, so that a run may be given more
+CATS = (281, 287)
+
+
+class Budget(pl.Callback):
+    """Ends a run when its steps have taken as many minutes of this process's CPU time as the environment says, all the run's
+    resumptions together. `file`: where it notes them, with images and peak memory."""
+
+    def __init__(self, file: str):
+        self.file, self.seconds, self.last = Path(file), 0.0, 0.0
+        self.limit = 60 * float(os.environ[MINUTES])
+
+    def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
+        self.last = time.process_time()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        now = time.process_time()
+        self.seconds, self.last = self.seconds + now - self.last, now
+        trainer.should_stop |= self.seconds >= self.limit
+
+    def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # MiB
+        write_json({"seconds": self.seconds, "images": system.images_seen, "peak": peak}, self.file)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+
+class Share(FeatureMetric):
+    """The share of samples whose most likely ImageNet class is one of `first` to `last`."""
+
+    names = ("share",)
+    higher_is_better = True
+    output = "logits"
+    kinds = ("fake",)
+
+    def __init__(self, features: Extractor, first: int, last: int):
+        super().__init__(features)
+        self.first, self.last = first, last
+        self.add_state("found", torch.zeros((), dtype=torch.int64), "sum")
+
+    def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
+        found = features.argmax(1)
+        self.found = self.found + ((self.first <= found) & (found <= self.last)).sum()
+
+    def values(self) -> Sequence[Tensor]:
+        return [self.found / self.fake_count]
+
+
+def train(folder: Path, overrides: list[str], minutes: float) -> None:
+    """Start the run in `folder`, or go on with it, until its minutes are spent."""
+    note = folder / "budget.json"
+    if read_json(note).get("seconds", 0) >= 60 * minutes:
+        return
+    if list((folder / "checkpoints").glob("*.ckpt")):
+        command = ["task=resume", f"run={folder}", "trust=[players]"]
+    else:
+        budget = ["+callbacks.budget._target_=players.Budget", f"+callbacks.budget.file={note}"]
+        command = [*overrides, *budget, f"hydra.run.dir={folder}"]
+    places = [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", MINUTES: str(minutes), "PYTHONPATH": os.pathsep.join(places)}
+    subprocess.run([sys.executable, "-m", "ganexp", *command], check=True, env=environment)
+
+
+def measure(folder: Path, picture: Path, samples: int) -> dict[str, float]:
+    """Of the run's last averaged generator. Also draws its first samples."""
+    system, config, step = restore(folder / "checkpoints" / "last.ckpt", ["players"])
+    data = restore_data(config, ["players"])
+    data.prepare()
+    lite0 = Lite0()
+    pixels = Pixels()
+    metrics = [
+        FID(lite0), KID(lite0, 100, min(1000, samples)), PyramidSlicedWasserstein(pixels), PRDC(lite0, 5), Diversity(pixels),
+        Share(lite0, *CATS),
+    ]  # fmt: skip
+    evaluation = Evaluation(metrics, data, samples, bool(system.classes))
+    evaluation.setup()
+    values, failed = evaluation.measure(samples_of(system), system.device)
+    for why in failed.values():
+        print(why)
+    pictures.save(pictures.grid(sampling.sample(system, 100, seed=0), 10), picture)
+    spent = read_json(folder / "budget.json")
+    speed = spent["images"] / spent["seconds"]
+    return {"steps": step, "images": spent["images"], "images/s": speed, "MiB": spent["peak"], **values}
+
+
+COLUMNS = {  # of the table: the value, and how it is written
+    "images": "{:,.0f}", "images/s": "{:.0f}", "MiB": "{:.0f}", "fid/lite0": "{:.1f}", "kid/lite0": "{:.3f}",
+    "swd_pyramid/pixels": "{:.1f}", "precision/lite0": "{:.2f}", "recall/lite0": "{:.2f}", "diversity/pixels": "{:.2f}",
+    "share/lite0": "{:.2f}",
+}  # fmt: skip
+
+
+def read_rows(file: Path) -> dict[str, dict[str, float]]:
+    """What another call has measured."""
+    if not file.is_file():
+        return {}
+    with open(file, newline="") as opened:
+        rows = {row.pop("player"): row for row in csv.DictReader(opened)}
+    return {player: {name: float(value) for name, value in row.items() if value} for player, row in rows.items()}
+
+
+def write_table(rows: dict[str, dict[str, float]], folder: Path) -> None:
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    with open(folder / "players.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["player", *names])
+        writer.writeheader()
+        writer.writerows({"player": player, **row} for player, row in rows.items())
+    lines = [f"| player | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]
+    for player, row in rows.items():
+        cells = [form.format(row[name]) if name in row else "–" for name, form in COLUMNS.items()]
+        lines.append(f"| {player} | {' | '.join(cells)} |")
+    text = "\n".join(lines) + "\n"
+    replace(folder / "players.md", lambda file: file.write(text.encode()))
+    print(text, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="the folder that holds cats/, celeba/ or anime/")
+    parser.add_argument("--data", default="cats")
+    parser.add_argument("--minutes", type=float, default=30, help="CPU time of each player's training")
+    parser.add_argument("--only", nargs="+", choices=PLAYERS, default=list(PLAYERS), help="these players")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--precision", default="32-true", help="bf16-mixed is faster where the CPU has AMX or AVX512-BF16")
+    parser.add_argument("--out", type=Path, default=Path("outputs/players"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    out = (arguments.out / arguments.data).absolute()
+    same = [*ALL, f"data={arguments.data}", f"data.root={arguments.root.absolute()}", f"hardware.precision={arguments.precision}"]
+    rows = read_rows(out / "players.csv")
+    for seed in arguments.seeds:
+        for player in arguments.only:
+            name = f"{player}-s{seed}"
+            train(out / name, [*PLAYERS[player], *same, f"seed={seed}"], arguments.minutes)
+            rows[name] = measure(out / name, out / f"{name}.png", arguments.samples)
+            write_table(rows, out)
+
+
+if __name__ == "__main__":
+    main()
