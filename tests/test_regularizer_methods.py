@@ -134,6 +134,7 @@ class Negative(nn.Module):
 
 def test_consistency_of_a_d_that_does_not_heed_the_transform() -> None:
     """Of images of one colour, whose mirror images and windows are themselves."""
+    torch.manual_seed(0)  # in one of 32 calls no image is mirrored
     d, flat = LinearD(torch.randn(48)), torch.randn(5, 3, 1, 1).expand(5, 3, 4, 4)
     assert Consistency(fake_weight=10.0)(play(d, flat, flat + 1)).item() == 0
     assert Consistency()(play(d, torch.randn(5, 3, 4, 4), flat)).item() > 0
