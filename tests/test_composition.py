@@ -118,8 +118,9 @@ def test_every_encoder(name: str) -> None:
     composed = compose(
         "model=vae", f"model/discriminator@model.encoder={name}", shape, "model.width_multiplier=0.04", "model.latent.dim=3"
     )
-    if name in ("patch", "projected", "unet", "fastgan"):
-        with pytest.raises(messages.ConfigError, match=rf"^model\.encoder\.outputs: .*{name}.* has no such argument"):
+    if name in ("patch", "projected", "unet", "fastgan", "joint"):
+        key = "classes" if name == "joint" else "outputs"
+        with pytest.raises(messages.ConfigError, match=rf"^model\.encoder\.{key}: .*{name}.* has no such argument"):
             build(composed["model"], "model")
         return
     system = build(composed["model"], "model")

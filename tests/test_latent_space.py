@@ -494,7 +494,7 @@ def test_every_tool_on_every_model(tool: str, kind: str, made: Path, cli: Cli, t
 
 
 def test_an_attribute_by_a_classifier(made: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, model: Models) -> None:
-    monkeypatch.setattr("ganexp.metrics.classifier.Classifier.learn", lambda self, x, y: 0.5)
+    monkeypatch.setattr("ganexp.metrics.classifier.Classifier.fit", lambda self, x, y: 0.5)
     answer = cli("task=attributes", f"run={made}/styles", "task.num=60", "task.steps=3", "task.attribute=9", "hydra.run.dir=a")
     assert answer.code == 0, answer.err
     numbers = json.loads((answer.folder / "a" / "attribute.json").read_text())
@@ -523,7 +523,7 @@ def test_python_and_the_task_give_the_same(made: Path, cli: Cli, model: Models) 
         ("images", ["task=interpolate", "task.seeds=[-1,2]"], "seeds: from 0 to"),
         ("images", ["task=interpolate", "task.seeds=[99999999999999999999,2]"], "seeds: from 0 to"),
         ("images", ["task=interpolate", "task.space=w"], "space: this generator has no w"),
-        ("images", ["task=interpolate", "task.space=v"], "space: 'v' is no choice"),
+        ("images", ["task=interpolate", "task.space=v"], "space: 'v' is not a valid choice"),
         ("images", ["task=interpolate", "task.steps=1000000000"], "steps: from 2 to 10,000, not 1000000000"),
         ("images", ["task=interpolate", "task.truncation=nan"], "truncation: from -10 to 10, not nan"),
         ("images", ["task=interpolate", "task.film=avi"], "film: gif, webp, mp4, not avi"),
@@ -535,7 +535,7 @@ def test_python_and_the_task_give_the_same(made: Path, cli: Cli, model: Models) 
         ("styles", ["task=style_mix", "task.layers=[4]"], "layers: 4, but the layers of this generator are 0 to 3"),
         ("images", ["task=neighbours", "task.k=100", "task.num_real=50"], "k: from 1 to 49, not 100"),
         ("images", ["task=neighbours", "task.num=0"], "num: from 1 to 10,000, not 0"),
-        ("images", ["task=directions", "task.method=ica"], "method: 'ica' is no choice"),
+        ("images", ["task=directions", "task.method=ica"], "method: 'ica' is not a valid choice"),
         ("images", ["task=directions", "task.reach=inf"], "reach: from 0 to 1,000, not inf"),
         ("styles", ["task=directions", "task.space=z"], "space: no layer of this generator sees z itself"),
         ("images", ["task=project", "task.label=11"], "label: 11, but the classes of this model are 0 to 9"),

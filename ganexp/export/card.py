@@ -124,7 +124,7 @@ def training_rows(facts: Facts) -> list[tuple[str, object]]:
 def metrics(facts: Facts) -> str:
     """The values of the exported weights, then the protocol of each."""
     if not facts.metrics:
-        return "These weights were not measured; `task=evaluate` does."
+        return "These weights were not measured (task=evaluate)."
     protocols = {name: mapping(mapping(facts.run.get("protocols")).get(name)) for name in facts.metrics}
     rows = [
         (name, f"{value:.6g}" if isinstance(value, int | float) else value, protocols[name].get("fingerprint", "not known"))

@@ -59,7 +59,7 @@ class Tool:
         try:
             return prepared(data, self.model)
         except (ValueError, OSError) as error:
-            raise type(error)(f"data of the run: {error}; others: data=NAME data.root=FOLDER") from error
+            raise type(error)(f"data of the run: {error}; or name other data: data=… data.root=…") from error
 
     @cached_property
     def extractor(self) -> Extractor:
