@@ -144,7 +144,7 @@ def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] |
     parameters = signature(made)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    for key in set() if takes_any else node.keys() - HYDRA_KEYS - set(known):
+    for key in [] if takes_any else sorted(node.keys() - HYDRA_KEYS - set(known)):
         raise ConfigError(f"{path}.{key}: {target} has no such argument{nearest(key, known)}")
     required = {n for n in known if parameters[n].default is inspect.Parameter.empty}
     for key in sorted(required - node.keys()):
