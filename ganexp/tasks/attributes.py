@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ganexp.latent_space.attributes import Source, attribute, check_attribute
-from ganexp.latent_space.codes import Space, check_number, check_seeds, labels_in_turn
-from ganexp.tasks.tool import Tool, check_counts
+from ganexp.latent_space.codes import MOST, Space, check_number, check_seeds, labels_in_turn
+from ganexp.tasks.tool import Tool
 
 
 class Attributes(Tool):
@@ -25,7 +25,7 @@ class Attributes(Tool):
         reach: float = 3.0, steps: int = 7, truncation: float = 1.0,
     ):  # fmt: skip
         super().__init__(config, run_dir)
-        check_counts(2, steps=steps)
+        check_number("steps", steps, 2, MOST)
         check_seeds(seeds or [0])
         check_number("reach", reach, 0, 1000)
         check_number("truncation", truncation, -10, 10)

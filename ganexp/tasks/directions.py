@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ganexp.latent_space.codes import Space, check_choice, check_number, check_seeds, labels_in_turn
+from ganexp.latent_space.codes import MOST, Space, check_choice, check_number, check_seeds, labels_in_turn
 from ganexp.latent_space.directions import Method, directions
-from ganexp.tasks.tool import Tool, check_counts
+from ganexp.tasks.tool import Tool
 
 
 class Directions(Tool):
@@ -26,8 +26,8 @@ class Directions(Tool):
         truncation: float = 1.0,
     ):  # fmt: skip
         super().__init__(config, run_dir)
-        check_counts(num=num)
-        check_counts(2, steps=steps)
+        check_number("num", num, 1, MOST)
+        check_number("steps", steps, 2, MOST)
         check_choice("method", method, ("sefa", "pca"))
         check_seeds(seeds or [0])
         check_number("truncation", truncation, -10, 10)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ganexp.latent_space import film
-from ganexp.latent_space.codes import Space, check_seeds, render
+from ganexp.latent_space.codes import MOST, Space, check_number, check_seeds, render
 from ganexp.latent_space.interpolation import Curve, interpolation
-from ganexp.tasks.tool import Tool, check_counts
+from ganexp.tasks.tool import Tool
 
 
 class Interpolate(Tool):
@@ -28,8 +28,8 @@ class Interpolate(Tool):
         film: str | None = None, fps: float = 12,
     ):  # fmt: skip
         super().__init__(config, run_dir)
-        check_counts(num=num)
-        check_counts(2, steps=steps)
+        check_number("num", num, 1, MOST)
+        check_number("steps", steps, 2, MOST)
         check_seeds(seeds or [0])
         self.chosen_seeds, self.labels, self.num, self.steps = seeds, labels, num, steps
         self.space, self.curve, self.truncation, self.film, self.fps = space, curve, truncation, film, fps

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ganexp.images import to_float
-from ganexp.latent_space.codes import check_number, labels_in_turn
-from ganexp.tasks.tool import Tool, check_counts
+from ganexp.latent_space.codes import MOST, check_number, labels_in_turn
+from ganexp.tasks.tool import Tool
 
 
 class Neighbours(Tool):
@@ -26,7 +26,7 @@ class Neighbours(Tool):
         labels: Sequence[int] | None = None,
     ):  # fmt: skip
         super().__init__(config, run_dir)
-        check_counts(num=num)
+        check_number("num", num, 1, MOST)
         check_number("k", k, 1, 100)
         check_number("num_real", num_real, 2, 10_000_000)
         self.num, self.k, self.num_real, self.labels = num, k, num_real, labels

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from ganexp.latent_space.codes import MOST, check_number
 from ganexp.latent_space.reconstruction import check_encoder
-from ganexp.tasks.tool import Tool, check_counts
+from ganexp.tasks.tool import Tool
 
 
 class Reconstruct(Tool):
@@ -17,7 +18,7 @@ class Reconstruct(Tool):
 
     def __init__(self, config: dict[str, Any], run_dir: Path, num: int = 32):
         super().__init__(config, run_dir)
-        check_counts(num=num)
+        check_number("num", num, 1, MOST)
         self.num = num
 
     def check(self) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ganexp.latent_space.codes import check_number, check_seeds, labels_in_turn
+from ganexp.latent_space.codes import MOST, check_number, check_seeds, labels_in_turn
 from ganexp.latent_space.mixing import style_layers
-from ganexp.tasks.tool import Tool, check_counts
+from ganexp.tasks.tool import Tool
 
 
 class StyleMix(Tool):
@@ -24,7 +24,7 @@ class StyleMix(Tool):
         num: int = 6, layers: Sequence[int] | None = None, labels: Sequence[int] | None = None, truncation: float = 1.0,
     ):  # fmt: skip
         super().__init__(config, run_dir)
-        check_counts(num=num)
+        check_number("num", num, 1, MOST)
         check_number("truncation", truncation, -10, 10)
         check_seeds(rows or [0], "rows")
         check_seeds(columns or [0], "columns")

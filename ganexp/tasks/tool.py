@@ -16,7 +16,7 @@ from ganexp.cli.build import build
 from ganexp.data.module import DataModule
 from ganexp.files import replace, write_json
 from ganexp.latent_space import drawing, film
-from ganexp.latent_space.codes import Codes, check_number
+from ganexp.latent_space.codes import Codes
 from ganexp.latent_space.real import prepared
 from ganexp.metrics.features import Extractor
 from ganexp.model import load
@@ -104,9 +104,3 @@ class Tool:
         print(f"  checkpoint {display_path(self.model.checkpoint)}, step {self.model.step:,}")
         for line in [*lines, f"written to {display_path(self.run_dir)}: {', '.join(self.written)}"]:
             print(f"  {line}")
-
-
-def check_counts(low: int = 1, **counts: int) -> None:
-    """Raises ValueError for numbers below `low` or above 10,000, each by its name."""
-    for name, value in counts.items():
-        check_number(name, value, low, 10_000)

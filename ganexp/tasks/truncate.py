@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ganexp.latent_space.codes import check_number, check_seeds, labels_in_turn
-from ganexp.tasks.tool import Tool, check_counts
+from ganexp.latent_space.codes import MOST, check_number, check_seeds, labels_in_turn
+from ganexp.tasks.tool import Tool
 
 
 class Truncate(Tool):
@@ -21,7 +21,8 @@ class Truncate(Tool):
         num: int = 8, psi: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     ):  # fmt: skip
         super().__init__(config, run_dir)
-        check_counts(num=num, psi=len(psi))
+        check_number("num", num, 1, MOST)
+        check_number("psi", len(psi), 1, MOST)
         check_seeds(seeds or [0])
         for value in psi:
             check_number("psi", value, -10, 10)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ganexp.latent_space import film
-from ganexp.latent_space.codes import Space, check_seeds, render
+from ganexp.latent_space.codes import MOST, Space, check_number, check_seeds, render
 from ganexp.latent_space.interpolation import Curve, loop
-from ganexp.tasks.tool import Tool, check_counts
+from ganexp.tasks.tool import Tool
 
 
 class Walk(Tool):
@@ -25,7 +25,8 @@ class Walk(Tool):
         film: str | None = "gif", fps: float = 24,
     ):  # fmt: skip
         super().__init__(config, run_dir)
-        check_counts(num=num, frames=frames)
+        check_number("num", num, 1, MOST)
+        check_number("frames", frames, 1, MOST)
         check_seeds(seeds or [0])
         self.chosen_seeds, self.labels, self.num, self.frames = seeds, labels, num, frames
         self.space, self.curve, self.truncation, self.film, self.fps = space, curve, truncation, film, fps
