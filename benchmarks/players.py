@@ -3,7 +3,7 @@
     python benchmarks/players.py --root data --data cats --minutes 30 --out outputs/players
     python benchmarks/players.py --root data --only dcgan_plus photos --minutes 5 --seeds 0 1
 
-A player is a list of overrides of `python -m ganexp`. The minutes are CPU time of the training's steps, all resumptions together;
+A player is a list of overrides of `python -m ganexp`, in which `{data}` is the data set's name. The minutes are CPU time of the training's steps, all resumptions together;
 what was stopped goes on where it was, also when it is given more minutes. On a busy machine a minute of CPU time may still buy
 fewer images, since two threads share what a core has: compare images/s before anything else.
 
@@ -44,7 +44,7 @@ from ganexp.metrics.swd_pyramid import PyramidSlicedWasserstein
 from ganexp.runtime.restoring import restore, restore_data
 
 PLAYERS = {
-    "dcgan_plus": ["experiment=cats_dcgan_plus", "model.width_multiplier=0.5"],  # the best before
+    "dcgan_plus": ["experiment={data}_dcgan_plus", "model.width_multiplier=0.5"],  # the best before
     "photos": ["experiment=photos"],
     "photos_projected": ["experiment=photos", "model/discriminator=projected", *(
         f"model.discriminator.{option}" for option in ("width=16", "norm=false", "minibatch_std=8"))],
@@ -192,7 +192,8 @@ def main() -> None:
     for seed in arguments.seeds:
         for player in arguments.only:
             name = f"{player}-s{seed}"
-            train(out / name, [*PLAYERS[player], *same, f"seed={seed}"], arguments.minutes)
+            overrides = [override.format(data=arguments.data) for override in PLAYERS[player]]
+            train(out / name, [*overrides, *same, f"seed={seed}"], arguments.minutes)
             rows[name] = measure(out / name, out / f"{name}.png", arguments.samples)
             write_table(rows, out)
 
