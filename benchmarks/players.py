@@ -3,9 +3,10 @@
     python benchmarks/players.py --root data --data cats --minutes 30 --out outputs/players
     python benchmarks/players.py --root data --only dcgan_plus photos --minutes 5 --seeds 0 1
 
-A player is a list of overrides of `python -m ganexp`, in which `{data}` is the data set's name. The minutes are CPU time of the training's steps, all resumptions together;
-what was stopped goes on where it was, also when it is given more minutes. On a busy machine a minute of CPU time may still buy
-fewer images, since two threads share what a core has: compare images/s before anything else.
+A player is a list of overrides of `python -m ganexp`, in which `{data}` is the data set's name. The minutes are CPU time of the
+training's steps, all resumptions together; what was stopped goes on where it was, also when it is given more minutes. On a busy
+machine a minute of CPU time may still buy fewer images, since two threads share what a core has: compare images/s before
+anything else.
 
 Then `--samples` images of each player's averaged generator are measured against as many real ones. OUT/DATA/players.md and
 players.csv hold the table, OUT/DATA/PLAYER-sSEED.png the first 100 samples, unselected. `share` is that of samples which

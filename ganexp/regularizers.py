@@ -25,12 +25,14 @@ class Term(nn.Module):
     """Computes a scalar that `player` minimizes from one Round, or None to contribute nothing yet.
 
     Buffers are state, moved and checkpointed with the system; change them in training mode only. `differentiable`: the kinds of
-    images ("real", "fake") at which the term needs D's gradient, so that it can share the loss's forward pass. `weight` may be
-    annealed: read it at every call. Raises ValueError for a negative weight and for `every` below 1.
+    images ("real", "fake") at which the term needs D's gradient, so that it can share the loss's forward pass. `second_order`:
+    the term contains a gradient; torch.compile's networks can be differentiated only once, so the player's update then runs
+    without them. `weight` may be annealed: read it at every call. Raises ValueError for a negative weight and for `every` below 1.
     """
 
     player: Player = "discriminator"
     differentiable: ClassVar[tuple[str, ...]] = ()
+    second_order: ClassVar[bool] = False
 
     def __init__(self, weight: float = 1.0, every: int = 1):
         super().__init__()
@@ -48,6 +50,7 @@ class R1(Term):
     """weight / 2 · |grad D(x)|² at real images (Mescheder et al. 2018, arXiv:1801.04406, equation 9)."""
 
     differentiable = ("real",)
+    second_order = True
 
     def forward(self, round: Round) -> Tensor:
         return self.weight / 2 * round.gradient("real").square().sum(1).mean()
@@ -57,6 +60,7 @@ class R2(Term):
     """weight / 2 · |grad D(x)|² at fake images (same paper, equation 10)."""
 
     differentiable = ("fake",)
+    second_order = True
 
     def forward(self, round: Round) -> Tensor:
         return self.weight / 2 * round.gradient("fake").square().sum(1).mean()
@@ -64,6 +68,8 @@ class R2(Term):
 
 class WGANGP(Term):
     """weight · (|grad D(x)| - 1)² between real and fake (Gulrajani et al. 2017, arXiv:1704.00028, equation 3)."""
+
+    second_order = True
 
     def __init__(self, weight: float = 10.0, every: int = 1):
         super().__init__(weight, every)
@@ -114,6 +120,8 @@ class AuxiliaryClassifier(Term):
 class DRAGAN(Term):
     """weight · (|grad D(x + a d)| - 1)² around real images, with d = std(x) / 2 · U(0, 1) per pixel and a ~ U(0, 1) per image
     (Kodali et al. 2017, arXiv:1705.07215, section 3.2)."""
+
+    second_order = True
 
     def __init__(self, weight: float = 10.0, every: int = 1):
         super().__init__(weight, every)
@@ -211,6 +219,7 @@ class PathLength(Term):
     """
 
     player = "generator"
+    second_order = True
 
     def __init__(self, weight: float = 2.0, every: int = 4, decay: float = 0.99, fraction: float = 0.5):
         super().__init__(weight, every)

@@ -210,3 +210,34 @@ def test_the_precision_is_announced_and_another_one_noted(native: bool, cli: Cal
     monkeypatch.setattr("ganexp.runtime.trainer.has_bf16", lambda node: not native)
     answer = cli("task=resume", f"run={answer.run}", "trainer.max_steps=4")
     assert answer.code == 0 and f"instead of {precision}: not bitwise reproducible" in answer.out
+
+
+# -- torch.compile ------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_compile_mode_is_refused(cli: Callable[..., Answer]) -> None:
+    answer = cli(*TINY, "hardware.compile=fast")
+    assert answer.code == 2
+    assert "hardware.compile: must be null or one of default, reduce-overhead, max-autotune, got fast" in answer.err
+
+
+def test_compile_without_a_compiler_says_what_is_missing(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    answer = cli(*TINY, "hardware.compile=default")
+    assert answer.code == 2 and "hardware.compile: torch.compile needs a C++ compiler" in answer.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("term", ["r1", "wgan_gp", "dragan", "path_length"])
+def test_compiled_networks_train_like_eager_ones(term: str, cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """Rounding differs, so the weights are close, not equal. Each term is differentiated twice, at every second step."""
+    ends = []
+    for mode in ("null", "default"):
+        run = tmp_path / mode
+        options = [*TINY, "trainer.max_steps=6", f"regularizer=[{term}]", f"regularizer.{term}.every=2"]
+        answer = cli(*options, f"hardware.compile={mode}", f"hydra.run.dir={run}")
+        assert answer.code == 0, answer.err
+        ends.append(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    assert ("torch._dynamo" in sys.modules) and all(
+        torch.allclose(ends[0][name].float(), ends[1][name].float(), atol=2e-3) for name in ends[0]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ganexp.cli.build import build, one_line
 from ganexp.cli.messages import ConfigError
+from ganexp.systems.base import System
 from ganexp.systems.ranks import Ranks
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # weights stay in float32, which gradient penalties need
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 MANUAL = {
     "gradient_clip_val": "gradients are clipped per network: set model.clip_g, model.clip_d",
     "gradient_clip_algorithm": "gradients are clipped by norm: set model.clip_g, model.clip_d",
@@ -42,6 +45,9 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
         raise ConfigError(
             f"hardware.{key}: {MANUAL.get(key, 'is set by ganexp itself; steps and intervals are keys of trainer')}"
         )
+    if node.get("compile") not in (None, *COMPILE_MODES):
+        raise ConfigError(f"hardware.compile: must be null or one of {', '.join(COMPILE_MODES)}, got {node['compile']}")
+    node = {key: value for key, value in node.items() if key != "compile"}
     precision = node.get("precision", "32-true")
     if precision not in PRECISIONS:
         raise ConfigError(f"hardware.precision: must be one of {', '.join(PRECISIONS)}, got {precision}")
@@ -67,6 +73,16 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
         # Lightning enables torch's NVML-based check for GPUs, which costs 0.1 ms twice in every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     return trainer
+
+
+def compile_networks(system: System, mode: str) -> None:
+    """Compile the networks with torch.compile, at their first pass. The EMA is not compiled, and neither are passes that are
+    differentiated twice. Raises ConfigError if this machine has no C++ compiler."""
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")
+    if not any(map(shutil.which, compilers)):
+        raise ConfigError("hardware.compile: torch.compile needs a C++ compiler, such as g++; hardware.compile=null runs without")
+    for network in system.networks().values():
+        network.compile(mode=mode)
 
 
 def choose_precision(node: dict[str, Any], shape: Sequence[int]) -> tuple[str, str]:

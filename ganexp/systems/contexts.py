@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -58,3 +59,9 @@ def uncounted(optimizer: Any) -> Iterator[None]:
         yield
     finally:
         swap_step_hooks(optimizer, hooks)
+
+
+def uncompiled(needed: bool) -> AbstractContextManager[Any]:
+    """Runs networks as if torch.compile had not been called, if `needed`."""
+    # Without an import of the compiler there is nothing compiled, and importing it takes a second.
+    return torch.compiler.set_stance("force_eager") if needed and "torch._dynamo" in sys.modules else nullcontext()

@@ -19,7 +19,7 @@ from ganexp.regularizers import Term
 from ganexp.round import Round
 from ganexp.systems.arguments import check_clip, check_named, with_path
 from ganexp.systems.base import MakeOptimizer, MakeSchedule, System
-from ganexp.systems.contexts import evaluating, frozen, uncounted
+from ganexp.systems.contexts import evaluating, frozen, uncompiled, uncounted
 
 
 class Loss(Protocol):
@@ -113,7 +113,7 @@ class GAN(System):
         optimizer, _ = cast(list[LightningOptimizer], self.optimizers())
         due = self.due_terms("discriminator", self.global_step)
         for kinds in [["real"], ["fake"]] if self.separate else [["real", "fake"]]:
-            with nullcontext() if "fake" in kinds else uncounted(optimizer):
+            with nullcontext() if "fake" in kinds else uncounted(optimizer), uncompiled(any_second_order(due)):
                 losses = self.discriminator_losses(kinds, due if "real" in kinds else {}, real, fake, z, y)
                 self.optimize(optimizer, losses, self.clip_d, "discriminator")
             for constraint in self.constraints.values():
@@ -142,7 +142,7 @@ class GAN(System):
     def generator_step(self, real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> None:
         _, optimizer = cast(list[LightningOptimizer], self.optimizers())
         due = self.due_terms("generator", self.global_step // self.d_steps - 1)
-        with frozen(self.discriminator), uncounted(optimizer):
+        with frozen(self.discriminator), uncounted(optimizer), uncompiled(any_second_order(due)):
             self.optimize(optimizer, self.generator_losses(due, real, z, y, fake), self.clip_g, "generator")
 
     def generator_losses(self, due: dict[str, Term], real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> Iterator[Tensor]:
@@ -203,3 +203,7 @@ class GAN(System):
                     term(round)
                 except (ValueError, RuntimeError, TypeError, AttributeError) as error:
                     raise with_path(error, f"regularizers.{name}") from error
+
+
+def any_second_order(terms: Mapping[str, Term]) -> bool:
+    return any(term.second_order for term in terms.values())

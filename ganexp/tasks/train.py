@@ -34,7 +34,7 @@ from ganexp.runtime import processes
 from ganexp.runtime.console import announcement, count, display_path, final_summary, quiet
 from ganexp.runtime.memory import keep_freed_memory
 from ganexp.runtime.restoring import step_of, transfer
-from ganexp.runtime.trainer import choose_precision, make_trainer
+from ganexp.runtime.trainer import choose_precision, compile_networks, make_trainer
 from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ class Train:
         self.system.scalars.set_window(self.config["trainer"]["log_window"])
         self.trainer = self.make_trainer()
         check_devices(self.trainer, self.data, self.system)
+        if mode := self.config["hardware"].get("compile"):
+            compile_networks(self.system, mode)
         try:
             processes.main_process_first(self.data.prepare)
         except Exception as error:  # a user's DataModule may raise anything
