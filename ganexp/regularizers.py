@@ -27,7 +27,7 @@ class Term(nn.Module):
     Buffers are state, moved and checkpointed with the system; change them in training mode only. `differentiable`: the kinds of
     images ("real", "fake") at which the term needs D's gradient, so that it can share the loss's forward pass. `second_order`:
     the term contains a gradient; torch.compile's networks can be differentiated only once, so the player's update then runs
-    without them. `weight` may be annealed: read it at every call. Raises ValueError for a negative weight and for `every` below 1.
+    without them. `weight` may be annealed: read it at every call. Raises ValueError for a negative weight or `every` below 1.
     """
 
     player: Player = "discriminator"
