@@ -58,7 +58,7 @@ def unchanged(x: Tensor, out: Tensor) -> Tensor:
 # -- what all operations share -----------------------------------------------------------------------------------------
 
 
-def test_p_0_changes_no_bit_and_takes_no_random_number() -> None:
+def test_p_of_0_changes_nothing_and_uses_no_random_numbers() -> None:
     x, before = noise(4), torch.get_rng_state()
     assert torch.equal(ADA(ALL)(x), x) and torch.equal(torch.get_rng_state(), before)
     assert torch.equal(ADA({}, p=1)(x), x)
@@ -67,8 +67,8 @@ def test_p_0_changes_no_bit_and_takes_no_random_number() -> None:
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_half_of_the_images_at_half_of_p(op: str) -> None:
-    """The others are as they came, bit by bit."""
+def test_p_and_factor_set_the_fraction_of_changed_images(op: str) -> None:
+    """The others stay bitwise equal."""
     probability = {"xflip": 0.25, "rotate90": 0.375, "lumaflip": 0.25, "imgfilter": 1 - 0.5**4}
     probability["xint"] = 0.5 * (1 - 1 / 16)  # U(-2, 2) pixels round to (0, 0) once in 16
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def test_half_of_the_images_at_half_of_p(op: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 9, 14), (3, 13, 8), (4, 33, 20), (3, 2, 40)])
-def test_any_image(shape: tuple[int, int, int]) -> None:
+def test_ada_handles_every_size_and_channel_count(shape: tuple[int, int, int]) -> None:
     x = noise(6, *shape)
     for p in (0.3, 1.0):
         torch.manual_seed(0)
@@ -90,7 +90,7 @@ def test_any_image(shape: tuple[int, int, int]) -> None:
         torch.testing.assert_close(other, out)
 
 
-def test_every_image_has_its_own_numbers() -> None:
+def test_every_image_gets_its_own_random_numbers() -> None:
     for op in OPS:
         out = only(op)(noise(1, 3, 32, 32).expand(40, -1, -1, -1)).flatten(1)
         kinds = len(torch.unique(out, dim=0))
@@ -98,7 +98,7 @@ def test_every_image_has_its_own_numbers() -> None:
     assert len(torch.unique(ADA(ALL, p=1)(noise(1).expand(40, -1, -1, -1)).flatten(1), dim=0)) == 40
 
 
-def test_inside_autocast_it_computes_in_float32() -> None:
+def test_ada_computes_in_float32_under_autocast() -> None:
     torch.manual_seed(0)
     x, expected = noise(8), ADA(ALL, p=0.7)(noise(8))
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def test_inside_autocast_it_computes_in_float32() -> None:
     assert out.dtype == torch.float32 and torch.equal(out, expected)
 
 
-def test_matrices_made_in_inference_mode_serve_training() -> None:
+def test_matrices_cached_in_inference_mode_work_in_training() -> None:
     filters.cache_clear()
     bands.cache_clear()
     with torch.inference_mode():
@@ -131,12 +131,12 @@ def test_matrices_made_in_inference_mode_serve_training() -> None:
         ({"interval": 0}, "interval: must be at least 1"),
     ],
 )
-def test_numbers_that_make_no_sense(arguments: Any, message: str) -> None:
+def test_ada_refuses_invalid_arguments(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ADA(**arguments)
 
 
-def test_what_is_no_image() -> None:
+def test_ada_refuses_inputs_that_are_not_images() -> None:
     with pytest.raises(ValueError, match=r"ada needs images \[C, H, W\], not points of shape \[2\]"):
         ADA()(torch.zeros(8, 2))
     for shape in ([6, 8, 8], [3, 1, 8]):
@@ -147,7 +147,7 @@ def test_what_is_no_image() -> None:
 # -- blits and geometry ------------------------------------------------------------------------------------------------
 
 
-def test_pixels_are_moved_exactly() -> None:
+def test_flips_turns_and_shifts_move_pixels_exactly() -> None:
     x = noise(1, height=9, width=9)
     none = t(0.0)
     assert torch.equal(move_pixels(x, scaling(t(-1.0), t(1.0))), x.flip(3))
@@ -160,8 +160,8 @@ def test_pixels_are_moved_exactly() -> None:
     assert torch.equal(both[..., 1:], torch.rot90(x, 1, (2, 3))[..., :-1])
 
 
-def test_a_quarter_turn_of_an_oblong_image() -> None:
-    """About the middle: 4 × 8, of which a square of 4 stays."""
+def test_quarter_turn_rotates_an_oblong_image_about_its_middle() -> None:
+    """4 × 8: a square of 4 in the middle is kept."""
     x = noise(1, height=4, width=8)
     assert torch.equal(move_pixels(x, rotation(t(math.pi / 2)))[..., 2:6], torch.rot90(x[..., 2:6], 1, (2, 3)))
     assert move_pixels(noise(1, height=4, width=9), rotation(t(math.pi / 2))).isfinite().all()
@@ -175,7 +175,7 @@ def test_xflip_and_quarter_turns_are_uniform() -> None:
     assert sum(counts) == 2000 and min(counts) > 420
 
 
-def test_whole_pixels_by_up_to_an_eighth() -> None:
+def test_xint_moves_by_whole_pixels_up_to_an_eighth() -> None:
     ramp = torch.arange(24.0).expand(3000, 1, 16, 24).clone()
     across = (ramp - only("xint")(ramp))[:, 0, 8, 12]
     assert set(across.tolist()) == set(range(-3, 4))
@@ -206,7 +206,7 @@ def places(height: int, width: int) -> tuple[Tensor, Tensor]:
         translation(t(2.3), t(-1.7)),
     ],
 )
-def test_a_smooth_image_is_resampled_as_its_formula(inverse: Tensor) -> None:
+def test_resample_of_a_smooth_image_follows_its_formula(inverse: Tensor) -> None:
     right, down = places(40, 48)
     image = smooth(right, down)[None, None]
     x, y, _ = (inverse[0] @ torch.stack([right, down, torch.ones_like(right)]).flatten(1)).view(3, 40, 48)
@@ -217,16 +217,16 @@ def test_a_smooth_image_is_resampled_as_its_formula(inverse: Tensor) -> None:
         assert (out - image[0, 0])[inside].abs().max() < 1e-5  # the two filters are orthogonal
 
 
-def test_outside_lies_the_mirror_image() -> None:
-    """As far as one goes: here the image is a quarter of its size. A cosine whose mirror images are itself."""
+def test_resample_mirrors_the_image_at_its_edges() -> None:
+    """At any distance: here the image is a quarter of its size, a cosine that equals its mirror images."""
     wave = (math.pi * torch.arange(33) / 16).cos().expand(1, 1, 33, 33)
     expected = (math.pi * (torch.arange(33) * 4 - 48) / 16).cos()  # pixel i from 16 + 4 (i - 16)
     out = resample(wave, scaling(t(0.25), t(0.25)))
     assert (out - expected).abs().max() < 0.07
 
 
-def test_noise_comes_back_from_the_resampling() -> None:
-    """Whatever frequencies it has; away from the edges."""
+def test_resample_by_the_identity_keeps_noise() -> None:
+    """At every frequency; away from the edges."""
     x = noise(1, height=24, width=30)
     out = resample(x, torch.eye(3)[None])
     torch.testing.assert_close(out[..., 6:-6, 6:-6], x[..., 6:-6, 6:-6], atol=1e-5, rtol=0)
@@ -253,7 +253,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, op: str) -> Tensor:
     return found[0]
 
 
-def test_how_far_images_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_geometry_has_the_published_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
     scale = recorded(monkeypatch, "scale")
     assert torch.equal(scale[:, 0, 0], scale[:, 1, 1]) and abs(scale[:, 0, 0].log2().std() - 0.2) < 0.01
     aniso = recorded(monkeypatch, "aniso")
@@ -268,8 +268,8 @@ def test_how_far_images_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert quarter.bincount(minlength=4).min() > 680  # uniform
 
 
-def test_all_of_geometry_is_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each image is resampled once, and one that is only blitted not at all."""
+def test_geometry_is_resampled_once_by_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image is resampled once, and not at all if pixels are only moved."""
     found = spied(monkeypatch, "resample")
     only(*OPS[:7])(noise(50))
     assert len(found) == 1 and len(found[0]) == 50
@@ -285,7 +285,7 @@ def test_all_of_geometry_is_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
 ZERO, ONE = t(0.0), t(1.0)
 
 
-def test_colours_in_closed_form() -> None:
+def test_recolor_matches_closed_forms() -> None:
     x = noise(1)
     color = partial(recolor, x)
     torch.testing.assert_close(color(t(0.3), t(2.0), ONE, ZERO, ONE), 2 * (x + 0.3))
@@ -302,7 +302,7 @@ def test_colours_in_closed_form() -> None:
     torch.testing.assert_close(color(t(0.1), t(3.0), -ONE, t(2 * math.pi / 3), t(0.5)), expected)
 
 
-def test_colours_that_undo_themselves() -> None:
+def test_hue_by_pi_and_lumaflip_are_their_own_inverses() -> None:
     x = noise(1)
     for numbers in ((ZERO, ONE, ONE, t(math.pi), ONE), (ZERO, ONE, -ONE, ZERO, ONE)):
         assert not torch.allclose(recolor(x, *numbers), x)
@@ -321,7 +321,7 @@ def test_grey_stays_grey() -> None:
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_alpha_keeps_its_values(channels: int) -> None:
+def test_alpha_is_left_unchanged(channels: int) -> None:
     x = noise(20, channels)
     out = only(*COLOR)(x)
     assert torch.equal(out[:, -1:], x[:, -1:]) and not unchanged(out[:, :-1], x[:, :-1]).any()
@@ -329,7 +329,7 @@ def test_alpha_keeps_its_values(channels: int) -> None:
     torch.testing.assert_close(ADA(dict.fromkeys(COLOR, 1.0), p=1)(x[:, :-1].contiguous()), out[:, :-1])
 
 
-def test_how_strong_colours_are() -> None:
+def test_colours_have_the_published_strengths() -> None:
     flat = torch.zeros(4000, 3, 2, 2)
     brightness = only("brightness")(flat)[:, 0, 0, 0]
     assert abs(brightness.mean()) < 0.01 and abs(brightness.std() - 0.2) < 0.01
@@ -342,7 +342,7 @@ def test_how_strong_colours_are() -> None:
     torch.testing.assert_close(only("hue")(colored).norm(dim=1), colored.norm(dim=1))
 
 
-def test_bands_are_octaves() -> None:
+def test_bands_split_frequencies_into_octaves() -> None:
     x = noise(2, height=32, width=40)
     torch.testing.assert_close(amplify(x, torch.ones(2, 4)), x)
     torch.testing.assert_close(bands(9, torch.float64, torch.device("cpu")).sum(0), torch.eye(9, dtype=torch.float64))
@@ -356,7 +356,7 @@ def test_bands_are_octaves() -> None:
         assert max(range(4), key=kept.__getitem__) == band and kept[band] > 0.7, frequency
 
 
-def test_one_band_keeps_the_expected_power(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gain_of_one_band_keeps_the_expected_power(monkeypatch: pytest.MonkeyPatch) -> None:
     found = spied(monkeypatch, "amplify")
     only("imgfilter", p=0.1)(torch.zeros(2000, 1, 8, 8))
     gains = found[0]
@@ -366,12 +366,12 @@ def test_one_band_keeps_the_expected_power(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(power[single], torch.ones(int(single.sum())))
 
 
-def test_noise_has_its_own_strength_in_every_image() -> None:
+def test_noise_strength_differs_between_images() -> None:
     strength = only("noise")(torch.zeros(3000, 1, 16, 16)).flatten(1).std(1)
     assert abs(strength.square().mean().sqrt() - 0.1) < 0.005 and abs(strength.mean() - 0.1 * math.sqrt(2 / math.pi)) < 0.004
 
 
-def test_cutout_is_a_box() -> None:
+def test_cutout_zeroes_a_box() -> None:
     x = torch.ones(1, 2, 8, 12)
     expected = x.clone()
     expected[..., 0:4, 3:9] = 0
@@ -390,7 +390,7 @@ def test_cutout_is_a_box() -> None:
 
 
 @pytest.mark.parametrize("op", [*OPS, "all"])
-def test_gradients_are_finite_differences(op: str) -> None:
+def test_gradients_match_finite_differences(op: str) -> None:
     x = noise(4, 3, 8, 9).double().requires_grad_()
 
     def augmented(x: Tensor) -> Tensor:
@@ -401,7 +401,7 @@ def test_gradients_are_finite_differences(op: str) -> None:
     assert torch.autograd.gradgradcheck(lambda x: augmented(x).pow(3), (x,), fast_mode=True)
 
 
-def test_sampling_has_all_derivatives() -> None:
+def test_grid_sampling_can_be_differentiated_twice() -> None:
     torch.manual_seed(0)
     image, grid = torch.randn(2, 2, 4, 5).double().requires_grad_(), 2.4 * torch.rand(2, 3, 6, 2).double() - 1.2
     sample: Any = Sample.apply
@@ -411,8 +411,8 @@ def test_sampling_has_all_derivatives() -> None:
     assert torch.autograd.gradgradcheck(lambda x: sample(sample(x, grid).sin(), grid), (image,))
 
 
-def test_r1_through_the_pipe_trains_d() -> None:
-    """The gradient by the images that were not augmented yet; its own by D's weights."""
+def test_r1_through_ada_trains_d() -> None:
+    """The gradient by the images before augmentation; its own by the weights of D."""
     torch.manual_seed(0)
     first, last = nn.Conv2d(3, 4, 3), nn.Linear(320, 1)
     discriminator = nn.Sequential(first, nn.Softplus(), nn.Flatten(), last)
@@ -431,7 +431,7 @@ def answer(*logits: float, batch: int = 64) -> Output:
     return Output(torch.tensor(logits).expand(batch, -1))
 
 
-def test_p_rises_by_the_images_seen_every_fourth_update() -> None:
+def test_p_rises_with_the_images_seen_at_every_fourth_update() -> None:
     ada = ADA()
     for k in range(12):
         scalars = ada.observe(answer(2.0))
@@ -450,8 +450,8 @@ def test_p_falls_and_stays_within_its_bounds() -> None:
     assert [round(ada.observe(answer(1.0))["p"].item(), 3) for _ in range(4)] == [0.9, 0.9, 0.9, 1.0]
 
 
-def test_the_signs_of_all_logits_count() -> None:
-    """0 is neither; 4 of 5 are positive in one update and 1 of 2 in the next."""
+def test_r_t_is_the_mean_sign_of_all_logits() -> None:
+    """0 has no sign; 4 of 5 are positive in one update and 1 of 2 in the next."""
     ada = ADA(interval=2, target=0.5, kimg=1)
     assert ada.observe(answer(1.0, 3.0, 0.5, 9.0, -20.0, batch=2))["r_t"].item() == pytest.approx(0.6)
     scalars = ada.observe(answer(0.0, 5.0, batch=6))  # (6 + 6) / (10 + 12)
@@ -459,7 +459,7 @@ def test_the_signs_of_all_logits_count() -> None:
     assert ada.observe(answer(-1.0))["r_t"] == -1  # counted anew
 
 
-def test_at_the_target_p_stays() -> None:
+def test_p_stays_when_r_t_equals_the_target() -> None:
     ada = ADA(target=0.0, interval=1, p=0.2)
     ada.observe(answer(1.0, -1.0))
     assert ada.p == torch.tensor(0.2)
@@ -479,7 +479,7 @@ def test_without_a_target_p_is_only_annealed() -> None:
     assert ada.p == 0.5
 
 
-def test_its_state_continues_bit_by_bit() -> None:
+def test_restored_state_continues_bit_for_bit() -> None:
     torch.manual_seed(0)
     logits = [Output(torch.randn(16, 2) + 0.8) for _ in range(21)]
     whole, first, second = ADA(kimg=1), ADA(kimg=1), ADA(kimg=1)
@@ -507,8 +507,8 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
-    """Each with its half of the batch; in the middle of an interval at the end."""
+def test_two_processes_adapt_p_like_one(tmp_path: Path) -> None:
+    """Each has half of the batch; the end is in the middle of an interval."""
     torch.manual_seed(0)
     logits = torch.randn(7, 2, 8, 1) + 0.5
     torch.save(logits, tmp_path / "logits.pt")
@@ -531,7 +531,7 @@ RUN = [
 ]  # fmt: skip
 
 
-def test_a_resumed_run_is_the_run_that_never_stopped(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_resumed_run_equals_the_whole_one(cli: Callable[..., Answer], tmp_path: Path) -> None:
     ended = cli(*RUN, "trainer.max_steps=4", "hydra.run.dir=whole")
     assert ended.code == 0, ended.err
     assert cli(*RUN, "trainer.max_steps=2", "hydra.run.dir=parts").code == 0
@@ -548,7 +548,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(cli: Callable[..., Answer],
     assert all(torch.equal(value, states["parts"][name]) for name, value in states["whole"].items())
 
 
-def test_mistakes_are_named_by_their_key(cli: Callable[..., Answer]) -> None:
+def test_invalid_options_are_named_by_their_config_key(cli: Callable[..., Answer]) -> None:
     ended = cli("augment=[ada]", "+augment.ada.ops.blur=1", *TINY)
     assert ended.code == 2 and "augment.ada.ops.blur: unknown operation; must be one of" in ended.err
     ended = cli("augment=[ada]", "augment.ada.ops.hue=-1", *TINY)

@@ -52,12 +52,12 @@ def advice() -> list[str]:
     return sorted(found)
 
 
-def test_messages_give_advice() -> None:
+def test_advice_is_found_in_messages() -> None:
     assert len(advice()) > 25 and {"metrics=[fid,swd]", "model.discriminator.norm=false"} <= set(advice())
 
 
 @pytest.mark.parametrize("text", advice())
-def test_advice_composes(text: str) -> None:
+def test_every_advice_in_a_message_composes(text: str) -> None:
     """Alone, or with the option whose key it sets; it may lack a run, a folder or torchrun, which only a user has."""
     others = next((options for key, options in NEEDS.items() if re.match(rf"{key}[.=]", text)), [])
     with config.config_tree():

@@ -21,7 +21,7 @@ def mirrored(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     return flipped
 
 
-def test_half_of_the_images_are_mirrored() -> None:
+def test_flip_mirrors_half_of_the_images() -> None:
     torch.manual_seed(0)
     x = images(1000)
     first, second = mirrored(x, Flip()(x)), mirrored(x, Flip()(x))
@@ -30,18 +30,18 @@ def test_half_of_the_images_are_mirrored() -> None:
 
 
 @pytest.mark.parametrize("probability", [0, 1])
-def test_never_and_always(probability: float) -> None:
+def test_flip_with_probability_0_or_1_mirrors_none_or_all(probability: float) -> None:
     x = images(200)
     assert (mirrored(x, Flip(probability)(x)) == bool(probability)).all()
 
 
-def test_a_quarter() -> None:
+def test_flip_mirrors_a_quarter_with_probability_one_quarter() -> None:
     torch.manual_seed(0)
     x = images(1000)
     assert 200 < mirrored(x, Flip(0.25)(x)).sum() < 300
 
 
-def test_gradients_go_back_to_their_own_pixels() -> None:
+def test_flip_returns_gradients_to_their_own_pixels() -> None:
     torch.manual_seed(0)
     x = images(50).requires_grad_()
     out = Flip()(x)
@@ -50,18 +50,18 @@ def test_gradients_go_back_to_their_own_pixels() -> None:
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
-def test_a_probability_is_between_0_and_1(probability: float) -> None:
+def test_flip_refuses_a_probability_outside_0_to_1(probability: float) -> None:
     with pytest.raises(ValueError, match="probability"):
         Flip(probability)
 
 
-def test_points_are_refused() -> None:
+def test_flip_refuses_points() -> None:
     with pytest.raises(ValueError, match=r"shape \[2\]"):
         Flip()(torch.zeros(8, 2))
 
 
-def test_a_crop_is_a_window_moved_by_less_than_its_fraction() -> None:
-    """Of a ramp, so that a pixel tells where it came from."""
+def test_crop_shifts_each_image_by_at_most_its_fraction() -> None:
+    """On a ramp, so that a pixel tells where it came from."""
     torch.manual_seed(0)
     ramp = torch.arange(16.0).expand(200, 1, 16, 16)
     found = Crop(0.25)(ramp)
@@ -80,11 +80,11 @@ def test_a_crop_is_a_window_moved_by_less_than_its_fraction() -> None:
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.6])
-def test_a_crop_of_impossible_fraction(fraction: float) -> None:
+def test_crop_refuses_a_fraction_outside_its_range(fraction: float) -> None:
     with pytest.raises(ValueError, match=r"^fraction: must be in \[0, 0\.5\], got "):
         Crop(fraction)
 
 
-def test_points_have_no_windows() -> None:
+def test_crop_refuses_points() -> None:
     with pytest.raises(ValueError, match="not points"):
         Crop()(torch.zeros(4, 2))

@@ -30,15 +30,15 @@ def draws(monkeypatch: pytest.MonkeyPatch, *numbers: list[float]) -> None:
 # -- DiffAugment -------------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_policy_changes_nothing() -> None:
+def test_empty_policy_changes_nothing() -> None:
     x = torch.randn(4, 3, 8, 8)
     for policy in ("", " , "):
         assert torch.equal(DiffAugment(policy)(x), x)
     assert not torch.equal(DiffAugment("color")(x), x)
 
 
-def test_color_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Brightness x + u - 0.5, saturation 2 u about the channels' mean, contrast u + 0.5 about the image's; each by itself."""
+def test_color_follows_the_published_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brightness x + u - 0.5, saturation 2 u about the mean of the channels, contrast u + 0.5 about that of the image."""
     x = torch.randn(2, 3, 4, 4)
     draws(monkeypatch, [0.8, 0.1], [0.5, 0.5], [0.5, 0.5])
     torch.testing.assert_close(color(x), x + torch.tensor([0.3, -0.4])[:, None, None, None])
@@ -50,7 +50,7 @@ def test_color_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(color(x), means + torch.tensor([0.5, 1.5])[:, None, None, None] * (x - means))
 
 
-def test_colours_are_drawn_for_each_image() -> None:
+def test_color_differs_between_images() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 3, 4, 4).expand(2000, 3, 4, 4)
     found = color(x)
@@ -59,14 +59,14 @@ def test_colours_are_drawn_for_each_image() -> None:
     assert brightness.std().item() == pytest.approx(12**-0.5, abs=0.02)
 
 
-def test_grey_images_have_no_saturation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_color_leaves_the_saturation_of_grey_images(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 1, 4, 4)
     draws(monkeypatch, [0.5, 0.5], [0.0, 1.0], [0.5, 0.5])
     torch.testing.assert_close(color(x), x)
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (12, 20), (5, 28)])
-def test_translation_as_published(height: int, width: int) -> None:
+def test_translation_is_uniform_up_to_an_eighth(height: int, width: int) -> None:
     torch.manual_seed(0)
     x = images(300, 2, height, width)
     most = [int(side / 8 + 0.5) for side in (height, width)]
@@ -87,8 +87,8 @@ def test_translation_as_published(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (6, 12), (7, 9)])
-def test_cutout_as_published(height: int, width: int) -> None:
-    """A rectangle of half the sides about a centre that lies anywhere; what juts out is cut off."""
+def test_cutout_zeroes_a_rectangle_of_half_the_sides(height: int, width: int) -> None:
+    """Its centre is anywhere in the image; the part outside is ignored."""
     torch.manual_seed(0)
     x = images(3000, 2, height, width)
     found = cutout(x)
@@ -107,7 +107,7 @@ def test_cutout_as_published(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("operation", [color, translation, cutout, DiffAugment()])
-def test_gradients_by_finite_differences(operation: Callable[[Tensor], Tensor]) -> None:
+def test_gradients_match_finite_differences(operation: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(2, 2, 4, 3, dtype=torch.float64, requires_grad=True)
 
     def drawn(x: Tensor) -> Tensor:
@@ -117,14 +117,14 @@ def test_gradients_by_finite_differences(operation: Callable[[Tensor], Tensor]) 
     assert torch.autograd.gradcheck(drawn, x)
 
 
-def test_a_policy_is_applied_in_its_order() -> None:
+def test_policy_is_applied_in_its_order() -> None:
     torch.manual_seed(0)
     x = images(40, 3, 8, 8)
     assert (DiffAugment("color, cutout")(x) == 0).any((1, 2, 3)).all()
     assert not (DiffAugment("cutout,color")(x) == 0).any()
 
 
-def test_diffaugment_refuses() -> None:
+def test_diffaugment_refuses_unknown_operations_and_points() -> None:
     with pytest.raises(ValueError, match=r"^policy: must consist of color, translation, cutout, got zoom"):
         DiffAugment("color,zoom")
     with pytest.raises(ValueError, match="not points"):
@@ -134,13 +134,13 @@ def test_diffaugment_refuses() -> None:
 # -- packing -----------------------------------------------------------------------------------------------------------
 
 
-def test_one_sample_is_no_packing() -> None:
+def test_packing_of_one_sample_changes_nothing() -> None:
     x = torch.randn(6, 3, 4, 4)
     assert torch.equal(Pack(1)(x), x)
 
 
 @pytest.mark.parametrize("samples", [2, 3])
-def test_a_row_holds_the_next_samples(samples: int) -> None:
+def test_packed_row_holds_consecutive_samples(samples: int) -> None:
     x, points = images(6, 2, 4, 5), images(6, 2)
     packed = Pack(samples)(x)
     assert packed.shape == (6 // samples, 2 * samples, 4, 5)
@@ -151,14 +151,14 @@ def test_a_row_holds_the_next_samples(samples: int) -> None:
     assert torch.equal(Pack(samples)(last), packed)
 
 
-def test_pack_refuses() -> None:
+def test_pack_refuses_invalid_sizes_and_batches() -> None:
     with pytest.raises(ValueError, match=r"^samples: "):
         Pack(0)
     with pytest.raises(ValueError, match="the batch must be a multiple of 2 samples, got 5"):
         Pack(2)(torch.zeros(5, 2))
 
 
-def test_only_the_first_layer_of_d_widens() -> None:
+def test_packing_widens_only_the_first_layer_of_d() -> None:
     plain, packed = (
         build(compose("model=dcgan", "augment=[pack]", f"augment.pack.samples={n}", *TINY)["model"], "model") for n in (1, 3)
     )
@@ -177,6 +177,6 @@ def test_only_the_first_layer_of_d_widens() -> None:
         (["model=dcgan", "model.accumulate=8"], "each part of 1 on a device must be a multiple of the 2 samples"),
     ],
 )
-def test_what_cannot_be_packed(choices: list[str], message: str, cli: Callable[..., Answer]) -> None:
+def test_packing_refuses_incompatible_choices(choices: list[str], message: str, cli: Callable[..., Answer]) -> None:
     answer = cli("augment=[pack]", *TINY, *NARROW["dcgan"], *choices)
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err

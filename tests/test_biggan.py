@@ -18,12 +18,12 @@ from ganexp.networks.biggan import BatchNorm, Discriminator, Generator
 
 
 @pytest.mark.parametrize("width, g, d", [(96, 70_433_988, 87_982_370), (64, 31_978_628, 39_448_258)])
-def test_imagenet_128(width: int, g: int, d: int) -> None:
+def test_imagenet_128_has_the_published_parameter_counts(width: int, g: int, d: int) -> None:
     assert count(Generator, image(128), 120, width, 1000, attention=64, **PLAIN) == g
     assert count(Discriminator, image(128), width, 1000, attention=64, **PLAIN) == d
 
 
-def test_cifar_10() -> None:
+def test_cifar_10_has_the_published_parameter_counts() -> None:
     assert count(Generator, image(32), 80, 96, 10, attention=16) == 9_416_196
     assert count(Discriminator, image(32), 48, 10, attention=16) == 2_415_170  # 192 channels, not 384
     # The authors' script for CIFAR-10 has an undivided z and no shared embedding: its G is the residual one.
@@ -31,7 +31,7 @@ def test_cifar_10() -> None:
     assert count(Discriminator, image(32), 64, 10, **PLAIN) == 4_207_361
 
 
-def test_64_px() -> None:
+def test_64_px_has_the_published_parameter_counts() -> None:
     assert count(Generator, image(64), 100, 64, 200, **PLAIN) == 31_681_795
     assert count(Discriminator, image(64), 64, 200, **PLAIN) == 19_747_521
     # Tiny ImageNet in PyTorch-StudioGAN: the first block widens nothing.
@@ -52,7 +52,7 @@ def test_64_px() -> None:
         (256, [16, 16, 8, 8, 4, 2, 1], [1, 2, 4, 8, 8, 16, 16], 4),
     ],
 )
-def test_channels_and_maps(side: int, g: list[int], d: list[int], last: int) -> None:
+def test_channels_and_map_sizes_are_as_published(side: int, g: list[int], d: list[int], last: int) -> None:
     with torch.device("meta"):
         generator, discriminator = Generator(image(side), 21, 3, **PLAIN), Discriminator(image(side), 3, **PLAIN)
         assert [generator.bottom[0], *(b.conv2.out_channels for b in generator.blocks)] == [3 * f for f in g]
@@ -63,7 +63,7 @@ def test_channels_and_maps(side: int, g: list[int], d: list[int], last: int) -> 
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (3, 32, 64), (1, 64, 64)], ids=str)
-def test_grey_and_colour_with_and_without_classes(shape: tuple[int, ...]) -> None:
+def test_networks_take_grey_and_colour_with_and_without_classes(shape: tuple[int, ...]) -> None:
     for classes in (None, 3):
         g, d = Generator(shape, 12, 1, classes), Discriminator(shape, 1, classes, outputs=2, auxiliary=4, minibatch_std=3)
         x = g(torch.randn(3, 12), Y)
@@ -73,7 +73,7 @@ def test_grey_and_colour_with_and_without_classes(shape: tuple[int, ...]) -> Non
         assert len(output.features) == 1
 
 
-def test_mistakes_are_refused() -> None:
+def test_networks_refuse_invalid_arguments() -> None:
     for shape in ((2,), (3, 33, 33), (3, 512, 512)):
         for make in (lambda shape=shape: Generator(shape, 20, 1), lambda shape=shape: Discriminator(shape, 1)):
             with pytest.raises(ValueError, match=r"got shape \["):
@@ -90,7 +90,7 @@ def test_mistakes_are_refused() -> None:
 # -- z and label -------------------------------------------------------------------------------------------------------
 
 
-def test_the_condition_scales_around_one() -> None:
+def test_conditional_batch_norm_scales_around_one() -> None:
     torch.manual_seed(0)
     norm, x, condition = BatchNorm(4, 5), 3 + 2 * torch.randn(3, 4, 6, 6), torch.randn(3, 5)
     assert [tuple(p.shape) for p in norm.parameters()] == [(4, 5), (4, 5)]  # no biases, none of batch norm's own
@@ -102,8 +102,8 @@ def test_the_condition_scales_around_one() -> None:
 
 
 @pytest.mark.parametrize("classes", [None, 3])
-def test_each_chunk_of_z_goes_where_it_belongs(classes: int | None) -> None:
-    """Four chunks of 5 and a rest of 2: the first enters below, the others the norms of a block, behind the embedding."""
+def test_each_chunk_of_z_enters_its_own_layer(classes: int | None) -> None:
+    """Four chunks of 5 and a rest of 2: the first enters the first layer, the others the norms of a block, after the label."""
     g = Generator(image(32), 22, 1, classes, embedding=6)
     assert g.project.in_features == 5
     assert {m.in_features for m in g.modules() if isinstance(m, nn.Linear) and m is not g.project} == {11 if classes else 5}
@@ -122,7 +122,7 @@ def test_each_chunk_of_z_goes_where_it_belongs(classes: int | None) -> None:
     assert sum(isinstance(m, nn.Embedding) for m in g.modules()) == (classes is not None)  # one for all blocks
 
 
-def test_initialisation() -> None:
+def test_weights_start_orthogonal_and_biases_at_zero() -> None:
     torch.manual_seed(0)
     g, d = Generator(image(32), 20, 2, 5, spectral_norm=False), Discriminator(image(32), 2, 5, spectral_norm=False)
     for layer in [m for n in (g, d) for m in n.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]:
@@ -133,7 +133,7 @@ def test_initialisation() -> None:
             assert not layer.bias.any()
 
 
-def test_which_layers_are_spectrally_normed() -> None:
+def test_spectral_norm_covers_every_layer_but_the_label_embedding() -> None:
     def normed(network: nn.Module) -> set[str]:
         kinds = nn.Conv2d | nn.Linear | nn.Embedding
         return {n for n, m in network.named_modules() if isinstance(m, kinds) and not parametrize.is_parametrized(m, "weight")}
@@ -143,14 +143,14 @@ def test_which_layers_are_spectrally_normed() -> None:
     assert Generator(image(32), 20, 1).project.parametrizations.weight[0].eps == 1e-6
 
 
-def test_attention_stands_where_it_is_published() -> None:
+def test_attention_is_at_the_published_resolution() -> None:
     with torch.device("meta"):
         g, d = Generator(image(128), 120, 1, attention=64, **PLAIN), Discriminator(image(128), 1, attention=64, **PLAIN)
     assert [isinstance(layer, SelfAttention) for layer in g.attend] == [False, False, False, True, False]
     assert [isinstance(layer, SelfAttention) for layer in list(d.blocks)[1::2]] == [True] + [False] * 5
 
 
-def test_attention_changes_nothing_at_first() -> None:
+def test_attention_changes_nothing_at_the_start() -> None:
     torch.manual_seed(0)
     g = Generator(image(32), 20, 2, attention=16).eval()
     z = torch.randn(3, 20)
@@ -175,18 +175,18 @@ def test_attention_changes_nothing_at_first() -> None:
     ],
     ids=" ".join,
 )
-def test_it_plays(options: list[str]) -> None:
+def test_biggan_trains(options: list[str]) -> None:
     play(compose(*options, *TINY, "model.width_multiplier=0.04"))
 
 
-def test_it_plays_in_bf16() -> None:
+def test_biggan_trains_in_bf16() -> None:
     play(compose("model=biggan", "model.generator.attention=8", *TINY, "model.width_multiplier=0.04"), "bf16-mixed")
 
 
 # -- the experiment ----------------------------------------------------------------------------------------------------
 
 
-def test_the_experiment() -> None:
+def test_experiment_has_the_published_numbers() -> None:
     composed = compose("experiment=biggan_cifar10")
     model = composed["model"]
     assert composed["loss"]["_target_"] == "ganexp.losses.Hinge" and composed["data"]["shape"] == [3, 32, 32]

@@ -43,7 +43,7 @@ def axes(first: Sequence[str], second: Sequence[str], *base: tuple[str, str]) ->
 
 
 @pytest.mark.parametrize("model, data", axes(MODELS, DATA, ("dcgan", "digits"), ("mlp", "")))
-def test_every_model_and_data(model: str, data: str, data_root: Path) -> None:
+def test_every_model_trains_on_every_data_set_it_fits(model: str, data: str, data_root: Path) -> None:
     composed = compose(f"model={model}", f"data={data}", *TINY, *narrow(model), *data_overrides(data, data_root))
     if fits(model, composed):
         play(composed)
@@ -63,7 +63,7 @@ def test_every_model_and_data(model: str, data: str, data_root: Path) -> None:
         ),
     ],
 )
-def test_every_loss_and_regularizer(model: str, data: str, loss: str, regularizer: str) -> None:
+def test_every_loss_trains_with_every_regularizer(model: str, data: str, loss: str, regularizer: str) -> None:
     composed = compose(f"model={model}", f"data={data}", *TINY, *narrow(model))
     composed["model"] |= {"loss": compose(f"loss={loss}")["loss"]}
     composed["model"] |= {"regularizers": compose(f"regularizer=[{regularizer}]")["regularizer"]}
@@ -78,15 +78,15 @@ def test_every_loss_and_regularizer(model: str, data: str, loss: str, regularize
     "regularizer",
     ["r1", "path_length", *(pytest.param(r, marks=pytest.mark.slow) for r in REGULARIZERS if r not in ("r1", "path_length"))],
 )
-def test_every_regularizer_in_bf16(regularizer: str) -> None:
-    """Networks in bf16, the penalty in float32: nothing overflows, with the losses whose logits are unbounded least of all."""
+def test_every_regularizer_trains_in_bf16(regularizer: str) -> None:
+    """Networks in bf16, penalties in float32: nothing overflows, not even with unbounded logits."""
     composed = compose("model=dcgan", "data=digits", "loss=wasserstein", f"regularizer=[{regularizer}]", *TINY, *narrow("dcgan"))
     play(composed, "bf16-mixed")
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_on_two_updates_of_d(loss: str) -> None:
-    """D learns from real and fake in turn, G twice; only a loss that compares both refuses."""
+def test_every_loss_trains_on_separate_updates_of_d(loss: str) -> None:
+    """D learns from real and fake images in turn, G twice; only a loss that compares both refuses."""
     composed = compose("model=acgan", f"loss={loss}", "model.separate=true", "model.g_steps=2", *TINY, *NARROW_ALL)
     if loss == "relativistic":
         with pytest.raises(messages.ConfigError, match=r"model\.separate: Relativistic compares"):
@@ -99,7 +99,7 @@ HALVES = [(half, name) for half in ("generator", "discriminator") for name in op
 
 
 @pytest.mark.parametrize("half, name", HALVES)
-def test_every_half_with_another(half: str, name: str) -> None:
+def test_every_network_combines_with_another_models_network(half: str, name: str) -> None:
     shape = "data.shape=[1,8,8]" if name.startswith("mlp") or name in ("dcgan", "acgan") else "data.shape=[1,32,32]"
     other = "dcgan" if name != "dcgan" else "mlp"
     composed = compose(f"model={other}", f"model/{half}={name}", shape, "model.width_multiplier=0.04")
@@ -113,7 +113,7 @@ def test_every_half_with_another(half: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", options("model/discriminator"))
-def test_every_encoder(name: str) -> None:
+def test_every_discriminator_is_an_encoder_or_is_refused(name: str) -> None:
     shape = "data.shape=[1,8,8]" if name in ("mlp", "dcgan", "acgan") else "data.shape=[1,32,32]"
     composed = compose(
         "model=vae", f"model/discriminator@model.encoder={name}", shape, "model.width_multiplier=0.04", "model.latent.dim=3"
@@ -160,7 +160,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("key, value", OTHERS)
-def test_every_other_option(key: str, value: str, cli: Callable[..., Answer]) -> None:
+def test_every_option_of_the_other_groups_trains(key: str, value: str, cli: Callable[..., Answer]) -> None:
     shrink = [o for o in TINY if not (key == "callbacks" and o.startswith("callbacks."))]
     narrow = {"model/discriminator": NARROW["dcgan"][:1], "model/generator": NARROW["dcgan"][1:]}.get(key, NARROW["dcgan"])
     answer = cli(*shrink, *narrow, f"{key}={value}")
@@ -168,7 +168,7 @@ def test_every_other_option(key: str, value: str, cli: Callable[..., Answer]) ->
     assert answer.record["status"] == "finished" and answer.record["steps"] == 3
 
 
-def test_an_experiment_nobody_wrote(cli: Callable[..., Answer], data_root: Path) -> None:
+def test_unusual_combination_trains_from_the_command_line(cli: Callable[..., Answer], data_root: Path) -> None:
     answer = cli(
         "model=dcgan", "model/discriminator=mlp", "model.discriminator.hidden=[8]", "model.generator.width=2", "loss=hinge",
         "regularizer=[r1,wgan_gp]", "augment=[flip]", "data=folder", f"data.root={data_root}/pictures", "schedule=cosine", *TINY,
@@ -177,7 +177,7 @@ def test_an_experiment_nobody_wrote(cli: Callable[..., Answer], data_root: Path)
     assert (answer.run / "samples" / "step-00000003.png").is_file()
 
 
-def test_the_command_line_wins_over_an_experiment(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_command_line_wins_over_an_experiment(cli: Callable[..., Answer], tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "tiny.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /loss: hinge\nname: tiny\noptimizer: {generator: {lr: 1.0e-3}}\n"

@@ -45,7 +45,7 @@ def norms(d: nn.Module) -> list[float]:
         patch.Discriminator([1, 16, 16], 4),
     ],
 )
-def test_every_layer_has_a_greatest_singular_value_of_1(d: nn.Module) -> None:
+def test_spectral_norm_makes_the_largest_singular_value_1(d: nn.Module) -> None:
     torch.manual_seed(0)
     assert max(abs(norm - 1) for norm in norms(d)) > 0.1
     d = SpectralNorm().apply(d)
@@ -57,7 +57,7 @@ def test_every_layer_has_a_greatest_singular_value_of_1(d: nn.Module) -> None:
     assert buffers == {"original", "_u", "_v"}
 
 
-def test_one_power_iteration_a_pass_and_none_in_evaluation() -> None:
+def test_spectral_norm_iterates_once_per_pass_in_training_only() -> None:
     torch.manual_seed(0)
     d, x = SpectralNorm().apply(mlp.Discriminator([4], [5], dropout=0.0)), torch.randn(6, 4)
     held: Any = d.hidden[0].parametrizations.weight
@@ -70,7 +70,7 @@ def test_one_power_iteration_a_pass_and_none_in_evaluation() -> None:
     torch.testing.assert_close((held[0]._u, held[0]._v), (u, v))
 
 
-def test_spectral_norm_is_in_the_state_of_the_system() -> None:
+def test_spectral_norm_is_saved_in_the_state_of_the_system() -> None:
     system = fitted("constraint=[spectral_norm]")
     assert sum(name.endswith("_u") for name in system.state_dict()) == len(weighted_layers(system.discriminator)) == 3
     assert not any(name.startswith("generator") and "parametrizations" in name for name in system.state_dict())
@@ -93,7 +93,7 @@ class LinearD(nn.Module):
 A = torch.tensor([[3.0], [4.0]])  # |a| = 5
 
 
-def test_gradient_norm_on_a_linear_d() -> None:
+def test_gradient_norm_of_a_linear_d_matches_the_closed_form() -> None:
     torch.manual_seed(0)
     plain, d, x = LinearD(A), GradientNorm().apply(LinearD(A)), 3 * torch.randn(6, 2)
     score = x @ plain.a
@@ -106,14 +106,14 @@ def test_gradient_norm_on_a_linear_d() -> None:
     assert torch.equal(d(x, NO_CLASS).features[0], x)
 
 
-def test_gradient_norm_teaches_g_as_well() -> None:
+def test_gradient_norm_passes_gradients_to_g() -> None:
     """By x: |a| a / (|a| + |a x|)²."""
     x = torch.tensor([[1.0, -2.0]], requires_grad=True)
     (2 * GradientNorm().apply(LinearD(A))(x, NO_CLASS[:1]).logits).sum().backward()
     torch.testing.assert_close(x.grad, 2 * 5 * A.T / (5 + 5) ** 2)
 
 
-def test_gradient_normalized_logits_are_below_1() -> None:
+def test_gradient_norm_bounds_logits_by_1() -> None:
     torch.manual_seed(0)
     d = GradientNorm().apply(dcgan.Discriminator([1, 16, 16], 4, norm=False, classes=3))
     for scale in (1e-3, 1.0, 1e3):
@@ -121,7 +121,7 @@ def test_gradient_normalized_logits_are_below_1() -> None:
         assert logits.shape == (6, 1) and logits.abs().max() <= 1 and logits.isfinite().all()
 
 
-def test_gradient_norm_without_gradients() -> None:
+def test_gradient_norm_works_without_gradients() -> None:
     torch.manual_seed(0)
     d, x = GradientNorm().apply(mlp.Discriminator([2], [8], dropout=0.0, auxiliary=2)), torch.randn(6, 2)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_gradient_norm_without_gradients() -> None:
     assert not any(t.requires_grad for t in (output.logits, output.classes, *output.features))
 
 
-def test_r1_on_top_of_gradient_norm() -> None:
+def test_r1_combines_with_gradient_norm() -> None:
     """The slope of s / (|a| + |s|) in x is |a| / (|a| + |s|)² times a."""
     d, x = GradientNorm().apply(LinearD(A)), torch.tensor([[1.0, 0.5], [-1.0, 2.0]])
     round = Round(nn.Identity(), d, [], x, x, x, NO_CLASS[:2], ["real"])
@@ -195,19 +195,19 @@ def moved(*overrides: str) -> dict[str, bool]:
         (2, {"blocks.0.weight", "blocks.0.bias", "blocks.2.weight", "blocks.3.weight", "blocks.3.bias"}),
     ],
 )
-def test_the_first_layers_stay(layers: int, frozen: set[str]) -> None:
-    """And batch norm between them; the others learn."""
+def test_freeze_keeps_the_first_layers(layers: int, frozen: set[str]) -> None:
+    """And the batch norm between them; the others learn."""
     found = moved("constraint=[freeze]", f"constraint.freeze.layers={layers}")
     assert {name for name, moves in found.items() if not moves} == frozen
     assert len(found) == len(frozen) + (5 if layers == 1 else 2)
 
 
-def test_layers_stay_under_another_constraint() -> None:
+def test_freeze_combines_with_spectral_norm() -> None:
     found = moved("constraint=[spectral_norm,freeze]", "constraint.freeze.layers=1")
     assert {name for name, moves in found.items() if not moves} == {"blocks.0.bias", "blocks.0.parametrizations.weight.original"}
 
 
-def test_one_layer_must_learn() -> None:
+def test_freeze_leaves_at_least_one_layer_to_train() -> None:
     d = mlp.Discriminator([2], [8, 8])
     assert Freeze(2).apply(d) is d and [p.requires_grad for p in d.parameters()] == [False] * 4 + [True] * 2
     with pytest.raises(ValueError, match=r"^layers: must be below 3, the layers of this discriminator, got 3"):
@@ -216,7 +216,7 @@ def test_one_layer_must_learn() -> None:
         Freeze(0)
 
 
-def test_constraints_take_bare_logits() -> None:
+def test_constraints_accept_bare_logits() -> None:
     class Bare(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
             return x.sum(1, keepdim=True)

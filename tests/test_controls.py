@@ -29,14 +29,14 @@ CURVES = {  # from 2 to 8 over 100 images: after 0, 25, 50, 100, 1000
 
 
 @pytest.mark.parametrize("curve", CURVES)
-def test_curves(curve: Any) -> None:
+def test_curves_match_their_formulas(curve: Any) -> None:
     anneal = Anneal("model.ema_half_life", 2.0, 8.0, 100, curve)
     assert [anneal(images) for images in (0, 25, 50, 100, 1000)] == pytest.approx(CURVES[curve])
     down = Anneal("model.ema_half_life", 8.0, 2.0, 100, curve)
     assert [down(0), down(100), down(101)] == pytest.approx([8, 2, 2]) and 8 > down(25) > down(50) > down(75) > 2
 
 
-def test_the_curve_is_a_cosine_unless_asked_otherwise() -> None:
+def test_curve_is_a_cosine_by_default() -> None:
     assert Anneal("loss.weight", 0.0, 1.0, 4)(1) == pytest.approx((1 - 0.5**0.5) / 2)
 
 
@@ -49,7 +49,7 @@ def test_the_curve_is_a_cosine_unless_asked_otherwise() -> None:
         (("loss.weight", 1.0, -2.0, 10, "exponential"), r"^curve: exponential needs start and end above 0"),
     ],
 )
-def test_numbers_that_make_no_sense(arguments: Any, message: str) -> None:
+def test_anneal_refuses_invalid_arguments(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Anneal(*arguments)
 
@@ -57,7 +57,7 @@ def test_numbers_that_make_no_sense(arguments: Any, message: str) -> None:
 # -- what a key reaches ----------------------------------------------------------------------------------------------
 
 
-def test_numbers_in_everything_that_holds_some() -> None:
+def test_anneal_sets_numbers_in_modules_lists_tuples_and_buffers() -> None:
     layer = nn.BatchNorm1d(2)
     roots: dict[str, Any] = {"model": layer, "d": {"list": [1.0, {"x": 2.0}], "pair": (0.9, 0.99)}}
     tensor = layer.num_batches_tracked
@@ -83,13 +83,13 @@ def test_numbers_in_everything_that_holds_some() -> None:
         ("loss.pair.0.x", "loss.pair.0.x does not exist: there is no x"),
     ],
 )
-def test_keys_that_name_no_number(key: str, message: str) -> None:
+def test_anneal_refuses_keys_that_name_no_number(key: str, message: str) -> None:
     roots = {"model": nn.Linear(1, 1), "loss": {"pair": (1, 2), "flag": True, "name": "abc", "none": None}}
     with pytest.raises(ValueError, match=rf"^anneal\.mine\.key: {message}"):
         apply_anneal({"mine": Anneal(key, 1.0, 2.0, 10)}, roots, 0)
 
 
-def test_a_number_is_replaced_where_it_stands() -> None:
+def test_set_number_replaces_in_a_copy() -> None:
     pair = [1.0, 2.0]
     assert set_number({"a": pair}, ["a", "0"], 3.0) == {"a": [3.0, 2.0]} and pair == [1.0, 2.0]
 
@@ -122,8 +122,8 @@ KEYS: dict[str, Callable[[Any], float]] = {
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_every_kind_of_number(key: str) -> None:
-    """Before each step, by the images seen until then: 16 a step."""
+def test_every_annealed_number_is_set_before_each_step(key: str) -> None:
+    """By the images seen until then: 16 a step."""
     system = make_gan(
         loss=losses.BCE(), regularizers={"r1": regularizers.R1(7.0)}, augment={"shift": Shift(7.0)}, clip_d=7.0,
         optimizer={"generator": adam, "discriminator": adam}, ema_half_life=7.0,
@@ -138,7 +138,7 @@ def test_every_kind_of_number(key: str) -> None:
     assert system.scalars.numbers["anneal/mine"] == 0.75
 
 
-def test_an_annealed_weight_is_the_one_that_is_applied() -> None:
+def test_annealed_weight_is_the_one_applied() -> None:
     values = []
     for weight, anneal in ((2.0, {}), (9.0, {"r1": Anneal("regularizer.r1.weight", 2.0, 1.0, 1e9)})):
         system = make_gan(regularizers={"r1": regularizers.R1(weight)}, anneal=anneal)
@@ -147,20 +147,20 @@ def test_an_annealed_weight_is_the_one_that_is_applied() -> None:
     torch.testing.assert_close(*values)
 
 
-def test_an_average_may_begin_as_the_generator_itself() -> None:
-    """A half-life from 0 on, as published (R3GAN)."""
+def test_average_may_start_with_a_half_life_of_0() -> None:
+    """As published (R3GAN): the average is the generator itself."""
     system = make_gan(ema_half_life=100.0, anneal={"ema": Anneal("model.ema_half_life", 0.0, 100.0, 1e9)})
     fit(system, 1)
     for p, q in zip(system.ema.average.parameters(), system.generator.parameters(), strict=True):
         torch.testing.assert_close(p, q)
 
 
-def test_no_average_no_half_life() -> None:
+def test_anneal_refuses_the_half_life_of_an_absent_average() -> None:
     with pytest.raises(ValueError, match=r"^anneal\.ema\.key: model\.ema_half_life is None, not a number"):
         make_gan(anneal={"ema": Anneal("model.ema_half_life", 1.0, 2.0, 10)}).make_optimizers()
 
 
-def test_looking_whether_a_key_is_right_leaves_the_first_value() -> None:
+def test_checking_a_key_keeps_the_first_value() -> None:
     system = make_gan(regularizers={"r1": regularizers.R1()}, anneal={"r1": Anneal("regularizer.r1.weight", 3.0, 1.0, 10)})
     system.make_optimizers()
     assert system.terms["r1"].weight == 3
@@ -202,13 +202,15 @@ def anneal_option(name: str, key: str, start: float = 1.0, end: float = 0.1, ima
         (["anneal=[r3]"], "anneal=r3: there is no such option (there are: "),
     ],
 )  # fmt: skip
-def test_mistakes(options: list[str], message: str, cli: Callable[..., Answer]) -> None:
+def test_invalid_anneal_options_are_refused_with_one_message(
+    options: list[str], message: str, cli: Callable[..., Answer]
+) -> None:
     answer = cli(*TINY, *NARROW["cdcgan"], *options)
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err
     assert not list(answer.folder.iterdir())
 
 
-def test_a_resumed_run_has_the_same_numbers(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_resumed_run_has_the_same_annealed_numbers(cli: Callable[..., Answer], tmp_path: Path) -> None:
     choices = [
         "model=cdcgan", "regularizer=[r1]", "augment=[flip]", "model.d_steps=2", "callbacks.checkpoint.keep=9",
         anneal_option("r1", "regularizer.r1.weight", 1.0, 0.1, 512 * 8),
@@ -230,7 +232,7 @@ def test_a_resumed_run_has_the_same_numbers(cli: Callable[..., Answer], tmp_path
     assert float(logged[1]["anneal/beta"]) == 0.9 and float(logged[6]["anneal/beta"]) == pytest.approx((0.9 * 0.99) ** 0.5)
 
 
-def test_curves_of_two_weights_lie_under_one_key(cli: Callable[..., Answer]) -> None:
+def test_runs_with_other_weights_log_under_the_same_key(cli: Callable[..., Answer]) -> None:
     columns = []
     for weight in (0.1, 10):
         run = f"run{weight}"
@@ -244,8 +246,8 @@ def test_curves_of_two_weights_lie_under_one_key(cli: Callable[..., Answer]) -> 
 # -- learning rates --------------------------------------------------------------------------------------------------
 
 
-def test_a_rate_is_logged_under_its_optimizers_name() -> None:
-    """Three optimizers, of two networks and a part of one: not by the order of anything."""
+def test_learning_rate_is_logged_under_its_optimizers_name() -> None:
+    """Three optimizers, of two networks and a part of one: the names do not depend on their order."""
 
     class Three(type(make_gan())):  # type: ignore[misc]
         def networks_by_optimizer(self) -> dict[str, list[nn.Module]]:
@@ -265,7 +267,7 @@ def test_a_rate_is_logged_under_its_optimizers_name() -> None:
     assert list(optimizers) == ["discriminator", "generator", "mapping"]
 
 
-def test_the_rates_of_both_players_are_told_apart(cli: Callable[..., Answer]) -> None:
+def test_learning_rates_of_g_and_d_are_logged_apart(cli: Callable[..., Answer]) -> None:
     answer = cli(*TINY, *NARROW["cdcgan"], "optimizer.generator.lr=1e-3", "optimizer.discriminator.lr=3e-3")
     (logged, *_) = [row for row in rows(answer.run) if row["lr/generator"]]
     assert float(logged["lr/generator"]) == pytest.approx(1e-3) and float(logged["lr/discriminator"]) == pytest.approx(3e-3)

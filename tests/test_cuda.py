@@ -51,7 +51,7 @@ def test_resumed_run_equals_the_whole_one_on_gpu(choices: list[str], cli: Callab
     assert rows(whole) == rows(parts)
 
 
-def test_sixteen_bits_train_with_a_penalty(cli: Callable[..., Answer]) -> None:
+def test_float16_trains_with_penalties(cli: Callable[..., Answer]) -> None:
     answer = cli(*ON_GPU, "hardware=gpu", "hardware.precision=16-mixed", "regularizer=[r1,r2]", "trainer.max_steps=20")
     assert answer.code == 0, answer.err
     assert answer.record["status"] == "finished"

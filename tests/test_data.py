@@ -32,26 +32,26 @@ def batches(
     return [b.tolist() for b in islice(Batches(size, batch, seed, rank, ranks, start), k)]
 
 
-def test_every_sample_once_an_epoch() -> None:
+def test_every_sample_comes_once_an_epoch() -> None:
     found = batches(8, size=20, batch=5)
     first, second = ([i for batch in part for i in batch] for part in (found[:4], found[4:]))
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second and first != sorted(first)
 
 
-def test_the_incomplete_last_batch_is_left_out() -> None:
+def test_incomplete_last_batch_is_left_out() -> None:
     found = batches(9)  # three batches of 6 from 20
     assert all(len(b) == 6 for b in found)
     for epoch in range(3):
         assert len({i for b in found[3 * epoch : 3 * epoch + 3] for i in b}) == 18
 
 
-def test_no_sample_is_left_out_for_ever() -> None:
+def test_no_sample_is_always_left_out() -> None:
     assert {i for b in batches(60) for i in b} == set(range(20))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_a_batch(ranks: int) -> None:
+def test_ranks_split_a_batch(ranks: int) -> None:
     parts = [batches(7, rank=rank, ranks=ranks) for rank in range(ranks)]
     for whole, *shares in zip(batches(7), *parts, strict=True):
         assert all(len(share) == 6 // ranks for share in shares)
@@ -59,11 +59,11 @@ def test_ranks_share_a_batch(ranks: int) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 4, 9, 10])
-def test_a_start_continues(start: int) -> None:
+def test_batches_continue_from_any_start(start: int) -> None:
     assert batches(5, start=start) == batches(15)[start : start + 5]
 
 
-def test_the_order_is_the_seeds_alone() -> None:
+def test_order_depends_on_the_seed_alone() -> None:
     torch.manual_seed(0)
     first = batches(3)
     torch.manual_seed(1)
@@ -112,7 +112,7 @@ def test_prepare_loads_once() -> None:
         ({"shape": (3, 2, 4), "classes": 0}, "^classes: 0, .*from 0 to 5"),
     ],
 )
-def test_prepare_compares_the_data_with_the_facts(facts: dict[str, object], message: str) -> None:
+def test_prepare_refuses_data_that_differs_from_the_config(facts: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Given(IMAGES, LABELS, **facts).prepare()
 
@@ -122,7 +122,7 @@ def test_prepare_refuses_negative_labels() -> None:
         Given(IMAGES, LABELS - 1, (3, 2, 4), classes=6).prepare()
 
 
-def test_a_batch_may_be_all_of_the_data() -> None:
+def test_batch_may_be_the_whole_data_set() -> None:
     data = Given(IMAGES, NONE, (3, 2, 4), batch_size=6)
     data.prepare()
     x, _ = next(iter(data.train_dataloader()))
@@ -130,13 +130,13 @@ def test_a_batch_may_be_all_of_the_data() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (2, 2), (1, 2, 3, 4), (0,), (3, 0, 8), (3, -1, 8)])
-def test_shapes_are_of_images_or_points(shape: tuple[int, ...]) -> None:
+def test_data_refuses_shapes_of_neither_images_nor_points(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"^shape: "):
         Given(IMAGES, NONE, shape)
 
 
 @pytest.mark.parametrize("batch_size", [1, 0, -4])
-def test_a_batch_holds_two(batch_size: int) -> None:
+def test_data_refuses_a_batch_of_fewer_than_two(batch_size: int) -> None:
     with pytest.raises(ValueError, match=r"^batch_size: "):
         Given(IMAGES, NONE, (3, 2, 4), batch_size=batch_size)
 
@@ -177,7 +177,7 @@ def test_label_counts_hold_a_number_for_each_class() -> None:
     assert data.label_counts().tolist() == [2, 1, 0, 3, 0] and data.label_counts().dtype == torch.int64
 
 
-def test_real_samples_do_not_follow_the_seed() -> None:
+def test_real_samples_do_not_depend_on_the_seed() -> None:
     modules = [Given(IMAGES, LABELS, (3, 2, 4), classes=6, seed=seed) for seed in (0, 1)]
     for data in modules:
         data.prepare()
@@ -193,7 +193,7 @@ def test_real_samples_do_not_follow_the_seed() -> None:
 # -- what ships ----------------------------------------------------------------------------------------------------------
 
 
-def test_digits() -> None:
+def test_digits_have_the_documented_content() -> None:
     data = Digits((1, 8, 8), 10)
     data.prepare()
     assert data.x.shape == (1797, 1, 8, 8) and data.x.dtype == torch.uint8
@@ -204,7 +204,7 @@ def test_digits() -> None:
     assert data.x[0, 0, 4, 4] == 0 and data.x[0, 0, 4, 2] > 100
 
 
-def test_the_sine_is_on_its_curve() -> None:
+def test_sine_points_are_on_the_curve() -> None:
     data = Sine((2,), 0, 32, seed=0, points=500)
     data.prepare()
     t, s = data.x.double().T
@@ -214,7 +214,7 @@ def test_the_sine_is_on_its_curve() -> None:
     assert t.mean().item() == pytest.approx(np.pi, abs=0.3)
 
 
-def test_the_sines_points_are_those_of_their_own_seed() -> None:
+def test_sine_points_depend_on_points_seed_alone() -> None:
     x = [Sine((2,), 0, 32, seed=seed, points=50, points_seed=p).load()[0] for seed, p in ((0, 111), (1, 111), (0, 112))]
     assert np.array_equal(x[0], x[1]) and not np.array_equal(x[0], x[2])
 
@@ -248,14 +248,14 @@ def check_content(data: MNIST, raw: Path) -> None:
 
 
 @MNISTS
-def test_mnist_from_plain_files(make: type[MNIST], tmp_path: Path) -> None:
+def test_mnist_reads_plain_files(make: type[MNIST], tmp_path: Path) -> None:
     raw = tmp_path / make.dataset.__name__ / "raw"
     write_idx(raw)
     check_content(mnist(make, tmp_path), raw)
 
 
 @MNISTS
-def test_mnist_from_compressed_files(make: type[MNIST], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnist_reads_compressed_files(make: type[MNIST], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = tmp_path / make.dataset.__name__ / "raw"
     write_idx(raw, compress=True)
     # torchvision unpacks only what has the published checksum; these are ours. The mirror is never asked.
@@ -266,7 +266,7 @@ def test_mnist_from_compressed_files(make: type[MNIST], tmp_path: Path, monkeypa
 
 
 @MNISTS
-def test_missing_files_are_named(make: type[MNIST], tmp_path: Path) -> None:
+def test_mnist_names_missing_files(make: type[MNIST], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         mnist(make, tmp_path).prepare()
     message = str(caught.value)
@@ -274,7 +274,7 @@ def test_missing_files_are_named(make: type[MNIST], tmp_path: Path) -> None:
 
 
 @MNISTS
-def test_only_the_missing_files_are_named(make: type[MNIST], tmp_path: Path) -> None:
+def test_mnist_names_only_the_missing_files(make: type[MNIST], tmp_path: Path) -> None:
     raw = tmp_path / make.dataset.__name__ / "raw"
     write_idx(raw)
     (raw / FILES[2]).unlink()
@@ -284,7 +284,7 @@ def test_only_the_missing_files_are_named(make: type[MNIST], tmp_path: Path) -> 
     assert [name in asked for name in FILES] == [False, False, True, False]
 
 
-def test_a_failed_download_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_download_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         mnist(MNIST, tmp_path / "new").prepare()
     assert not list(tmp_path.iterdir())
@@ -308,7 +308,7 @@ def header_only(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [cut, nothing, a_page, header_only])
 @pytest.mark.parametrize("file", FILES[:2])
-def test_a_damaged_file_is_no_missing_file(damage: Callable[[bytes], bytes], file: str, tmp_path: Path) -> None:
+def test_damaged_mnist_file_is_reported_as_damaged(damage: Callable[[bytes], bytes], file: str, tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     write_idx(raw, images=200)
     (raw / file).write_bytes(damage((raw / file).read_bytes()))
@@ -346,8 +346,10 @@ def published(name: str, root: Path, shape: tuple[int, ...]) -> DataModule:
         ("digits", (1, 8, 8), (1, 1, 1), "L"),
     ],
 )
-def test_another_size(name: str, native: tuple[int, ...], shape: tuple[int, ...], mode: str, tmp_path: Path) -> None:
-    """As Pillow resizes each image, with the labels as they are."""
+def test_published_data_is_resized_to_the_shape(
+    name: str, native: tuple[int, ...], shape: tuple[int, ...], mode: str, tmp_path: Path
+) -> None:
+    """As Pillow resizes each image; the labels are unchanged."""
     before, data = published(name, tmp_path, native), published(name, tmp_path, shape)
     before.prepare()
     data.prepare()
@@ -373,12 +375,12 @@ def test_another_size(name: str, native: tuple[int, ...], shape: tuple[int, ...]
         ("stacked_mnist", (4, 28, 28), "3"),
     ],
 )
-def test_a_shape_that_no_image_can_have(name: str, shape: tuple[int, ...], channels: str, tmp_path: Path) -> None:
+def test_data_refuses_impossible_channel_counts(name: str, shape: tuple[int, ...], channels: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"^shape: must be \[{channels} channels, height, width\], got \[{shape[0]}[],]"):
         published(name, tmp_path, shape)
 
 
-def test_a_size_that_does_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_refuses_a_size_that_does_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"^shape: 64 images of \[1, 900000, 900000\] take 48,279.\d GiB of memory, more than "):
         published("mnist", tmp_path, (1, 900_000, 900_000)).prepare()
     monkeypatch.delattr("os.sysconf")  # as on Windows
@@ -387,8 +389,10 @@ def test_a_size_that_does_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("data, metrics", [("mnist", "fid"), ("stacked_mnist", "fid,class_modes")])
-def test_a_run_on_another_size(data: str, metrics: str, cli: Callable[..., Answer], data_root: Path) -> None:
-    """The classifier learns the resized images; the protocol says that they are."""
+def test_run_on_resized_data_states_it_in_the_protocol(
+    data: str, metrics: str, cli: Callable[..., Answer], data_root: Path
+) -> None:
+    """The classifier learns the resized images."""
     options = [f"metrics=[{metrics}]", "extractor=classifier", "extractor.steps=5", "data.shape=[3,32,32]"]
     answer = cli("model=dcgan", f"data={data}", *data_overrides(data, data_root), *options, *NARROW["dcgan"], *TINY)
     assert answer.code == 0, answer.err
@@ -396,7 +400,7 @@ def test_a_run_on_another_size(data: str, metrics: str, cli: Callable[..., Answe
     assert protocol["real"]["resize"] == "bicubic to 32×32, squash" and protocol["real"]["shape"] == [3, 32, 32]
 
 
-def test_data_of_one_size_is_not_resized() -> None:
+def test_data_of_fixed_size_refuses_another_shape() -> None:
     with pytest.raises(ValueError, match=r"^shape: \[3, 4, 4\], but the data has samples of shape \[3, 2, 4\]"):
         Given(IMAGES, NONE, (3, 4, 4)).prepare()
 
@@ -413,7 +417,7 @@ def plain(path: Path, value: int | tuple[int, ...], size: tuple[int, int] = (8, 
     Image.new(mode, size, value).save(path)
 
 
-def test_a_folder_is_read_to_the_bottom_in_the_order_of_its_paths(tmp_path: Path) -> None:
+def test_folder_is_read_recursively_in_the_order_of_paths(tmp_path: Path) -> None:
     for value, name in enumerate(["a.png", "b/a.png", "b/c/a.PNG", "c.bmp", "d.webp", "e.gif", "f.jpeg", "g.jpg"]):
         plain(tmp_path / name, value * 10)
     (tmp_path / "notes.txt").write_text("not an image")
@@ -424,7 +428,7 @@ def test_a_folder_is_read_to_the_bottom_in_the_order_of_its_paths(tmp_path: Path
     assert data.y.tolist() == [0] * 8 and data.notes == []
 
 
-def test_the_order_is_not_that_of_creation(tmp_path: Path) -> None:
+def test_folder_order_does_not_depend_on_creation(tmp_path: Path) -> None:
     for value, name in ((30, "c.png"), (10, "a.png"), (20, "b.png")):
         plain(tmp_path / name, value)
     data = folder(tmp_path, (1, 8, 8))
@@ -432,7 +436,7 @@ def test_the_order_is_not_that_of_creation(tmp_path: Path) -> None:
     assert data.x[:, 0, 0, 0].tolist() == [10, 20, 30]
 
 
-def test_channels(tmp_path: Path) -> None:
+def test_folder_converts_pictures_to_1_to_4_channels(tmp_path: Path) -> None:
     plain(tmp_path / "a.png", 100)
     plain(tmp_path / "b.png", (200, 100, 50), mode="RGB")
     plain(tmp_path / "c.png", (10, 20, 30, 40), mode="RGBA")
@@ -458,7 +462,7 @@ def test_height_comes_before_width(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_the_cameras_orientation_is_heeded(suffix: str, tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(suffix: str, tmp_path: Path) -> None:
     picture = Image.new("L", (32, 16))
     picture.paste(255, (0, 0, 16, 16))
     exif = picture.getexif()
@@ -468,7 +472,7 @@ def test_the_cameras_orientation_is_heeded(suffix: str, tmp_path: Path) -> None:
     assert (x[:14] > 250).all() and (x[18:] < 5).all()
 
 
-def test_crop_pad_and_squash(tmp_path: Path) -> None:
+def test_fit_crops_pads_or_squashes(tmp_path: Path) -> None:
     """White, grey, white from left to right in 40×20 px, into a square."""
     picture = Image.new("L", (40, 20), 255)
     picture.paste(100, (10, 0, 30, 20))
@@ -480,7 +484,7 @@ def test_crop_pad_and_squash(tmp_path: Path) -> None:
     assert (squash[:, [0, 1, 18, 19]] > 250).all() and (abs(squash[:, 8:12] - 100) < 3).all()
 
 
-def test_large_pictures_are_averaged(tmp_path: Path) -> None:
+def test_large_pictures_are_antialiased(tmp_path: Path) -> None:
     """A fine chequerboard becomes grey; without antialiasing it would be black and white."""
     board = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
     for suffix in ("png", "jpg"):
@@ -489,8 +493,8 @@ def test_large_pictures_are_averaged(tmp_path: Path) -> None:
     assert (abs(x.astype(int) - 127) < 10).all()
 
 
-def test_a_turned_picture_keeps_its_detail(tmp_path: Path) -> None:
-    """Stripes 4 px high, 512×128 px when turned, to 64 px: a JPEG decoded at a quarter of its size would be all grey."""
+def test_picture_with_exif_rotation_keeps_its_detail(tmp_path: Path) -> None:
+    """Stripes 4 px high, 512×128 px after rotation, to 64 px: a JPEG decoded at a quarter of its size would be all grey."""
     picture = Image.fromarray(((np.arange(2, 130) // 4 % 2) * 255).astype(np.uint8)[None].repeat(512, 0))
     exif = picture.getexif()
     exif[0x0112] = 6
@@ -498,14 +502,14 @@ def test_a_turned_picture_keeps_its_detail(tmp_path: Path) -> None:
     assert folder(tmp_path, (1, 64, 16)).load()[0].std() > 100
 
 
-def test_sixteen_bit_greys_are_scaled(tmp_path: Path) -> None:
+def test_sixteen_bit_grey_is_scaled_to_8_bits(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 0x4000], [0x8000, 0xFFFF]], np.uint16)).save(tmp_path / "a.png")
     for channels in (1, 3):
         x = folder(tmp_path, (channels, 2, 2)).load()[0][0].astype(int)
         assert np.abs(x - np.array([[0, 64], [128, 255]])).max() <= 1
 
 
-def test_a_rare_unreadable_file_is_noted(tmp_path: Path) -> None:
+def test_rare_unreadable_file_is_noted(tmp_path: Path) -> None:
     for i in range(99):
         plain(tmp_path / f"{i:02d}.png", i, (2, 2))
     (tmp_path / "50x.png").write_text("not an image")
@@ -519,7 +523,7 @@ def test_a_rare_unreadable_file_is_noted(tmp_path: Path) -> None:
         folder(tmp_path, (1, 2, 2)).prepare()
 
 
-def test_half_a_file_is_unreadable(tmp_path: Path) -> None:
+def test_truncated_file_is_unreadable(tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     for suffix in ("png", "jpg"):
         noise.save(tmp_path / f"a.{suffix}")
@@ -530,19 +534,19 @@ def test_half_a_file_is_unreadable(tmp_path: Path) -> None:
         path.unlink()
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"^root: .*nowhere"):
         folder(tmp_path / "nowhere").prepare()
 
 
-def test_a_folder_without_images(tmp_path: Path) -> None:
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(FileNotFoundError, match="contains no image"):
         folder(tmp_path).prepare()
 
 
 @pytest.mark.parametrize("shape", [(2,), (5, 8, 8)])
-def test_a_folder_holds_images(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_folder_refuses_shapes_that_are_not_images(shape: tuple[int, ...], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^shape: "):
         folder(tmp_path, shape)
 
@@ -550,8 +554,8 @@ def test_a_folder_holds_images(shape: tuple[int, ...], tmp_path: Path) -> None:
 # -- with replacement, and the sets of faces -----------------------------------------------------------------------------
 
 
-def test_with_replacement_some_come_again_and_some_not_at_all() -> None:
-    """Of 1,000 draws from 1,000 about 1/e are never drawn."""
+def test_replacement_repeats_some_samples_and_omits_others() -> None:
+    """Of 1,000 samples from 1,000 about 1/e never come."""
     batches = Batches(1000, 50, 0, 0, 1, 0, replacement=True)
     drawn = torch.cat(list(islice(batches, 20)))
     assert len(drawn) == 1000 and 600 < len(drawn.unique()) < 665
@@ -559,7 +563,7 @@ def test_with_replacement_some_come_again_and_some_not_at_all() -> None:
     assert torch.equal(torch.cat(list(islice(again, 20))), drawn)
 
 
-def test_with_replacement_too_a_start_continues_and_ranks_share() -> None:
+def test_replacement_continues_from_a_start_and_splits_across_ranks() -> None:
     whole = list(islice(Batches(100, 8, 3, 0, 1, 0, replacement=True), 9))
     assert torch.equal(next(iter(Batches(100, 8, 3, 0, 1, 5, replacement=True))), whole[5])
     parts = [next(iter(Batches(100, 8, 3, rank, 2, 5, replacement=True))) for rank in (0, 1)]
@@ -567,7 +571,7 @@ def test_with_replacement_too_a_start_continues_and_ranks_share() -> None:
 
 
 @pytest.mark.parametrize("make, folder", [(CelebA, "celeba/img_align_celeba"), (Cats, "cats"), (Anime, "anime")])
-def test_a_set_of_faces_is_found_in_its_folder_or_above(make: type[Folder], folder: str, tmp_path: Path) -> None:
+def test_face_data_is_found_in_its_folder_or_above(make: type[Folder], folder: str, tmp_path: Path) -> None:
     write_images(tmp_path / folder, count=8)
     write_images(tmp_path / "others", count=8)
     for root in {tmp_path, tmp_path / folder, (tmp_path / folder).parent}:
@@ -577,12 +581,12 @@ def test_a_set_of_faces_is_found_in_its_folder_or_above(make: type[Folder], fold
 
 
 @pytest.mark.parametrize("make, folder", [(CelebA, "celeba/img_align_celeba"), (Cats, "cats"), (Anime, "anime")])
-def test_missing_faces_are_named_with_their_place(make: type[Folder], folder: str, tmp_path: Path) -> None:
+def test_missing_face_data_names_the_folder(make: type[Folder], folder: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"^root: .*{tmp_path}/{folder.split('/')[0]}"):
         make(str(tmp_path), [3, 8, 8], 0, 4, 0).prepare()
 
 
-def test_labelled_samples_are_the_real_ones() -> None:
+def test_labelled_real_samples_are_the_real_samples() -> None:
     data = Digits([1, 8, 8], 10, 64, 0)
     data.prepare()
     x, y = data.real_and_labels(100)

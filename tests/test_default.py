@@ -18,8 +18,8 @@ from ganexp.runtime.restoring import restore
 
 
 @pytest.mark.slow
-def test_the_digits_are_the_digits_asked_for(tmp_path: Path) -> None:
-    """A classifier that never saw a sample reads at least nine in ten of them as the class they were drawn for."""
+def test_default_run_generates_the_digits_asked_for(tmp_path: Path) -> None:
+    """A classifier that never saw a sample assigns at least nine in ten of them to the class they were generated for."""
     done = subprocess.run([sys.executable, "-m", "ganexp"], cwd=tmp_path, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr
     answer = Answer(done.returncode, done.stdout, done.stderr, tmp_path)

@@ -115,7 +115,7 @@ def kind_of(job: list[str]) -> frozenset[str]:
     return frozenset(word if word.partition("=")[0] in groups else word.partition("=")[0] for word in job)
 
 
-def test_there_are_commands() -> None:
+def test_docs_contain_commands() -> None:
     assert len(COMMANDS) >= 40 and any("-m" in words for words in COMMANDS)
 
 
@@ -128,7 +128,7 @@ def test_every_block_of_python_runs(page: Path, trained: Path) -> None:
         assert found["images"].shape == (16, 1, 8, 8) and found["z"].grad.abs().sum() > 0
 
 
-def test_python_gives_what_the_command_above_it_gives(trained: Path) -> None:
+def test_python_example_gives_the_samples_of_its_command(trained: Path) -> None:
     page = DOCS / "how-to" / "use-a-trained-model.md"
     (sample,) = [words for words in commands_of(page) if "task.num=16" in words]
     call(*sample, "task.grid=false")
@@ -139,7 +139,7 @@ def test_python_gives_what_the_command_above_it_gives(trained: Path) -> None:
         assert pictures.single(image).tobytes() == Image.open(folder / f"{i:05d}.png").tobytes()
 
 
-def test_the_worked_examples(trained: Path) -> None:
+def test_worked_examples_train(trained: Path) -> None:
     """From outside the package, as they are written, only shorter."""
     (default,) = (trained / "outputs" / "cdcgan_digits").iterdir()
     for words in commands_of(OWN):
@@ -164,7 +164,7 @@ def test_the_worked_examples(trained: Path) -> None:
 # -- the first page --------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_is_short_and_begins_with_the_two_commands() -> None:
+def test_readme_is_short_and_begins_with_the_two_commands() -> None:
     readme = ROOT / "README.md"
     assert 700 <= len(TEXTS[readme].split()) <= 900
     two = "pip install -e . && python -m ganexp\n" + 'pip install -e ".[test]" && python -m pytest\n'
@@ -193,7 +193,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_local_link_resolves(page: Path) -> None:
     for target in links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
@@ -213,7 +213,7 @@ def test_every_picture_is_shown_somewhere() -> None:
     assert there <= shown
 
 
-def test_every_page_is_in_the_contents() -> None:
+def test_every_page_is_in_the_table_of_contents() -> None:
     contents = (DOCS / "contents.rst").read_text(encoding="utf-8")
     for page in PAGES:
         if page.is_relative_to(DOCS) and page.parent != DOCS / "reference" / "options":
@@ -232,7 +232,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_the_option_tables_are_those_of_conf() -> None:
+def test_option_tables_match_conf() -> None:
     """If not: python docs/options.py"""
     made = script("options").pages()
     assert set(made) == set((DOCS / "reference" / "options").glob("*.md"))
@@ -240,7 +240,7 @@ def test_the_option_tables_are_those_of_conf() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{name_of(path)}: run python docs/options.py"
 
 
-def test_the_glossary_has_every_word(trained: Path) -> None:
+def test_glossary_has_every_group_method_and_log_name(trained: Path) -> None:
     """Groups, the names of what changes the game, and every column of a run's metrics.csv."""
     names: list[str] = []
     for code in re.findall(r"`([^`]+)`", TEXTS[DOCS / "glossary.md"]):
@@ -257,7 +257,7 @@ def test_the_glossary_has_every_word(trained: Path) -> None:
     assert [name for name in columns if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []
 
 
-def test_the_api_reference_names_modules_that_are_there() -> None:
+def test_api_reference_names_existing_modules() -> None:
     modules = re.findall(r"^\.\. automodule:: (\S+)", (DOCS / "reference" / "api.rst").read_text(encoding="utf-8"), re.M)
     assert len(modules) > 40
     assert [module for module in modules if importlib.util.find_spec(module) is None] == []

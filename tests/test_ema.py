@@ -30,14 +30,14 @@ PACES = [
 
 
 @pytest.mark.parametrize("half_life, images, seen, kept", PACES)
-def test_pace(half_life: float, images: int, seen: int, kept: float) -> None:
+def test_average_follows_at_the_pace_of_its_half_life(half_life: float, images: int, seen: int, kept: float) -> None:
     ema = EMA(filled(1.0), half_life)
     ema.update(filled(0.0), images, seen)
     for p in ema.average.parameters():
         torch.testing.assert_close(p, torch.full_like(p, kept))
 
 
-def test_many_small_steps_are_one_large_step() -> None:
+def test_many_small_updates_equal_one_large_update() -> None:
     one, many = EMA(filled(1.0), 100), EMA(filled(1.0), 100)
     one.update(filled(0.0), 60, 10_000)
     for _ in range(10):
@@ -45,7 +45,7 @@ def test_many_small_steps_are_one_large_step() -> None:
     torch.testing.assert_close(one.average.weight, many.average.weight)
 
 
-def test_nothing_seen_is_a_copy() -> None:
+def test_average_is_a_copy_before_any_image_is_seen() -> None:
     ema = EMA(filled(1.0), 100)
     ema.update(filled(3.0), 10, 0)
     assert torch.equal(ema.average.weight, filled(3.0).weight)
@@ -64,7 +64,7 @@ def test_buffers_are_copied() -> None:
     assert ema.average.num_batches_tracked == 3  # copied, not shared
 
 
-def test_the_average_collects_no_gradient_and_changes_no_network() -> None:
+def test_average_collects_no_gradient_and_leaves_the_network_unchanged() -> None:
     network = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5))
     before = [p.detach().clone() for p in network.parameters()]
     ema = EMA(network, 100)
@@ -77,7 +77,7 @@ def test_the_average_collects_no_gradient_and_changes_no_network() -> None:
         assert torch.equal(p, old)
 
 
-def test_spectral_norm_survives() -> None:
+def test_average_works_with_spectral_norm() -> None:
     torch.manual_seed(0)
     network = spectral_norm(nn.Linear(4, 3))
     ema = EMA(network, 100)
@@ -94,7 +94,7 @@ def test_spectral_norm_survives() -> None:
     torch.testing.assert_close(ema.average(torch.ones(2, 4)), network(torch.ones(2, 4)), rtol=0.02, atol=0.02)
 
 
-def test_the_average_is_in_the_state() -> None:
+def test_average_is_in_the_state_dict() -> None:
     ema = EMA(filled(2.0), 100)
     other = EMA(filled(0.0), 100)
     other.load_state_dict(ema.state_dict())

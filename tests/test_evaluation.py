@@ -84,7 +84,7 @@ def test_real_features_are_extracted_once(cache: Path, digits: Digits, caplog: p
     assert len(list(cache.rglob("*.npy"))) == 1 and not list(cache.rglob(".*.part"))
 
 
-def test_other_content_has_another_place(cache: Path, digits: Digits) -> None:
+def test_features_are_cached_apart_for_other_data_and_extractors(cache: Path, digits: Digits) -> None:
     measured([FID(Random(4))], digits)
     measured([FID(Random(4, seed=1))], digits)
     measured([FID(Random(4))], digits, num=200)
@@ -96,13 +96,13 @@ def test_other_content_has_another_place(cache: Path, digits: Digits) -> None:
     assert len(list(cache.rglob("*.npy"))) == 4
 
 
-def test_pixels_are_not_kept(cache: Path, digits: Digits) -> None:
+def test_pixels_are_not_cached(cache: Path, digits: Digits) -> None:
     measured([SlicedWasserstein(Pixels()), Diversity(Pixels())], digits)
     assert not cache.exists()
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:1000], lambda b: b"\0" * len(b), lambda b: b""])
-def test_damaged_features_are_made_anew(
+def test_damaged_cached_features_are_computed_again(
     damage: Callable[[bytes], bytes], cache: Path, digits: Digits, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = measured([FID(Random(4))], digits)
@@ -114,7 +114,7 @@ def test_damaged_features_are_made_anew(
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64, 300, 2000, 2049, 10_000])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8, 16])
-def test_ranks_share_the_very_chunks_of_one(n: int, ranks: int) -> None:
+def test_ranks_process_the_chunks_of_one_process(n: int, ranks: int) -> None:
     shares = [part for rank in range(ranks) for part in chunks(n, rank, ranks)]
     assert shares == chunks(n) and [i for part in shares for i in range(part.start, part.stop)] == list(range(n))
     assert max(part.stop - part.start for part in shares) <= 256
@@ -137,7 +137,7 @@ def on_a_rank(rank: int, port: int, folder: str, num: int) -> None:
 
 @pytest.mark.parametrize("num", [301, pytest.param(1, marks=pytest.mark.slow)])
 def test_two_ranks_agree_with_one_process(num: int, tmp_path: Path, cache: Path, free_port: int, digits: Digits) -> None:
-    """Also where one of them has nothing to do: of a single sample."""
+    """Also where one of them has nothing to do, with a single sample."""
     torch.multiprocessing.spawn(on_a_rank, (free_port, str(tmp_path), num), nprocs=2)
     values, _ = of_digits(num, digits).measure(noise, CPU)
     assert len(values) == (4 if num > 1 else 1)
@@ -157,8 +157,8 @@ def test_samples_are_rounded_as_if_saved(digits: Digits) -> None:
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_both_sides_are_paired_alike(labelled: bool, digits: Digits) -> None:
-    """By class where the samples have one; else neither side is."""
+def test_real_and_fake_samples_are_paired_alike(labelled: bool, digits: Digits) -> None:
+    """By class if the samples have labels; otherwise neither side is."""
     evaluation = Evaluation([MSSSIM(Pixels())], digits, 300, labelled)
     evaluation.setup()
 
@@ -178,7 +178,7 @@ def test_both_sides_are_paired_alike(labelled: bool, digits: Digits) -> None:
         lambda data: Evaluation([FID(Pixels())], data, 300, False),
     ],
 )
-def test_the_print_tells_protocols_apart(changed: Callable[[Digits], Evaluation], digits: Digits, cache: Path) -> None:
+def test_fingerprint_differs_between_protocols(changed: Callable[[Digits], Evaluation], digits: Digits, cache: Path) -> None:
     def fingerprint_of(evaluation: Evaluation, ema: bool) -> str:
         evaluation.setup()
         (protocol,) = evaluation.protocols(ema).values()
@@ -202,7 +202,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "a", tmp_path / "b"
 
 
-def test_two_folders(cli: Cli, folders: tuple[Path, Path]) -> None:
+def test_evaluate_compares_two_folders(cli: Cli, folders: tuple[Path, Path]) -> None:
     real, fake = folders
     answer = cli("task=evaluate", f"task.real={real}", f"task.fake={fake}", "metrics=[fid,swd,prdc]", "extractor=random")
     assert answer.code == 0, answer.err
@@ -214,7 +214,7 @@ def test_two_folders(cli: Cli, folders: tuple[Path, Path]) -> None:
         assert value["value"] >= 0 and f"{name} " in answer.out
 
 
-def test_a_folder_against_itself(cli: Cli, folders: tuple[Path, Path]) -> None:
+def test_folder_against_itself_has_zero_distance(cli: Cli, folders: tuple[Path, Path]) -> None:
     same = [f"task.real={folders[0]}", f"task.fake={folders[0]}"]
     answer = cli("task=evaluate", *same, "metrics=[fid,swd,prdc]", "extractor=random")
     values = {n: v["value"] for n, v in json.loads((answer.run / "evaluation.json").read_text())["values"].items()}
@@ -237,7 +237,7 @@ def resize(folder: Path) -> None:
         (lambda b: [file.unlink() for file in sorted(b.rglob("*.*"))[1:]], "fake: {b} contains a single image"),
     ],
 )
-def test_folders_that_cannot_be_compared(
+def test_evaluate_refuses_folders_that_cannot_be_compared(
     spoil: Callable[[Path], object], message: str, cli: Cli, folders: tuple[Path, Path]
 ) -> None:
     real, fake = folders
@@ -247,12 +247,12 @@ def test_folders_that_cannot_be_compared(
     assert answer.err.count("\n") == 1 and not (answer.folder / "outputs").exists()
 
 
-def test_fewer_images_than_needed(cli: Cli, folders: tuple[Path, Path]) -> None:
+def test_metric_refuses_fewer_images_than_it_needs(cli: Cli, folders: tuple[Path, Path]) -> None:
     answer = cli("task=evaluate", f"task.real={folders[0]}", f"task.fake={folders[1]}", "metrics=[kid]", "extractor=random")
     assert answer.code == 2 and answer.err == "ganexp: metrics: kid/random: requires at least 1,000 real samples, got 16\n"
 
 
-def test_exact_images_are_as_they_are(tmp_path: Path) -> None:
+def test_unresized_folder_keeps_pixels(tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (5, 6, 7), np.uint8)
     (tmp_path / "grey").mkdir()
     for i, image in enumerate(grey):
@@ -262,7 +262,7 @@ def test_exact_images_are_as_they_are(tmp_path: Path) -> None:
     assert data.shape == (1, 6, 7) and np.array_equal(data.x[:, 0].numpy(), grey)
 
 
-def test_exact_images_of_16_bits_are_scaled(tmp_path: Path) -> None:
+def test_unresized_folder_scales_16_bits_to_8(tmp_path: Path) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (2, 6, 7)).astype(np.uint16)
     for i, image in enumerate(deep):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
@@ -290,7 +290,7 @@ def runs(trained: Path, tmp_path: Path) -> list[Path]:
     return [Path(shutil.copytree(trained / f"r{i}", tmp_path / f"r{i}")) for i in range(3)]
 
 
-def test_a_run_says_best_last_and_mean(runs: list[Path]) -> None:
+def test_run_records_best_last_and_mean_of_metrics(runs: list[Path]) -> None:
     record = json.loads((runs[0] / "run.json").read_text())
     with (runs[0] / "metrics.csv").open(newline="") as file:
         values = [float(row["swd/pixels"]) for row in csv.DictReader(file) if row["swd/pixels"]]
@@ -305,7 +305,7 @@ def test_a_run_says_best_last_and_mean(runs: list[Path]) -> None:
     assert {"precision/random", "recall/random", "density/random", "coverage/random"} <= record["metrics"].keys()
 
 
-def test_compare(cli: Cli, runs: list[Path]) -> None:
+def test_compare_writes_table_curves_and_grids(cli: Cli, runs: list[Path]) -> None:
     answer = cli("task=compare", f"task.runs=[{runs[0]},{runs[1]}]", "hydra.run.dir=both")
     assert answer.code == 0, answer.err
     both = answer.folder / "both"
@@ -322,7 +322,7 @@ def test_compare(cli: Cli, runs: list[Path]) -> None:
     assert Image.open(both / "grids.png").width > 600 and not answer.err
 
 
-def test_compare_warns_of_other_protocols(cli: Cli, runs: list[Path]) -> None:
+def test_compare_warns_of_different_protocols(cli: Cli, runs: list[Path]) -> None:
     answer = cli("task=compare", f"task.runs=[{runs[0]},{runs[2]}]", "hydra.run.dir=both")
     assert answer.code == 0
     said = "fid/random: measured under different protocols (real, generated): do not compare these values"
@@ -337,13 +337,13 @@ def test_compare_warns_of_other_protocols(cli: Cli, runs: list[Path]) -> None:
         ("[{0},nowhere]", "task.runs: nowhere is not a run folder"),
     ],
 )
-def test_runs_that_cannot_be_compared(chosen: str, message: str, cli: Cli, runs: list[Path]) -> None:
+def test_compare_refuses_runs_that_cannot_be_compared(chosen: str, message: str, cli: Cli, runs: list[Path]) -> None:
     answer = cli("task=compare", f"task.runs={chosen.format(*runs)}")
     assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1
 
 
-def test_samples_that_are_all_alike_have_no_value(cli: Cli, tmp_path: Path) -> None:
-    """The run goes on, and says so once."""
+def test_identical_samples_have_no_metric_value(cli: Cli, tmp_path: Path) -> None:
+    """The run continues and says so once."""
     (tmp_path / "zero_latents.py").write_text(
         "from ganexp.latents import Normal\n\n\nclass Zeros(Normal):\n"
         "    def sample(self, n, device):\n        return 0 * super().sample(n, device)\n"
@@ -354,7 +354,7 @@ def test_samples_that_are_all_alike_have_no_value(cli: Cli, tmp_path: Path) -> N
     assert answer.record["metrics"].keys() == {"swd/pixels"} and answer.record["best"]["metric"] == "swd/pixels"
 
 
-def test_a_checkpoint_that_draws_nan(cli: Cli) -> None:
+def test_evaluate_refuses_a_checkpoint_that_samples_nan(cli: Cli) -> None:
     answer = cli("model=mlp", *TINY, *NARROW["mlp"], "hydra.run.dir=r")
     file = answer.folder / "r" / "checkpoints" / "last.ckpt"
     content = torch.load(file, weights_only=True)

@@ -16,7 +16,7 @@ DEFAULT_LOSS = {"_target_": "ganexp.losses.BCE", "real": 1.0, "fake": 0.0, "gene
 SYSTEMS = ["sine_mlp", "mnist_mlp", "mnist_acgan", "mnist_cgan", "anime_dcgan", "celeba_dcgan", "celeba_vae", "cats_dcgan"]
 
 
-def test_every_published_system_has_its_sibling() -> None:
+def test_every_published_experiment_has_a_plus_version() -> None:
     assert set(options("experiment")) >= {f"{name}{end}" for name in SYSTEMS for end in ("", "_plus")}
 
 
@@ -31,8 +31,8 @@ OTHERS = ["model=gmmn", "model=vae", "loss=hinge", "regularizer=[]"]
         for other in OTHERS
     ],
 )
-def test_an_experiment_only_sets_what_every_option_has(name: str, other: str) -> None:
-    """Another choice composes, and every argument is one its class has."""
+def test_experiment_composes_with_every_other_option(name: str, other: str) -> None:
+    """Every argument is one that its class has."""
     if "vae" in name and other.startswith(("loss", "regularizer")):
         pytest.skip("refused: see test_mistakes")
     notes: list[str] = []
@@ -50,7 +50,7 @@ FEW = ("ring", "celeba_vae")  # the others are slow
 @pytest.mark.parametrize(
     "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in options("experiment")]
 )
-def test_an_experiment_runs(name: str, cli: Callable[..., Answer], data_root: Path) -> None:
+def test_every_experiment_trains(name: str, cli: Callable[..., Answer], data_root: Path) -> None:
     with config.config_tree():
         data = checks.compose_checked([f"experiment={name}"]).data
     kinds = {"MNIST": "mnist", "CelebA": "celeba", "Cats": "cats", "Anime": "anime", "CIFAR10": "cifar10", "Folder": "folder"}

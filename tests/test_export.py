@@ -70,7 +70,7 @@ def given(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["images", "points"])
-def test_an_exported_folder_samples_bit_for_bit(name: str, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exported_folder_samples_bit_for_bit(name: str, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = ganexp.load(made / name)
     assert {file.name for file in (made / f"given_{name}").iterdir()} == {
         "model.safetensors", "config.yaml", "README.md", "samples.png",
@@ -92,8 +92,8 @@ def test_an_exported_folder_samples_bit_for_bit(name: str, made: Path, monkeypat
     assert after.config["model"]["discriminator"] == before.config["model"]["discriminator"]
 
 
-def test_from_python_and_once_more(made: Path, tmp_path: Path) -> None:
-    """As the task does; and an exported model can be exported again, with what its card said."""
+def test_export_from_python_equals_the_task(made: Path, tmp_path: Path) -> None:
+    """And an exported model can be exported again, with what its card said."""
     model = ganexp.load(made / "images")
     assert model.export(tmp_path / "a", data_license="CC-BY-4.0", num=20) == tmp_path / "a"
     ganexp.load(tmp_path / "a").export(tmp_path / "b", num=20)
@@ -102,14 +102,14 @@ def test_from_python_and_once_more(made: Path, tmp_path: Path) -> None:
         assert len({file.read_bytes() for file in files}) == 1, name
 
 
-def test_other_tasks_take_an_exported_folder(made: Path, cli: Cli) -> None:
+def test_sample_takes_an_exported_folder(made: Path, cli: Cli) -> None:
     answer = cli("task=sample", f"run={made}/given_points", "seed=5", "task.num=3", "hydra.run.dir=o")
     assert answer.code == 0 and "given_points/model.safetensors, step " in answer.out, answer.err
     found = np.load(answer.folder / "o" / "samples.npy")
     assert np.array_equal(found, ganexp.load(made / "points").sample(3, seed=5).numpy())
 
 
-def test_latest_is_a_run_and_not_what_was_exported_from_it(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_ignores_exported_folders(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made / "points", tmp_path / "outputs" / "mlp" / "1")
     shutil.copytree(made / "given_images", tmp_path / "outputs" / "export" / "2" / "model")
@@ -117,7 +117,7 @@ def test_latest_is_a_run_and_not_what_was_exported_from_it(made: Path, tmp_path:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_can_be_given_away(model: str) -> None:
+def test_every_model_rebuilds_its_sampler_from_an_export(model: str) -> None:
     composed = compose(f"model={model}", "data=cifar10", *narrow(model))
     system = build(composed["model"], "model").eval()
     state = {f"generator.{name}": value for name, value in system.sampler.state_dict().items()}
@@ -127,7 +127,7 @@ def test_every_model_can_be_given_away(model: str) -> None:
     assert torch.equal(sampling.sample(again.eval(), 4, seed=1), sampling.sample(system, 4, seed=1))
 
 
-def test_the_picture_shows_the_samples(made: Path) -> None:
+def test_exported_picture_shows_the_samples(made: Path) -> None:
     wanted = pictures.grid(ganexp.load(made / "images").sample(20, seed=0), 10)
     assert Image.open(made / "given_images" / "samples.png").tobytes() == wanted.tobytes()
 
@@ -142,7 +142,7 @@ def test_the_picture_shows_the_samples(made: Path) -> None:
         (["task.push_to=../ann"], "task.push_to: '../ann' is not USER/NAME of a model on the Hub"),
     ],
 )
-def test_one_clear_line(words: list[str], message: str, made: Path, cli: Cli, tmp_path: Path) -> None:
+def test_export_refuses_bad_input_in_one_line(words: list[str], message: str, made: Path, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     answer = cli("task=export", f"run={made}/images", *words)
@@ -158,7 +158,7 @@ def test_one_clear_line(words: list[str], message: str, made: Path, cli: Cli, tm
     ],
 )
 @ONNX
-def test_an_extra_that_is_missing(
+def test_missing_extra_is_named(
     gone: str, format: str, message: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
@@ -169,7 +169,7 @@ def test_an_extra_that_is_missing(
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_left_where_writing_fails(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_export_leaves_nothing_behind(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -179,7 +179,7 @@ def test_nothing_is_left_where_writing_fails(made: Path, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_system_that_samples_in_its_own_way(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_refuses_a_system_that_samples_differently(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ganexp.load(made / "images")
     monkeypatch.setattr(model.system, "generate", lambda z, y, t=1.0: System.generate(model.system, z, y, t) + 1e-6)
     with pytest.raises(ValueError, match=r"^GAN does not sample by its generator and latent alone"):
@@ -190,7 +190,7 @@ def test_a_system_that_samples_in_its_own_way(made: Path, tmp_path: Path, monkey
 # -- the card ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_card_says_what_is_known(made: Path) -> None:
+def test_card_states_the_facts_of_the_run(made: Path) -> None:
     text = (made / "given_images" / "README.md").read_text()
     record = json.loads((made / "images" / "run.json").read_text())
     content = torch.load(made / "images" / "checkpoints" / "best.ckpt", weights_only=True)
@@ -206,7 +206,7 @@ def test_the_card_says_what_is_known(made: Path) -> None:
     assert "generated 32" in text and "![samples](samples.png)" in text and "## Limits" in text
 
 
-def test_the_code_on_the_card_runs(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_on_the_card_runs(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made / "given_images")
     (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.S)
     found: dict[str, Any] = {}
@@ -214,7 +214,7 @@ def test_the_code_on_the_card_runs(made: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found["x"].shape == (16, 1, 8, 8)
 
 
-def test_a_checkpoint_alone_has_a_card_too(made: Path, tmp_path: Path) -> None:
+def test_checkpoint_without_a_run_gets_a_card(made: Path, tmp_path: Path) -> None:
     shutil.copy(made / "images" / "checkpoints" / "best.ckpt", tmp_path / "x.ckpt")
     ganexp.load(tmp_path / "x.ckpt").export(tmp_path / "new")
     text = (tmp_path / "new" / "README.md").read_text()
@@ -222,7 +222,7 @@ def test_a_checkpoint_alone_has_a_card_too(made: Path, tmp_path: Path) -> None:
     assert "hardware" not in text
 
 
-def test_paths_stay_at_home(made: Path) -> None:
+def test_export_removes_local_paths(made: Path) -> None:
     value = {"a": "/home/ann/photos", "b": ["C:\\Users\\ann\\photos", "~/photos"], "c": {"d": "a/b", "e": 1}}
     assert folder.without_paths(value) == {"a": "photos", "b": ["photos", "photos"], "c": {"d": "a/b", "e": 1}}
     for file in (made / "given_points").iterdir():
@@ -232,14 +232,14 @@ def test_paths_stay_at_home(made: Path) -> None:
 HOSTILE = "<script>alert(1)</script> | `x` ![p](http://e.org/p.png) **b**\n# head\u202e [l](javascript:1) www.e.org"
 
 
-def test_markup_is_escaped(made: Path) -> None:
+def test_card_escapes_markup(made: Path) -> None:
     text = card.escaped(HOSTILE)
     assert "\n" not in text and "\u202e" not in text
     assert not re.search(r"(?<!\\)[<>`*|\[\]!_#]", text) and "http://" not in text and "www.e" not in text
 
 
-def test_markup_in_a_run_does_not_reach_the_card(made: Path, tmp_path: Path) -> None:
-    """Names, settings, metrics and the licence as somebody else may have written them."""
+def test_card_escapes_markup_from_the_run(made: Path, tmp_path: Path) -> None:
+    """In names, settings, metrics and the licence, as somebody else may have written them."""
     shutil.copytree(made / "images", tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "best.ckpt"
     content = torch.load(file, weights_only=True)
@@ -280,8 +280,8 @@ EVERY = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for
 
 @ONNX
 @pytest.mark.parametrize("model", EVERY)
-def test_onnx(model: str) -> None:
-    """Inputs by name, any number of samples, within 1e-4: by hand, not by the check on export."""
+def test_onnx_program_reproduces_the_samples(model: str) -> None:
+    """Inputs by name, any number of samples, within 1e-4; checked here, not by the check inside export."""
     import onnx
     import onnxruntime
 
@@ -300,7 +300,7 @@ def test_onnx(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", EVERY)
-def test_torch_export(model: str) -> None:
+def test_torch_program_reproduces_the_samples(model: str) -> None:
     import io
 
     system = alive(model)
@@ -311,7 +311,7 @@ def test_torch_export(model: str) -> None:
         assert torch.allclose(run(*(z, y)[: 2 if system.classes else 1]), wanted, atol=1e-5)
 
 
-def test_the_task_adds_the_program(made: Path, cli: Cli) -> None:
+def test_export_task_adds_the_program(made: Path, cli: Cli) -> None:
     answer = cli("task=export", f"run={made}/points", "task.format=torch", "hydra.run.dir=o")
     assert answer.code == 0, answer.err
     new = answer.folder / "o" / "model"
@@ -331,7 +331,7 @@ class Moody(nn.Module):
 
 
 @pytest.mark.parametrize("format", ["torch", pytest.param("onnx", marks=ONNX)])
-def test_a_network_that_an_exporter_cannot_take(format: str) -> None:
+def test_export_refuses_a_network_its_format_cannot_take(format: str) -> None:
     with pytest.raises(ValueError, match=rf"^format: {format} cannot take the network test_export\.Moody: [^\n]*$"):
         programs.program(make_gan(generator=Moody()), format)
 
@@ -345,7 +345,9 @@ def test_a_network_that_an_exporter_cannot_take(format: str) -> None:
         (lambda x: x.nothing, "format: torch made a program that fails on 1 samples"),
     ],
 )
-def test_a_program_is_compared(change: Callable[[Tensor], Tensor], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_refuses_a_program_with_other_outputs(
+    change: Callable[[Tensor], Tensor], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export = programs.to_torch
 
     def wrong(network: programs.Program, inputs: tuple[Tensor, ...]) -> tuple[bytes, programs.Run]:
@@ -420,7 +422,7 @@ def first(header: dict[str, Any]) -> dict[str, Any]:
         (lambda f: with_tensors(f, lambda t: t.pop("label_counts")), ": label_counts is in the config only"),
     ],
 )
-def test_hostile_weights(change: Callable[[Path], object], message: str, given: Path) -> None:
+def test_load_refuses_hostile_weights(change: Callable[[Path], object], message: str, given: Path) -> None:
     change(given / "model.safetensors")
     with pytest.raises(ganexp.ConfigError, match=rf"^run: \S*model\.safetensors:? ?{message}[^\n]*$"):
         ganexp.load(given)
@@ -475,8 +477,8 @@ DEEP = {"_target_": "ganexp.networks.mlp.Generator", "shape": [1, 8, 8], "latent
         (lambda f: f.unlink(), " comes without a readable config.yaml"),
     ],
 )
-def test_hostile_configs(change: Callable[[Path], object], message: str, given: Path) -> None:
-    """Refused in one line, and before it costs much."""
+def test_load_refuses_hostile_configs(change: Callable[[Path], object], message: str, given: Path) -> None:
+    """In one line, and before it costs much."""
     change(given / "config.yaml")
     start = time.process_time()
     with pytest.raises(ganexp.ConfigError, match=rf"^run: (the weights in )?\S*model\.safetensors({message})[^\n]*$"):
@@ -484,13 +486,13 @@ def test_hostile_configs(change: Callable[[Path], object], message: str, given: 
     assert time.process_time() - start < 30
 
 
-def test_the_command_line_refuses_too(given: Path, cli: Cli) -> None:
+def test_command_line_refuses_hostile_configs(given: Path, cli: Cli) -> None:
     generator(_target_="os.system")(given / "config.yaml")
     answer = cli("task=sample", f"run={given}")
     assert answer.code == 2 and answer.err.count("\n") == 1 and "asks to run os.system" in answer.err
 
 
-def test_ones_own_class_must_be_trusted(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exported_model_with_an_own_class_requires_trust(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_prior.py").write_text("from ganexp.latents import Normal\n\n\nclass Wide(Normal):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     wanted = ganexp.load(given).sample(3, seed=0)
@@ -521,7 +523,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 @HUB
-def test_to_the_hub_and_back(hub: Hub, made: Path) -> None:
+def test_hub_round_trip_keeps_the_samples(hub: Hub, made: Path) -> None:
     address = ganexp.push_to_hub(made / "given_images", "ann/digits", private=True, token="hf_secret", endpoint=hub.endpoint)
     assert address.startswith(f"{hub.endpoint}/ann/digits/commit/") and hub.private["ann/digits"]
     sent = {file.name: file.read_bytes() for file in (made / "given_images").iterdir()}
@@ -532,7 +534,7 @@ def test_to_the_hub_and_back(hub: Hub, made: Path) -> None:
 
 
 @HUB
-def test_the_task_sends_to_the_hub(hub: Hub, made: Path, cli: Cli) -> None:
+def test_export_task_pushes_to_the_hub(hub: Hub, made: Path, cli: Cli) -> None:
     answer = cli("task=export", f"run={made}/points", "task.push_to=ann/sine", "hydra.run.dir=o")
     assert answer.code == 0 and f"sent: {hub.endpoint}/ann/sine/commit/" in answer.out, answer.err
     assert set(hub.repos["ann/sine"]) == {file.name for file in (answer.folder / "o" / "model").iterdir()}
@@ -540,7 +542,7 @@ def test_the_task_sends_to_the_hub(hub: Hub, made: Path, cli: Cli) -> None:
 
 
 @HUB
-def test_offline_it_says_what_it_would_have_sent(made: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_offline_says_what_it_would_have_sent(made: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as opened:  # a port where nobody listens
         opened.bind(("127.0.0.1", 0))
         port = opened.getsockname()[1]
@@ -558,7 +560,7 @@ def test_offline_it_says_what_it_would_have_sent(made: Path, cli: Cli, monkeypat
 
 
 @HUB
-def test_what_the_hub_cannot_do(hub: Hub, made: Path, tmp_path: Path) -> None:
+def test_hub_functions_refuse_bad_input(hub: Hub, made: Path, tmp_path: Path) -> None:
     with pytest.raises(ganexp.ConfigError, match=r"^from_hub: ann/nothing cannot be fetched: RepositoryNotFoundError: [^\n]*$"):
         ganexp.from_hub("ann/nothing", endpoint=hub.endpoint)
     with pytest.raises(ValueError, match=r"^repo: 'https://x/y' is not USER/NAME"):
@@ -571,7 +573,7 @@ def test_what_the_hub_cannot_do(hub: Hub, made: Path, tmp_path: Path) -> None:
 # -- samples as files ----------------------------------------------------------------------------------------------------
 
 
-def test_pictures_with_their_labels(made: Path, cli: Cli) -> None:
+def test_sample_writes_pictures_with_a_label_list(made: Path, cli: Cli) -> None:
     answer = cli("task=sample", f"run={made}/images", "task.num=300", "task.grid=false", "seed=4", "hydra.run.dir=o")
     assert answer.code == 0, answer.err
     with (answer.folder / "o" / "labels.csv").open(newline="") as file:
@@ -583,7 +585,7 @@ def test_pictures_with_their_labels(made: Path, cli: Cli) -> None:
         assert Image.open(answer.folder / "o" / row["file"]).tobytes() == pictures.single(image).tobytes()
 
 
-def test_npz_as_fid_tools_read_it(made: Path, cli: Cli) -> None:
+def test_npz_has_the_layout_fid_tools_read(made: Path, cli: Cli) -> None:
     answer = cli("task=sample", f"run={made}/images", "task.num=300", "task.npz=true", "seed=4", "hydra.run.dir=o")
     assert answer.code == 0, answer.err
     found = np.load(answer.folder / "o" / "samples.npz", allow_pickle=False)
@@ -596,13 +598,13 @@ def test_npz_as_fid_tools_read_it(made: Path, cli: Cli) -> None:
     assert not (answer.folder / "o" / "grid.png").exists()
 
 
-def test_points_have_no_npz_of_images(made: Path, cli: Cli) -> None:
+def test_sample_refuses_npz_of_points(made: Path, cli: Cli) -> None:
     answer = cli("task=sample", f"run={made}/points", "task.npz=true")
     assert answer.code == 2 and answer.err.startswith("ganexp: task.npz: this model makes points") and answer.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_channels(channels: int, tmp_path: Path) -> None:
+def test_samples_are_written_with_1_to_4_channels(channels: int, tmp_path: Path) -> None:
     x = torch.rand(5, channels, 4, 6) * 2 - 1
     samples.write_npz(tmp_path / "x.npz", [(x[:3], None), (x[3:], None)], 5, x.shape[1:])
     found = np.load(tmp_path / "x.npz")
@@ -614,7 +616,7 @@ def test_channels(channels: int, tmp_path: Path) -> None:
     assert np.array_equal(found["arr_0"][4], colours)
 
 
-def test_memory_holds_a_few_batches(tmp_path: Path) -> None:
+def test_writer_holds_only_a_few_batches_in_memory(tmp_path: Path) -> None:
     """However slowly they are written."""
     taken, written = 0, 0
 
@@ -639,7 +641,7 @@ def test_memory_holds_a_few_batches(tmp_path: Path) -> None:
     assert np.load(tmp_path / "x.npz")["arr_0"].shape == (80, 4, 4, 3)
 
 
-def test_samples_that_are_not_finite(tmp_path: Path) -> None:
+def test_writers_refuse_samples_that_are_not_finite(tmp_path: Path) -> None:
     x = torch.zeros(2, 1, 4, 4)
     bad = [(x, None), (x / 0, None)]
     with pytest.raises(ValueError, match="the training diverged"):
@@ -649,7 +651,7 @@ def test_samples_that_are_not_finite(tmp_path: Path) -> None:
         samples.write_pictures(tmp_path, bad, 4)
 
 
-def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_by_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of a writing thread is not lost."""
 
     def full(*_: Any, **__: Any) -> None:

@@ -39,7 +39,7 @@ def pair() -> tuple[Generator, Discriminator]:
 @pytest.mark.parametrize("size, g, d", [
     (256, 29_127_846, 11_526_160), (512, 29_174_392, 11_526_496), (1024, 29_176_512, 11_528_192)
 ])  # fmt: skip
-def test_as_many_weights_as_published(size: int, g: int, d: int) -> None:
+def test_networks_have_the_published_parameter_counts(size: int, g: int, d: int) -> None:
     with torch.device("meta"):
         networks = Generator([3, size, size], 256), Discriminator([3, size, size])
     assert (count(networks[0]) + SECOND_IMAGE, count(networks[1])) == (g, d)
@@ -47,7 +47,7 @@ def test_as_many_weights_as_published(size: int, g: int, d: int) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256, 512, 1024])
-def test_every_size(size: int) -> None:
+def test_every_supported_size_generates_scores_and_decodes(size: int) -> None:
     channels = 1 if size == 64 else 3
     g, d = Generator([channels, size, size], 8, 2).eval(), Discriminator([channels, size, size], 2).eval()
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_every_size(size: int) -> None:
     assert all(found.shape == wanted.shape == (1, channels, small, small) for found, wanted in decoded)
 
 
-def test_what_excites_what() -> None:
+def test_skip_excitation_connects_the_published_resolutions() -> None:
     """4 -> 64, 8 -> 128, 16 -> 256, 32 -> 512 px in G; in D from the maps of 256, 128, 64 px to those of 32, 16, 8 px."""
     with torch.device("meta"):
         g, d = Generator([3, 1024, 1024], 256), Discriminator([3, 256, 256])
@@ -72,7 +72,7 @@ def test_what_excites_what() -> None:
     assert found == {32: 0, 64: 1, 128: 2}
 
 
-def test_the_maps_that_excite_have_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skip_excitation_gets_maps_of_the_published_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
     forward = Excite.forward
     monkeypatch.setattr(
@@ -83,13 +83,13 @@ def test_the_maps_that_excite_have_their_sizes(monkeypatch: pytest.MonkeyPatch) 
     assert seen == [(4, 64), (8, 128), (16, 256), (256, 32), (128, 16), (64, 8)]
 
 
-def test_spectral_norm_of_every_convolution_and_no_bias(pair: Any) -> None:
+def test_every_convolution_has_spectral_norm_and_no_bias(pair: Any) -> None:
     for network in pair:
         layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
         assert all(is_parametrized(m, "weight") and m.bias is None for m in layers) and len(layers) > 8
 
 
-def test_noise_while_training(pair: Any) -> None:
+def test_noise_is_added_in_training_only(pair: Any) -> None:
     g, _ = pair
     z = torch.randn(4, 8)
     twice = lambda: torch.equal(g(z, Y), g(z, Y))  # noqa: E731
@@ -104,7 +104,7 @@ def test_noise_while_training(pair: Any) -> None:
     assert twice()
 
 
-def test_a_label_counts() -> None:
+def test_label_changes_samples_and_logits() -> None:
     torch.manual_seed(0)
     one, other = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 2, 1])
     g, d = Generator([3, 32, 32], 8, 4, 3).eval(), Discriminator([3, 32, 32], 4, 3).eval()
@@ -114,7 +114,7 @@ def test_a_label_counts() -> None:
         assert torch.equal(a[:3], b[:3]) and not torch.equal(a[3], b[3])
 
 
-def test_a_quadrant_is_decoded_as_itself(pair: Any) -> None:
+def test_decoder_reconstructs_the_same_quadrant(pair: Any) -> None:
     _, d = pair
     x = torch.randn(4, 3, 64, 64)
     features = d.eval()(x, Y).features
@@ -140,8 +140,8 @@ def round_of(pair: Any, real: Tensor) -> Round:
 
 
 @pytest.mark.parametrize("distance", ["pixel", "lite0"])
-def test_the_term_teaches_d_to_decode(pair: Any, distance: Any) -> None:
-    """Of reals alone; all of D but what only judges learns from it."""
+def test_reconstruction_trains_d_on_real_images(pair: Any, distance: Any) -> None:
+    """Everything in D that the decoders see learns from it."""
     term, real = Reconstruction(2.0, distance=distance), torch.rand(4, 3, 64, 64)
     round = round_of(pair, real)
     value = term(round)
@@ -160,7 +160,7 @@ def test_the_term_teaches_d_to_decode(pair: Any, distance: Any) -> None:
     assert loss < value
 
 
-def test_the_distances(pair: Any) -> None:
+def test_reconstruction_distances_match_their_definitions(pair: Any) -> None:
     x, y = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     assert Reconstruction(distance="pixel").distance(x, y) == F.mse_loss(x, y)
     term = Reconstruction()
@@ -178,13 +178,13 @@ def test_the_distances(pair: Any) -> None:
 # -- the game ----------------------------------------------------------------------------------------------------------
 
 
-def test_g_learns_through_d(pair: Any) -> None:
+def test_g_gets_gradients_through_d(pair: Any) -> None:
     g, d = pair
     d(g(torch.randn(4, 8), Y), Y).logits.mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in g.parameters())
 
 
-def test_a_checkpoint_restores_the_same(pair: Any) -> None:
+def test_state_dict_restores_the_same_outputs(pair: Any) -> None:
     g, d = pair
     x = d(g(torch.randn(4, 8), Y), Y).features[3].detach()
     other = Discriminator([3, 64, 64], 4)
@@ -197,13 +197,13 @@ def test_a_checkpoint_restores_the_same(pair: Any) -> None:
     (["data.shape=[3,64,64]", "model.classes=10", "augment=[diffaugment]", f"{TERM}.distance=pixel"], "32-true"),
     (["data.shape=[3,32,32]", "regularizer=[r1,feature_matching]"], "bf16-mixed"),
 ])  # fmt: skip
-def test_it_plays(options: list[str], precision: str) -> None:
+def test_fastgan_trains(options: list[str], precision: str) -> None:
     system = play(compose("model=fastgan", "loss=hinge", "model.width_multiplier=0.04", *TINY, *options), precision)
     assert "reconstruction/quadrant" in " ".join(system.scalars.latest)
     assert not [name for name in system.state_dict() if "see" in name.split(".")]
 
 
-def test_it_refuses_another_discriminator() -> None:
+def test_fastgan_refuses_another_discriminator() -> None:
     composed = compose("model=fastgan", "model/discriminator=dcgan", "data.shape=[1,32,32]", "model.width_multiplier=0.04", *TINY)
     with pytest.raises(ValueError, match=r"regularizers\.reconstruction: this discriminator has no decoders"):
         build(composed["model"], "model").check_shapes((1, 32, 32))
@@ -212,7 +212,7 @@ def test_it_refuses_another_discriminator() -> None:
 
 
 @pytest.mark.parametrize("shape", [[2], [3, 16, 16], [3, 28, 28], [3, 64, 32], [3, 96, 96], [3, 2048, 2048]])
-def test_refused(shape: list[int]) -> None:
+def test_networks_refuse_invalid_arguments(shape: list[int]) -> None:
     for make in (lambda: Generator(shape, 8), lambda: Discriminator(shape)):
         with pytest.raises(ValueError, match=r"^FastGAN needs square images .* got shape \["):
             make()

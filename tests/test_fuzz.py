@@ -481,43 +481,43 @@ def in_place(line: list[str], made: Path) -> list[str]:
 
 @fuzz(230)
 @given(line=command_lines("train"))
-def test_train(line: list[str], attempt: Attempt, made: Path) -> None:
+def test_train_survives_random_command_lines(line: list[str], attempt: Attempt, made: Path) -> None:
     attempt(*in_place(line, made), trains=True)
 
 
 @fuzz(60)
 @given(line=command_lines("sample"))
-def test_sample(line: list[str], attempt: Attempt, made: Path) -> None:
+def test_sample_survives_random_command_lines(line: list[str], attempt: Attempt, made: Path) -> None:
     attempt(*in_place(line, made))
 
 
 @fuzz(60)
 @given(line=command_lines("evaluate"))
-def test_evaluate(line: list[str], attempt: Attempt, made: Path) -> None:
+def test_evaluate_survives_random_command_lines(line: list[str], attempt: Attempt, made: Path) -> None:
     attempt(*in_place(line, made))
 
 
 @fuzz(20)
 @given(line=command_lines("compare"))
-def test_compare(line: list[str], attempt: Attempt, made: Path) -> None:
+def test_compare_survives_random_command_lines(line: list[str], attempt: Attempt, made: Path) -> None:
     attempt(*in_place(line, made))
 
 
 @fuzz(60)
 @given(line=command_lines("prepare"))
-def test_prepare(line: list[str], attempt: Attempt, made: Path) -> None:
+def test_prepare_survives_random_command_lines(line: list[str], attempt: Attempt, made: Path) -> None:
     attempt(*in_place(line, made))
 
 
 @fuzz(30)
 @given(line=command_lines("inspect"))
-def test_inspect(line: list[str], attempt: Attempt, made: Path) -> None:
+def test_inspect_survives_random_command_lines(line: list[str], attempt: Attempt, made: Path) -> None:
     attempt(*in_place(line, made))
 
 
 @fuzz(60)
 @given(line=command_lines("resume"))
-def test_resume(line: list[str], attempt: Attempt, made: Path) -> None:
+def test_resume_survives_random_command_lines(line: list[str], attempt: Attempt, made: Path) -> None:
     attempt(*in_place(line, made), fill=lambda folder: shutil.copytree(made / "points", folder / "run"))
 
 
@@ -689,7 +689,9 @@ def restored(file: Path, whole: torch.Tensor | None = None) -> str:
 
 @fuzz(220)
 @given(name=st.sampled_from(["points", "images"]), damage=flips(3))
-def test_checkpoint_flipped(name: str, damage: Damage, made: Path, tmp_path: Path) -> None:
+def test_checkpoint_with_flipped_bits_is_refused_or_samples_the_same(
+    name: str, damage: Damage, made: Path, tmp_path: Path
+) -> None:
     """Refused, or draws exactly what the whole one draws."""
     put(tmp_path / "x.ckpt", damage(checkpoint(made, name)))
     settle(f"{name} {damage}", lambda: restored(tmp_path / "x.ckpt", samples(made, name)))
@@ -697,7 +699,7 @@ def test_checkpoint_flipped(name: str, damage: Damage, made: Path, tmp_path: Pat
 
 @fuzz(200)
 @given(damage=damages())
-def test_checkpoint_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_refused_or_samples_the_same(damage: Damage, made: Path, tmp_path: Path) -> None:
     put(tmp_path / "x.ckpt", damage(checkpoint(made)))
     settle(str(damage), lambda: restored(tmp_path / "x.ckpt", samples(made, "points")))
 
@@ -712,21 +714,21 @@ def other_checkpoint(made: Path, change: Any, top: bool, file: Path) -> None:
 
 @fuzz(200)
 @given(change=PLACES, top=st.sampled_from([False, False, True]))
-def test_checkpoint_of_other_content(change: Any, top: bool, made: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_other_content_is_refused_or_samples(change: Any, top: bool, made: Path, tmp_path: Path) -> None:
     other_checkpoint(made, change, top, tmp_path / "x.ckpt")
     settle(f"{change} {top}", lambda: restored(tmp_path / "x.ckpt"))
 
 
 @fuzz(15)
 @given(damage=damages())
-def test_sample_from_a_damaged_one(damage: Damage, attempt: Attempt, made: Path) -> None:
+def test_sample_refuses_a_damaged_checkpoint(damage: Damage, attempt: Attempt, made: Path) -> None:
     attempt("task=sample", "hardware=cpu", "run=x.ckpt", fill=lambda folder: put(folder / "x.ckpt", damage(checkpoint(made))))
 
 
 @fuzz(180)
 @given(damage=st.lists(damages(), min_size=3, max_size=3), whole=st.integers(0, 3))
-def test_newest(damage: list[Damage], whole: int, made: Path, tmp_path: Path) -> None:
-    """The newest whole one is found, wherever the damaged ones lie."""
+def test_newest_whole_checkpoint_is_found(damage: list[Damage], whole: int, made: Path, tmp_path: Path) -> None:
+    """Wherever the damaged ones are."""
     names = ["last.ckpt", "step-00000003.ckpt", "step-00000002.ckpt"]
     for i, name in enumerate(names):
         put(tmp_path / "checkpoints" / name, checkpoint(made) if i == whole else damage[i](checkpoint(made)))
@@ -756,7 +758,7 @@ def a_run(made: Path, folder: Path, step: int = 2) -> Path:
 
 @fuzz(20)
 @given(change=PLACES, top=st.booleans())
-def test_resume_from_other_content(change: Any, top: bool, attempt: Attempt, made: Path) -> None:
+def test_resume_survives_a_checkpoint_of_other_content(change: Any, top: bool, attempt: Attempt, made: Path) -> None:
     def fill(folder: Path) -> None:
         other_checkpoint(made, change, top, a_run(made, folder) / "checkpoints" / "last.ckpt")
 
@@ -765,7 +767,7 @@ def test_resume_from_other_content(change: Any, top: bool, attempt: Attempt, mad
 
 @fuzz(180)
 @given(damage=damages())
-def test_config_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
+def test_damaged_config_is_refused_or_read(damage: Damage, made: Path, tmp_path: Path) -> None:
     put(tmp_path / "config.yaml", damage((made / "points" / "config.yaml").read_bytes()))
 
     def read() -> str:
@@ -781,7 +783,7 @@ def test_config_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
 
 @fuzz(40)
 @given(change=PLACES, alone=st.booleans())
-def test_config_of_other_content(change: Any, alone: bool, attempt: Attempt, made: Path) -> None:
+def test_resume_survives_a_config_of_other_content(change: Any, alone: bool, attempt: Attempt, made: Path) -> None:
     """`alone`: there is no checkpoint yet, which would know better."""
 
     def fill(folder: Path) -> None:
@@ -796,7 +798,7 @@ def test_config_of_other_content(change: Any, alone: bool, attempt: Attempt, mad
 
 @fuzz(15)
 @given(content=NODES)
-def test_config_of_any_content(content: Any, attempt: Attempt, made: Path) -> None:
+def test_resume_survives_a_config_of_any_content(content: Any, attempt: Attempt, made: Path) -> None:
     attempt(
         "task=resume", "run=run", fill=lambda folder: (a_run(made, folder) / "config.yaml").write_text(yaml.safe_dump(content))
     )
@@ -807,7 +809,7 @@ def test_config_of_any_content(content: Any, attempt: Attempt, made: Path) -> No
     damage=damages(),
     file=st.sampled_from(["metrics.csv", "run.json", "hparams.yaml", "training.gif", "samples/step-00000000.png", "samples"]),
 )
-def test_resume_beside_damaged_files(damage: Damage, file: str, attempt: Attempt, made: Path) -> None:
+def test_resume_survives_damaged_files_of_the_run(damage: Damage, file: str, attempt: Attempt, made: Path) -> None:
     def fill(folder: Path) -> None:
         path = a_run(made, folder) / file
         put(path, damage(path.read_bytes() if path.is_file() else b"x" * 100))
@@ -817,8 +819,7 @@ def test_resume_beside_damaged_files(damage: Damage, file: str, attempt: Attempt
 
 @fuzz(120)
 @given(damage=damages())
-def test_log_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
-    """What is whole in metrics.csv stays."""
+def test_damaged_log_keeps_its_whole_rows(damage: Damage, made: Path, tmp_path: Path) -> None:
     put(tmp_path / "metrics.csv", damage((made / "points" / "metrics.csv").read_bytes()))
     (tmp_path / "metrics.before").unlink(missing_ok=True)
 
@@ -834,7 +835,7 @@ def test_log_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
 
 @fuzz(120)
 @given(damage=damages())
-def test_record_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
+def test_damaged_run_json_is_refused_or_read(damage: Damage, made: Path, tmp_path: Path) -> None:
     put(tmp_path / "run.json", damage((made / "points" / "run.json").read_bytes()))
 
     def read() -> str:
@@ -849,8 +850,10 @@ def test_record_damaged(damage: Damage, made: Path, tmp_path: Path) -> None:
 
 @fuzz(170)
 @given(damage=damages(), file=st.sampled_from(["train-images", "train-images", "train-labels", "t10k-images", "t10k-labels"]))
-def test_mnist_damaged(damage: Damage, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ValueError or FileNotFoundError, as the class says, and the folder is as it was."""
+def test_damaged_mnist_files_are_refused_or_read(
+    damage: Damage, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ValueError or FileNotFoundError, as the class says, and the folder is unchanged."""
     monkeypatch.setattr(MNIST.dataset, "mirrors", [f"file://{tmp_path}/nothing/"])
     raw = tmp_path / "MNIST" / "raw"
     if not raw.is_dir():
@@ -883,7 +886,7 @@ def test_mnist_damaged(damage: Damage, file: str, tmp_path: Path, monkeypatch: p
     few=st.booleans(),
     channels=st.integers(1, 4),
 )
-def test_pictures_damaged(damage: Damage, kind: str, few: bool, channels: int, tmp_path: Path) -> None:
+def test_damaged_pictures_are_left_out_or_refused(damage: Damage, kind: str, few: bool, channels: int, tmp_path: Path) -> None:
     """One in a hundred is left out and noted; one of few is refused."""
     folder = tmp_path / "pictures"
     if not folder.is_dir():
@@ -936,7 +939,7 @@ DEFAULTS = st.one_of(
 
 @fuzz(20)
 @given(damage=damages())
-def test_own_option_damaged(damage: Damage, attempt: Attempt, made: Path) -> None:
+def test_damaged_own_option_is_refused_or_trains(damage: Damage, attempt: Attempt, made: Path) -> None:
     words = ["--config-dir=mine", "experiment=mine", *GUARD]
     attempt(*words, fill=lambda folder: put(folder / "mine" / "experiment" / "mine.yaml", damage(OPTION)), about=str(damage))
 
@@ -986,7 +989,9 @@ CONTENTS = st.one_of(
     content=CONTENTS,
     defaults=st.one_of(st.none(), st.none(), DEFAULTS),
 )
-def test_own_option_of_any_content(group: str, header: str, content: Any, defaults: Any, attempt: Attempt) -> None:
+def test_own_option_of_any_content_is_refused_or_trains(
+    group: str, header: str, content: Any, defaults: Any, attempt: Attempt
+) -> None:
     content = content | ({"defaults": defaults} if defaults is not None else {})
     text = header + yaml.safe_dump(content, allow_unicode=True)
     option = f"{group}=[mine]" if group in ("metrics", "callbacks") else f"{group}=mine"
@@ -996,8 +1001,8 @@ def test_own_option_of_any_content(group: str, header: str, content: Any, defaul
     )
 
 
-def test_count(capsys: pytest.CaptureFixture[str]) -> None:
-    """At least 2,000 cases, if the whole file has run."""
+def test_at_least_2000_cases_ran(capsys: pytest.CaptureFixture[str]) -> None:
+    """If the whole file has run."""
     tests = {name for name, test in globals().items() if name.startswith("test_") and hasattr(test, "hypothesis")}
     if not tests <= COUNTS.keys():
         pytest.skip("counts the cases of the whole file")

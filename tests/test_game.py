@@ -52,17 +52,17 @@ def count_passes(system: GAN, steps: int) -> Counter[str]:
 
 
 @pytest.mark.parametrize("name", PASSES)
-def test_every_pass_is_made_once(name: str) -> None:
+def test_every_forward_pass_is_made_once(name: str) -> None:
     changes, terms, d, g = PASSES[name]
     assert count_passes(make_gan(regularizers=terms, **changes), 1) == {"d": d, "g": g}
 
 
-def test_what_is_not_due_costs_nothing() -> None:
+def test_lazy_term_costs_no_pass_between_its_updates() -> None:
     assert count_passes(make_gan(regularizers={"gp": WGANGP(every=4)}), 8)["d"] == 3 * 8 + 2
 
 
-def test_classes_are_named_in_the_same_passes() -> None:
-    """ACGAN: the network's two heads, and both terms, cost no pass."""
+def test_auxiliary_classifier_costs_no_extra_pass() -> None:
+    """ACGAN: the two heads of the network and both terms."""
     terms = {"class_d": AuxiliaryClassifier("discriminator", 1), "class_g": AuxiliaryClassifier("generator", 1)}
     d = mlp.Discriminator([2], [8], dropout=0.0, auxiliary=1)
     assert count_passes(make_gan(discriminator=d, terms=terms), 1) == {"d": 3, "g": 1}
@@ -82,7 +82,7 @@ class Bare(nn.Module):
         return self.inner(x, y).logits
 
 
-def test_a_bare_tensor_trains_as_an_output_does() -> None:
+def test_bare_tensor_trains_like_an_output() -> None:
     one, other = Watch(), Watch()
     fit(make_gan(regularizers={"r1": R1()}), 3, one)
     system = make_gan(regularizers={"r1": R1()})
@@ -92,8 +92,7 @@ def test_a_bare_tensor_trains_as_an_output_does() -> None:
     torch.testing.assert_close(other.g, one.g, rtol=0, atol=0)
 
 
-def test_every_logit_is_adversarial() -> None:
-    """Three columns: each reaches the loss."""
+def test_every_logit_column_reaches_the_loss() -> None:
     seen: list[tuple[int, ...]] = []
 
     class Spy(losses.BCE):
@@ -132,7 +131,7 @@ class OfG(Term):
 
 
 @pytest.mark.parametrize("changes", [{}, {"fresh_fakes": True}, {"accumulate": 2}, {"g_steps": 3}], ids=str)
-def test_a_term_of_g_sees_z_and_g_and_a_frozen_d(changes: dict[str, Any]) -> None:
+def test_term_of_g_sees_z_g_and_a_frozen_d(changes: dict[str, Any]) -> None:
     term = OfG()
     fit(make_gan(regularizers={"mine": term}, **changes), 2)
     assert len(term.rounds) == 2 * changes.get("g_steps", 1) * changes.get("accumulate", 1)
@@ -140,7 +139,7 @@ def test_a_term_of_g_sees_z_and_g_and_a_frozen_d(changes: dict[str, Any]) -> Non
     assert len({seen["z"].sum().item() for seen in term.rounds}) == len(term.rounds)
 
 
-def test_a_term_of_g_teaches_g_and_nobody_else() -> None:
+def test_term_of_g_trains_g_alone() -> None:
     plain, watch = Watch(), Watch()
     fit(make_gan(), 1, plain)
     system = make_gan(regularizers={"mine": OfG()})
@@ -158,7 +157,7 @@ def test_lazy_terms_of_g_count_its_own_updates(d_steps: int, every: int, expecte
     assert len(term.rounds) == expected
 
 
-def test_a_lazy_term_of_g_weighs_as_much() -> None:
+def test_lazy_term_of_g_is_weighted_n_fold() -> None:
     values = []
     for every in (1, 3):
         system = make_gan(regularizers={"mine": OfG(every)})
@@ -172,7 +171,7 @@ class Silent(Term):
         return None
 
 
-def test_a_term_may_have_nothing_to_say() -> None:
+def test_term_may_return_nothing() -> None:
     plain, watch = Watch(), Watch()
     fit(make_gan(), 2, plain)
     system = make_gan(regularizers={"silent": Silent()})
@@ -196,7 +195,7 @@ class Counts(Term):
         return self.asked.clone()
 
 
-def test_separate_updates_ask_a_term_once() -> None:
+def test_separate_updates_compute_a_term_once() -> None:
     """Two updates of D: the term belongs to the one on the real batch."""
     for separate in (False, True):
         system = make_gan(regularizers={"counts": Counts()}, separate=separate)
@@ -206,7 +205,7 @@ def test_separate_updates_ask_a_term_once() -> None:
         assert seen["loss/discriminator/counts"] == 3 and seen["asked"] == 3
 
 
-def test_the_state_of_a_term_is_saved_and_moves() -> None:
+def test_state_of_a_term_is_saved() -> None:
     system = make_gan(regularizers={"counts": Counts()}, terms={"own": Counts("generator")})
     fit(system, 3)
     state = system.state_dict()
@@ -218,7 +217,7 @@ def test_the_state_of_a_term_is_saved_and_moves() -> None:
     assert again.to("meta").terms["own"].asked.device.type == "meta"
 
 
-def test_looking_whether_all_fits_changes_no_state() -> None:
+def test_checking_shapes_changes_no_state() -> None:
     system = make_gan(regularizers={"counts": Counts()})
     system.check_shapes((2,))
     assert system.terms["counts"].asked == 0 and system.training and system.terms["counts"].training
@@ -229,7 +228,7 @@ class Fails(Term):
         raise RuntimeError("wants four columns")
 
 
-def test_what_is_no_term_is_refused_by_its_name() -> None:
+def test_objects_of_a_wrong_class_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"^regularizers\.mine: Linear is not a ganexp\.regularizers\.Term"):
         make_gan(regularizers={"mine": nn.Linear(1, 1)})
     with pytest.raises(ValueError, match=r"^augment\.mine: R1 is not a ganexp\.augment\.Augmentation"):
@@ -240,7 +239,7 @@ def test_what_is_no_term_is_refused_by_its_name() -> None:
         make_gan(regularizers={"mine": Fails()}).check_shapes((2,))
 
 
-def test_names_are_given_once() -> None:
+def test_duplicate_and_reserved_term_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^regularizers\.class_d: the model or its loss already has a term of this name"):
         make_gan(terms={"class_d": Silent()}, regularizers={"class_d": R1()})
     with pytest.raises(ValueError, match=r"^regularizers\.real: the model or its loss already has a term of this name"):
@@ -258,7 +257,7 @@ def test_names_are_given_once() -> None:
 @pytest.mark.parametrize(
     "changes, calls", [({}, 1), ({"accumulate": 4}, 4), ({"separate": True}, 1), ({"d_steps": 2}, 1)], ids=str
 )
-def test_an_augmentation_observes_what_d_said_of_the_augmented_real_images(changes: dict[str, Any], calls: int) -> None:
+def test_augmentation_observes_the_logits_of_augmented_real_images(changes: dict[str, Any], calls: int) -> None:
     augment, real = Shift(), []
 
     class Spy(losses.BCE):
@@ -275,14 +274,14 @@ def test_an_augmentation_observes_what_d_said_of_the_augmented_real_images(chang
     torch.testing.assert_close(system.scalars.latest["shift/seen"], mean)
 
 
-def test_all_that_d_sees_is_augmented() -> None:
+def test_everything_d_sees_is_augmented() -> None:
     system, seen = make_gan(augment={"shift": Shift(1000.0)}, loss=losses.Relativistic()), []
     system.discriminator.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].mean().item()))
     fit(system, 1)
     assert len(seen) == 4 and min(seen) > 900
 
 
-def test_the_state_of_an_augmentation_is_saved() -> None:
+def test_state_of_an_augmentation_is_saved() -> None:
     assert make_gan(augment={"shift": Shift(3.0)}).state_dict()["augment.shift.by"] == 3
 
 
@@ -293,7 +292,7 @@ class Pairs(Augmentation):
         return x.reshape(len(x) // 2, -1)
 
 
-def test_d_sees_several_samples_at_once() -> None:
+def test_d_may_see_several_samples_at_once() -> None:
     system = make_gan(
         augment={"pairs": Pairs()}, discriminator=mlp.Discriminator([4], [8], dropout=0.0), regularizers={"r1": R1()}
     )
@@ -320,7 +319,9 @@ class Pairs(Augmentation):
 
 
 @pytest.mark.parametrize("changes, part", [(["data.batch_size=9"], 9), (["data.batch_size=6", "model.accumulate=2"], 3)])
-def test_the_batch_is_a_multiple_of_a_row(changes: list[str], part: int, cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_batch_must_be_a_multiple_of_the_packed_samples(
+    changes: list[str], part: int, cli: Callable[..., Answer], tmp_path: Path
+) -> None:
     (tmp_path / "pairs.py").write_text(PAIRS)
     choices = [
         "model=mlp",
@@ -353,7 +354,7 @@ class Wraps(Constraint):
 
 
 @pytest.mark.parametrize("separate, updates", [(False, 1), (True, 2)])
-def test_constraints_come_in_order_after_every_update_of_d(separate: bool, updates: int) -> None:
+def test_constraints_are_applied_in_order_after_every_update_of_d(separate: bool, updates: int) -> None:
     log: list[str] = []
     system = make_gan(constraints={name: Wraps(name, log) for name in ("first", "second")}, separate=separate, g_steps=2)
     assert log == ["apply first", "apply second"] and isinstance(system.discriminator, Bare)
@@ -368,7 +369,7 @@ class Halve(Constraint):
                 p.mul_(0.5)
 
 
-def test_the_next_turn_sees_the_constrained_d() -> None:
+def test_g_is_updated_against_the_constrained_d() -> None:
     free, held = Watch(), Watch()
     fit(make_gan(), 1, free)
     fit(make_gan(constraints={"halve": Halve()}), 1, held)
@@ -391,7 +392,7 @@ class Projected(nn.Module):
         return self.head(self.features(x), y)
 
 
-def test_a_frozen_part_is_neither_trained_nor_saved() -> None:
+def test_frozen_part_is_neither_trained_nor_saved() -> None:
     system = make_gan(discriminator=Projected(), ema_half_life=100.0)
     before = [p.clone() for p in system.discriminator.features.network.parameters()]
     watch = Watch()
@@ -405,7 +406,7 @@ def test_a_frozen_part_is_neither_trained_nor_saved() -> None:
     assert system.double().discriminator.features.network[0].weight.dtype == torch.float64
 
 
-def test_only_what_is_trainable_enters_an_optimizer() -> None:
+def test_optimizers_get_trainable_weights_only() -> None:
     system = make_gan()
     first = system.discriminator.hidden[0]
     first.requires_grad_(False)

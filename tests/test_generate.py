@@ -69,7 +69,7 @@ def test_samples_are_differentiable_in_z(name: str) -> None:
     assert z.grad is not None and z.grad[0].abs().sum() > 0 and not z.grad[1:].any()  # of each sample alone: evaluation mode
 
 
-def test_generating_restores_every_mode() -> None:
+def test_generate_restores_training_modes() -> None:
     system = image_gan()
     norms = [module for module in system.generator.modules() if isinstance(module, nn.BatchNorm2d)]
     norms[0].eval()
@@ -80,7 +80,7 @@ def test_generating_restores_every_mode() -> None:
     assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, statistics, strict=True))
 
 
-def test_samples_are_of_the_average() -> None:
+def test_samples_come_from_the_average() -> None:
     system, z = image_gan(ema_half_life=100.0), torch.randn(3, 4)
     with torch.no_grad():
         for p in system.generator.parameters():
@@ -89,7 +89,7 @@ def test_samples_are_of_the_average() -> None:
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_truncation(name: str) -> None:
+def test_truncation_moves_samples_towards_one(name: str) -> None:
     system, torch_seed = SYSTEMS[name](), torch.manual_seed(1)
     z = torch.randn(50, 4 if name in ("dcgan", "averaged") else 2, generator=torch_seed)
     y = torch.zeros(50, dtype=torch.int64)
@@ -99,7 +99,7 @@ def test_truncation(name: str) -> None:
     assert 0 < half.var(0).sum() < whole.var(0).sum()
 
 
-def test_truncation_is_towards_the_mean_of_w() -> None:
+def test_truncation_moves_w_towards_its_mean() -> None:
     system, z = make_gan(generator=Mapped()), torch.randn(3, 2)
     g = system.generator
     torch.testing.assert_close(system.generate(z, Y, truncation=0.0), g.synthesize(g.w_mean).expand(3, 2))
@@ -107,7 +107,7 @@ def test_truncation_is_towards_the_mean_of_w() -> None:
     torch.testing.assert_close(system.generate(z, Y, truncation=0.7), expected)
 
 
-def test_options_reach_generate_from_sample() -> None:
+def test_sample_passes_options_to_generate() -> None:
     system = make_gan()
     assert system.sample(8, truncation=0.0).var(0).sum() < 1e-10 < system.sample(8).var(0).sum()
     assert not system.sample(8).requires_grad
@@ -128,7 +128,7 @@ def conditional(**changes: Any) -> GAN:
     return make_gan(generator=mlp.Generator([2], 2, [8], classes=3), classes=3, **changes)
 
 
-def test_labels_are_sampled_as_the_data_has_them() -> None:
+def test_labels_follow_the_frequencies_of_the_data() -> None:
     system = conditional()
     assert system.sample_labels(3000).bincount(minlength=3).min() > 850  # before anything is known of the data
     system.label_counts.copy_(nine_to_one().y.bincount(minlength=3))
@@ -137,7 +137,7 @@ def test_labels_are_sampled_as_the_data_has_them() -> None:
     assert make_gan().sample_labels(5).tolist() == [0] * 5
 
 
-def test_labels_that_are_asked_for_are_given() -> None:
+def test_given_labels_are_used() -> None:
     system, seen = conditional(), []
     system.generator.register_forward_hook(lambda _, inputs, __: seen.append(inputs[1].tolist()))
     system.label_counts.copy_(torch.tensor([1.0, 0.0, 0.0]))
@@ -146,7 +146,7 @@ def test_labels_that_are_asked_for_are_given() -> None:
     assert seen == [[2, 1, 0], [0, 0]]
 
 
-def test_a_run_knows_the_labels_of_its_data(cli: Callable[..., Answer]) -> None:
+def test_checkpoint_holds_the_label_counts_of_the_data(cli: Callable[..., Answer]) -> None:
     answer = cli(*TINY, *NARROW["cdcgan"], "metrics=[swd]")
     assert answer.code == 0, answer.err
     digits = Digits([1, 8, 8], 10)
@@ -161,7 +161,7 @@ def test_a_run_knows_the_labels_of_its_data(cli: Callable[..., Answer]) -> None:
     assert protocol["labels"] == "as the training data"
 
 
-def test_the_protocol_of_unlabelled_samples_has_no_labels() -> None:
+def test_protocol_of_unlabelled_samples_has_no_labels() -> None:
     data = nine_to_one()
     fingerprints = []
     for classes, expected in ((True, "as the training data"), (False, None)):
@@ -186,8 +186,8 @@ class Perfect(nn.Module):
         return self.weight * torch.stack(drawn)
 
 
-def test_a_perfect_generator_is_measured_as_one() -> None:
-    """Nine zeros for one eight: with uniform labels, half of its samples were eights."""
+def test_perfect_generator_has_perfect_metrics_on_unbalanced_data() -> None:
+    """Nine zeros for one eight: with uniform labels, half of its samples would be eights."""
     data = Digits([1, 8, 8], 10)
     data.prepare()
     zeros, eights = (torch.nonzero(data.y == k).flatten() for k in (0, 8))
@@ -205,7 +205,7 @@ def test_a_perfect_generator_is_measured_as_one() -> None:
     assert values["as the data"] < 0.2 * values["uniform"]
 
 
-def test_training_takes_the_labels_of_its_batches() -> None:
+def test_training_uses_the_labels_of_the_real_batch() -> None:
     """Not the frequencies: fakes have the labels of the real images beside them."""
     system, seen = conditional(), []
     data = nine_to_one()

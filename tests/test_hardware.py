@@ -71,7 +71,7 @@ def check_two_ranks(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["cdcgan", "mlp"])
-def test_two_processes(model: str, tmp_path: Path) -> None:
+def test_two_processes_train_with_equal_weights(model: str, tmp_path: Path) -> None:
     process = start(tmp_path, "ganexp", "hardware=ddp_cpu", f"model={model}", *OVERRIDES, *NARROW[model])
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
@@ -81,8 +81,8 @@ def test_two_processes(model: str, tmp_path: Path) -> None:
     assert answer.record["steps"] == 3 and answer.record["images_seen"] == 24
 
 
-def test_two_processes_are_one_with_the_joined_batch(tmp_path: Path) -> None:
-    """Plain torch on both ranks' batches and latents together ends where the ranks do; R1 and G at every second step."""
+def test_two_processes_equal_plain_torch_on_the_joined_batch(tmp_path: Path) -> None:
+    """On both ranks' batches and latents together; R1 and G at every second step."""
     changes = [
         "model=mlp", "model.discriminator.dropout=0.0", "regularizer=[r1]", "regularizer.r1.every=2", "model.d_steps=2",
         "~optimizer.generator.fused", "~optimizer.generator.betas", "optimizer.generator._target_=torch.optim.SGD",
@@ -133,7 +133,7 @@ def test_torchrun_without_multinode_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_under_torchrun(tmp_path: Path) -> None:
+def test_two_nodes_train_under_torchrun(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -153,7 +153,7 @@ def test_two_nodes_under_torchrun(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
+def test_dead_rank_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(
         "import os\nfrom pytorch_lightning import Callback\n\n\nclass Dies(Callback):\n"
         "    def on_train_batch_end(self, trainer, *rest):\n        if trainer.global_rank == 1:\n            os._exit(3)\n"
@@ -167,7 +167,7 @@ def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bf16_on_the_cpu(tmp_path: Path) -> None:
+def test_bf16_trains_on_the_cpu_with_float32_weights(tmp_path: Path) -> None:
     process = start(tmp_path, "ganexp", "hardware=cpu", *OVERRIDES, *NARROW["cdcgan"], "hardware.precision=bf16-mixed")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
@@ -183,7 +183,7 @@ CPU = {"accelerator": "cpu", "precision": "auto"}
 
 
 @pytest.mark.parametrize("amx, avx, native", [(True, False, True), (False, True, True), (False, False, False)])
-def test_auto_is_bf16_for_images_where_the_cpu_computes_in_it(
+def test_auto_precision_is_bf16_for_images_on_a_cpu_with_native_bf16(
     amx: bool, avx: bool, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
@@ -195,14 +195,14 @@ def test_auto_is_bf16_for_images_where_the_cpu_computes_in_it(
     assert emulated == ("bf16-mixed", "" if native else "emulated here, several times slower than 32-true")
 
 
-def test_a_torch_that_does_not_say_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_is_float32_if_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert choose_precision(CPU, [3, 64, 64]) == ("32-true", "auto: no native bfloat16 here")
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_the_precision_is_announced_and_another_one_noted(native: bool, cli: Callable[..., Answer], monkeypatch: Any) -> None:
+def test_precision_is_announced_and_a_changed_one_is_noted(native: bool, cli: Callable[..., Answer], monkeypatch: Any) -> None:
     monkeypatch.setattr("ganexp.runtime.trainer.has_bf16", lambda node: native)
     answer = cli(*TINY, *NARROW["cdcgan"], "hardware.precision=auto")
     precision = "bf16-mixed" if native else "32-true"
