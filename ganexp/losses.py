@@ -71,13 +71,23 @@ class BCE(TwoSided):
 
 
 class Hinge(TwoSided):
-    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim & Ye 2017, arXiv:1705.02894)."""
+    """max(0, m - D(x)) + max(0, m + D(G(z))) (Lim & Ye 2017, arXiv:1705.02894).
+
+    `margin`: m, a number above 0, or a range [low, high] that is sampled per logit, [0.8, 1] in FastGAN. Raises ValueError for
+    another margin.
+    """
+
+    def __init__(self, margin: Target = 1.0):
+        ends = list(margin) if isinstance(margin, Sequence) else [margin, margin]
+        if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
+            raise ValueError(f"margin: must be a number above 0, or a range [low, high] of such numbers, got {margin}")
+        self.margin = margin
 
     def real(self, logits: Tensor) -> Tensor:
-        return F.relu(1 - logits).mean()
+        return F.relu(sample_targets(self.margin, logits) - logits).mean()
 
     def fake(self, logits: Tensor) -> Tensor:
-        return F.relu(1 + logits).mean()
+        return F.relu(sample_targets(self.margin, logits) + logits).mean()
 
     def generator(self, fake: Tensor, real: Tensor | None) -> Tensor:
         return -fake.mean()

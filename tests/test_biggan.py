@@ -201,3 +201,17 @@ def test_experiment_has_the_published_numbers() -> None:
     with torch.device("meta"):
         system = build(model, "model")
     assert [sum(p.numel() for p in n.parameters()) for n in system.networks().values()] == [2_415_170, 9_416_196]
+
+
+def test_the_variants_differ_from_biggan_cifar10_by_what_they_are_named_after() -> None:
+    base = compose("experiment=biggan_cifar10")
+    consistent, augmented, lecam = (compose(f"experiment=biggan_cifar10_{name}") for name in ("cr", "diffaugment", "lecam"))
+    assert (
+        consistent["regularizer"]["consistency"]["weight"] == 10 and consistent["regularizer"]["consistency"]["fake_weight"] == 0
+    )
+    assert augmented["augment"]["diffaugment"]["policy"] == "translation,cutout" and augmented["regularizer"] == {}
+    term = lecam["regularizer"]["lecam"]
+    assert (term["weight"], term["decay"], term["start"]) == (0.3, 0.99, 1000) and lecam["augment"] == augmented["augment"]
+    for variant in (consistent, augmented, lecam):
+        assert all(variant[group] == base[group] for group in ("optimizer", "schedule", "trainer", "loss"))
+        assert variant["data"] == base["data"]

@@ -218,3 +218,21 @@ def test_networks_refuse_invalid_arguments(shape: list[int]) -> None:
             make()
     with pytest.raises(ValueError, match=r"^width: must be at least 1"):
         Generator([3, 32, 32], 8, 0)
+
+
+# -- the experiment ----------------------------------------------------------------------------------------------------
+
+
+def test_fastgan_256_has_the_published_numbers() -> None:
+    composed = compose("experiment=fastgan_256")
+    assert composed["loss"] == {"_target_": "ganexp.losses.Hinge", "margin": [0.8, 1.0]}
+    assert composed["augment"]["diffaugment"]["policy"] == "color,translation" and composed["regularizer"] == {}
+    assert (composed["data"]["shape"], composed["data"]["batch_size"]) == ([3, 256, 256], 8)
+    assert composed["trainer"]["max_steps"] == 50_000 and composed["model"]["d_steps"] == 1
+    assert 0.5 ** (8 / composed["model"]["ema_half_life"]) == pytest.approx(0.999, abs=1e-6)
+    for player in ("generator", "discriminator"):
+        optimizer = composed["optimizer"][player]
+        assert (optimizer["_target_"], optimizer["lr"], optimizer["betas"]) == ("torch.optim.Adam", 2e-4, [0.5, 0.999])
+    with torch.device("meta"):
+        system = build(composed["model"], "model")
+    assert [sum(p.numel() for p in n.parameters()) for n in system.networks().values()] == [11_526_160, 29_127_846 - SECOND_IMAGE]

@@ -219,3 +219,18 @@ def test_mmd_is_the_same_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = MMD()(fake, real)
     assert found.item() == pytest.approx(MMD()(fake, real).item(), abs=1e-7)
+
+
+def test_hinge_samples_its_margin_per_logit() -> None:
+    torch.manual_seed(0)
+    zeros = torch.zeros(4096, 1)
+    loss = Hinge([0.8, 1.0])
+    for value in (loss.real(zeros), loss.fake(zeros)):  # the mean margin
+        assert value.item() == pytest.approx(0.9, abs=0.005)
+    assert loss.real(torch.full((64, 1), 0.79)) > 0 and loss.real(torch.full((64, 1), 1.01)) == 0
+
+
+@pytest.mark.parametrize("margin", [0, -1.0, [1.0, 0.8], [0.0, 1.0], [1.0]])
+def test_hinge_refuses_other_margins(margin: object) -> None:
+    with pytest.raises(ValueError, match=r"^margin: must be a number above 0, or a range"):
+        Hinge(margin)  # type: ignore[arg-type]

@@ -153,3 +153,20 @@ def test_it_plays(options: list[str]) -> None:
 def test_refused(message: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=message):
         Discriminator(**{"shape": [3, 32, 32]} | options)
+
+
+# -- the experiment ----------------------------------------------------------------------------------------------------
+
+
+def test_projected_256_has_the_published_numbers() -> None:
+    composed = compose("experiment=projected_256")
+    model = composed["model"]
+    assert composed["loss"] == {"_target_": "ganexp.losses.Hinge", "margin": 1.0} and composed["regularizer"] == {}
+    assert composed["augment"]["diffaugment"]["policy"] == "color,translation,cutout"
+    assert (composed["data"]["shape"], composed["data"]["batch_size"]) == ([3, 256, 256], 64)
+    assert (model["discriminator"]["size"], model["discriminator"]["levels"], model["generator"]["width"]) == (224, 4, 128)
+    assert (model["latent"]["dim"], model["ema_half_life"]) == (256, 64 * 10 / 32 * 1000)
+    assert composed["trainer"]["max_steps"] * 64 == 10_000_000
+    for player in ("generator", "discriminator"):
+        optimizer = composed["optimizer"][player]
+        assert (optimizer["_target_"], optimizer["lr"], optimizer["betas"]) == ("torch.optim.Adam", 2e-4, [0.0, 0.99])
