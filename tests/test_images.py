@@ -50,7 +50,7 @@ def arrays(cache: Path) -> list[Path]:
 # -- what a file may be -------------------------------------------------------------------------------------------------
 
 
-def test_transparent_parts_show_the_background(tmp_path: Path) -> None:
+def test_transparent_pixels_show_the_background(tmp_path: Path) -> None:
     half = Image.new("RGBA", (8, 8), (200, 100, 0, 255))
     half.paste((200, 100, 0, 0), (0, 0, 4, 8))
     half.save(tmp_path / "a.png")
@@ -62,7 +62,7 @@ def test_transparent_parts_show_the_background(tmp_path: Path) -> None:
         assert x[2, :, 4, 1].tolist() == seen
 
 
-def test_a_palette_cmyk_and_grey_become_colours(tmp_path: Path) -> None:
+def test_palette_cmyk_and_grey_pictures_become_rgb(tmp_path: Path) -> None:
     red = Image.new("RGB", (8, 8), (250, 10, 10))
     red.convert("P").save(tmp_path / "a.png")
     red.convert("CMYK").save(tmp_path / "b.jpg", quality=100)
@@ -72,7 +72,7 @@ def test_a_palette_cmyk_and_grey_become_colours(tmp_path: Path) -> None:
     assert x[2].tolist() == [255, 255, 255]
 
 
-def test_what_is_padded_has_the_colour_of_the_background(tmp_path: Path) -> None:
+def test_padding_has_the_background_colour(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10), (1, 2, 3)).save(tmp_path / "a.png")
     Image.new("RGB", (20, 10), (1, 2, 3)).save(tmp_path / "b.png")
     x = folder(tmp_path, (3, 20, 20), fit="pad", background="white").x
@@ -80,7 +80,7 @@ def test_what_is_padded_has_the_colour_of_the_background(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [(3000, 10), (10, 3000), (2000, 1)])
-def test_a_thin_padded_picture_keeps_one_pixel(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_thin_padded_picture_keeps_one_pixel(tmp_path: Path, size: tuple[int, int]) -> None:
     for name in "ab":
         Image.new("RGB", size, (1, 200, 3)).save(tmp_path / f"{name}.png")
     x = folder(tmp_path, (3, 64, 64), fit="pad").x[0].permute(1, 2, 0)
@@ -88,7 +88,7 @@ def test_a_thin_padded_picture_keeps_one_pixel(tmp_path: Path, size: tuple[int, 
     assert line[32].unique(dim=0).tolist() == [[1, 200, 3]] and int((line != 0).any(2).any(1).sum()) == 1
 
 
-def test_no_colour_of_this_name(tmp_path: Path) -> None:
+def test_unknown_colour_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^background: .*'blakc'"):
         folder(tmp_path, background="blakc")
 
@@ -96,7 +96,7 @@ def test_no_colour_of_this_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["#00ff7f", "00ff7f", "springgreen", "'#00ff7f'", "#0f8", "112233", "000000", "1e1000"])
 @pytest.mark.parametrize("task", ["inspect", "prepare"])
 def test_colours_need_no_quotes_on_the_command_line(task: str, text: str, cli: Cli, tmp_path: Path) -> None:
-    """Hydra reads # as nothing, 112233 as a whole number, 1e1000 as infinite."""
+    """Hydra parses # as the start of a comment, 112233 as a whole number, 1e1000 as infinite."""
     Image.new("RGB", (20, 10), "white").save(tmp_path / "a.png")
     key = "data" if task == "inspect" else "task"
     inspect = ["data=folder", "data.root=.", "data.shape=[3,20,20]"]
@@ -111,7 +111,7 @@ def test_colours_need_no_quotes_on_the_command_line(task: str, text: str, cli: C
     assert colours.get(text, (0, 255, 127)) in [colour for _, colour in seen.convert("RGB").getcolors(10**6) or []]
 
 
-def test_colours_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
+def test_colours_work_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
     write_images(tmp_path / "p", count=4)
     answer = cli("-m", "task=inspect", "data=folder", "data.root=p", "data.background=#00ffff,112233,white")
     assert answer.code == 0 and "all 3 jobs finished" in answer.out, answer.err
@@ -126,12 +126,12 @@ def test_colours_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
         ("null", "data.background: None is not of type str; # starts a comment in YAML: quote the colour, '#rrggbb'"),
     ],
 )
-def test_what_is_no_colour(text: str, message: str, cli: Cli, tmp_path: Path) -> None:
+def test_invalid_colours_are_refused_on_the_command_line(text: str, message: str, cli: Cli, tmp_path: Path) -> None:
     answer = cli("task=inspect", "data=folder", "data.root=.", f"data.background={text}")
     assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}"), answer.err
 
 
-def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     write_images(tmp_path, count=4)
     for name in (".thumbs/a.png", "__MACOSX/._000.jpg", "._001.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -139,7 +139,7 @@ def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
     assert len(folder(tmp_path).x) == 4
 
 
-def test_an_archive_is_read_in_place(tmp_path: Path, cache: Path) -> None:
+def test_zip_archive_is_read_in_place(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path / "pictures", count=10)
     shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "pictures")
     data = folder(tmp_path / "packed.zip")
@@ -147,7 +147,7 @@ def test_an_archive_is_read_in_place(tmp_path: Path, cache: Path) -> None:
     assert not list(tmp_path.glob("packed*/"))
 
 
-def test_half_an_archive(tmp_path: Path) -> None:
+def test_truncated_archive_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "pictures", count=4)
     file = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "pictures"))
     file.write_bytes(file.read_bytes()[:-200])
@@ -158,7 +158,7 @@ def test_half_an_archive(tmp_path: Path) -> None:
 # -- labels -------------------------------------------------------------------------------------------------------------
 
 
-def test_folders_are_classes(tmp_path: Path) -> None:
+def test_folder_names_are_classes(tmp_path: Path) -> None:
     for value, name in enumerate(("dog/a", "cat/a", "cat/deeper/b", "bird/a")):
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def test_folders_are_classes(tmp_path: Path) -> None:
         folder(tmp_path, classes=2)
 
 
-def test_a_list_of_labels_comes_before_folders(tmp_path: Path) -> None:
+def test_labels_csv_wins_over_folder_names(tmp_path: Path) -> None:
     write_images(tmp_path, count=6)
     names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
     (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{name},{i % 3}\n" for i, name in enumerate(names)))
@@ -182,8 +182,8 @@ def test_a_list_of_labels_comes_before_folders(tmp_path: Path) -> None:
         folder(tmp_path, classes=10)
 
 
-def test_only_the_labels_change(tmp_path: Path, cache: Path) -> None:
-    """Then the pictures are not read again, and yet the data are others."""
+def test_changed_labels_need_no_second_reading(tmp_path: Path, cache: Path) -> None:
+    """The pictures are not read again, and yet the fingerprint of the data changes."""
     write_images(tmp_path / "p", count=4)
     fingerprints = []
     for labels in ("0011", "0110"):
@@ -220,14 +220,14 @@ def test_pictures_are_read_once(tmp_path: Path, cache: Path, reads: list[str]) -
     assert torch.equal(folder(moved).x, first.x) and len(reads) == 8
 
 
-def test_the_kept_hash_is_that_of_the_pixels(tmp_path: Path, cache: Path) -> None:
+def test_cached_hash_equals_the_hash_of_the_pixels(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path / "p", count=8)
     data = folder(tmp_path / "p")
     assert data.pixels_hash is not None and data.fingerprint == content_hash(data.x.clone(), data.y)
 
 
 @pytest.mark.parametrize("change", ["content", "name", "one more", "shape", "fit", "background"])
-def test_what_changes_is_read_anew(change: str, tmp_path: Path, cache: Path, reads: list[str]) -> None:
+def test_changed_pictures_and_options_are_read_again(change: str, tmp_path: Path, cache: Path, reads: list[str]) -> None:
     write_images(tmp_path / "p", count=8)
     folder(tmp_path / "p")
     options: dict[str, Any] = {"shape": {"shape": (3, 4, 8)}, "fit": {"fit": "pad"}, "background": {"background": "red"}}
@@ -247,7 +247,7 @@ def test_what_changes_is_read_anew(change: str, tmp_path: Path, cache: Path, rea
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "gone", "about"])
-def test_a_damaged_array_is_made_anew(damage: str, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_cached_array_is_built_again(damage: str, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_images(tmp_path / "p", count=8)
     first = folder(tmp_path / "p").x.clone()
     (file,) = arrays(cache)
@@ -263,7 +263,7 @@ def test_a_damaged_array_is_made_anew(damage: str, tmp_path: Path, cache: Path, 
     assert "is damaged; reading the images again" in caplog.text
 
 
-def test_an_interrupted_reading_goes_on(
+def test_interrupted_reading_continues(
     tmp_path: Path, cache: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_images(tmp_path / "p", count=200, size=(9, 9))
@@ -291,7 +291,7 @@ def test_an_interrupted_reading_goes_on(
     assert torch.equal(folder(tmp_path / "p").x, data.x)
 
 
-def test_a_disk_that_is_too_small(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_refuses_a_disk_that_is_too_small(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "p", count=8)
     monkeypatch.setattr(array.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 500, 500))
     with pytest.raises(
@@ -305,7 +305,7 @@ def read_it(root: str) -> str:
     return folder(Path(root)).fingerprint
 
 
-def test_two_processes_do_not_collide(tmp_path: Path, cache: Path) -> None:
+def test_two_processes_read_a_folder_without_colliding(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path / "p", count=300, size=(120, 120))
     with get_context("spawn").Pool(2) as pool:
         first, second = pool.map(read_it, [str(tmp_path / "p")] * 2, chunksize=1)
@@ -313,8 +313,10 @@ def test_two_processes_do_not_collide(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
-def test_processes_read_what_one_reads(kind: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the run's random numbers are what they were."""
+def test_parallel_reading_equals_reading_in_one_process(
+    kind: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves the random state of the run unchanged."""
     root = tmp_path / "p"
     write_images(root, count=200, size=(9, 9))
     (root / "bad.png").write_text("no picture")
@@ -330,8 +332,8 @@ def test_processes_read_what_one_reads(kind: str, tmp_path: Path, cache: Path, m
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
-def test_what_processes_need_can_be_pickled(kind: str, tmp_path: Path) -> None:
-    """Where they are not forked."""
+def test_reader_state_can_be_pickled(kind: str, tmp_path: Path) -> None:
+    """For processes that are not forked."""
     write_images(tmp_path / "p", count=4)
     shutil.make_archive(str(tmp_path / "p"), "zip", tmp_path / "p")
     data = Folder(str(tmp_path / ("p" if kind == "folder" else "p.zip")), [3, 8, 8], 0, 2, 0)
@@ -340,7 +342,7 @@ def test_what_processes_need_can_be_pickled(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(decode(there, "000.jpg"), data.decoder()(source, "000.jpg"))
 
 
-def test_a_reading_that_was_given_up_goes(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_abandoned_partial_readings_are_removed(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_images(tmp_path / "p", count=4)
     for name, days in (("old", 8), ("new", 6)):
         (cache / f"{name}.part").mkdir(parents=True)
@@ -353,7 +355,7 @@ def test_a_reading_that_was_given_up_goes(tmp_path: Path, cache: Path, caplog: p
     ] and "old.part, which was interrupted over a week ago" in caplog.text
 
 
-def test_a_mapped_array_is_let_go_of(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapped_array_releases_its_memory(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "p", count=16)
     data = folder(tmp_path / "p")
     monkeypatch.setattr("ganexp.data.module.RELEASED_AFTER", 500)
@@ -378,7 +380,7 @@ def test_unreadable_files_are_listed(cli: Cli, tmp_path: Path, cache: Path) -> N
     assert answer.record["data"]["notes"] == ["1 of 21 images are unreadable and are left out"]
 
 
-def test_a_mapped_array_where_the_system_has_no_madvise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapped_array_works_without_madvise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows has neither the call nor the constant."""
     write_images(tmp_path / "p", count=8)
     monkeypatch.delattr("mmap.MADV_DONTNEED")
@@ -414,7 +416,7 @@ def numbers(data: CelebA) -> list[int]:
     return [round(x / 10) for x in data.x[:, 0, 4, 4].tolist()]
 
 
-def test_attributes_are_labels(celeba: Path) -> None:
+def test_celeba_attributes_become_labels(celeba: Path) -> None:
     data = faces(celeba, ["Smiling"])
     assert numbers(data) == list(range(1, 11)) and data.y.tolist() == [k % 2 for k in range(1, 11)]
     assert "2 of 12 images have no attributes and are left out" in data.notes
@@ -429,7 +431,7 @@ def test_attributes_are_labels(celeba: Path) -> None:
         faces(celeba, ["Smilling"])
 
 
-def test_splits_are_the_published_ones(celeba: Path) -> None:
+def test_celeba_splits_are_the_published_ones(celeba: Path) -> None:
     assert numbers(faces(celeba, split="train")) == [1, 2, 3, 4, 5, 6]
     assert numbers(faces(celeba, ["Smiling"], split="valid")) == [7, 8]
     assert numbers(faces(celeba, split="test")) == [9, 10]
@@ -438,7 +440,7 @@ def test_splits_are_the_published_ones(celeba: Path) -> None:
         faces(celeba, split="test")
 
 
-def test_two_pictures_of_one_name(celeba: Path) -> None:
+def test_celeba_refuses_two_pictures_of_the_same_name(celeba: Path) -> None:
     pictures = celeba / "celeba" / "img_align_celeba"
     (pictures / "copy").mkdir()
     shutil.copy(pictures / "000003.png", pictures / "copy" / "000003.png")
@@ -446,12 +448,12 @@ def test_two_pictures_of_one_name(celeba: Path) -> None:
         faces(celeba)
 
 
-def test_people_are_counted(celeba: Path) -> None:
+def test_celeba_inspect_counts_images_per_person(celeba: Path) -> None:
     (celeba / "celeba" / "identity_CelebA.txt").write_text("".join(f"{k:06d}.png {k % 4}\n" for k in range(1, 13)))
     assert faces(celeba).survey()["person"] == {"0": 3, "1": 3, "2": 3, "3": 3}
 
 
-def test_celeba_as_an_archive(celeba: Path) -> None:
+def test_celeba_is_read_from_an_archive(celeba: Path) -> None:
     whole = faces(celeba, ["Smiling"])
     shutil.make_archive(str(celeba / "celeba" / "img_align_celeba"), "zip", celeba / "celeba", "img_align_celeba")
     shutil.rmtree(celeba / "celeba" / "img_align_celeba")
@@ -460,7 +462,7 @@ def test_celeba_as_an_archive(celeba: Path) -> None:
         assert torch.equal(packed.x, whole.x) and torch.equal(packed.y, whole.y)
 
 
-def test_a_download_that_fails_names_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_celeba_download_names_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def quota(self: Any) -> None:
         Path(self.root, "celeba").mkdir(parents=True)
         raise RuntimeError("Too many users have viewed or downloaded this file recently.")
@@ -473,14 +475,14 @@ def test_a_download_that_fails_names_the_files(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "new").exists()
 
 
-def test_attributes_from_the_command_line(cli: Cli, celeba: Path) -> None:
+def test_celeba_attributes_work_on_the_command_line(cli: Cli, celeba: Path) -> None:
     answer = cli("data=celeba", f"data.root={celeba}", "data.shape=[3,16,16]", "data.attributes=[Smiling,Young]", "model=cdcgan",
                  "data.batch_size=4", "trainer.max_steps=1", "metrics=[]", "model.width_multiplier=0.1", "name=c")  # fmt: skip
     assert answer.code == 0, answer.err
 
 
-def test_eyes_are_made_level(tmp_path: Path) -> None:
-    """A photograph with a turned face: eyes red, mouth blue; they come to stand where they do in every other face."""
+def test_faces_are_rotated_until_the_eyes_are_level(tmp_path: Path) -> None:
+    """A photograph with a turned face, eyes red, mouth blue: they end where they are in every other face."""
     photograph = np.full((400, 500, 3), 128, np.uint8)
     left, right, mouth = (180.0, 150.0), (260.0, 210.0), (175.0, 240.0)
     for (x, y), colour in ((left, (255, 0, 0)), (right, (255, 0, 0)), (mouth, (0, 0, 255))):
@@ -496,7 +498,7 @@ def test_eyes_are_made_level(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("degrees", [0, 45, 170, -135])
-def test_a_face_is_upright_however_it_was_turned(degrees: float) -> None:
+def test_rotated_face_becomes_upright(degrees: float) -> None:
     turn = np.exp(1j * np.deg2rad(degrees))
     points = [complex(x, y) * turn for x, y in ((-50, 0), (50, 0), (0, 60))]
     left, right, mouth = ((p.real + 300, p.imag + 300) for p in points)
@@ -504,12 +506,12 @@ def test_a_face_is_upright_however_it_was_turned(degrees: float) -> None:
         assert np.exp(1j * face_by_eyes(*eyes, mouth).angle) == pytest.approx(turn)
 
 
-def test_no_root(tmp_path: Path) -> None:
+def test_folder_requires_a_root(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^root: is required"):
         folder("")  # type: ignore[arg-type]
 
 
-def test_the_cat_data_set_is_cut_by_the_eyes(tmp_path: Path) -> None:
+def test_cat_data_set_is_cropped_by_the_eyes(tmp_path: Path) -> None:
     root = tmp_path / "CAT_00"
     root.mkdir()
     for k, scale in enumerate((1.0, 1.0, 0.3)):
@@ -523,8 +525,8 @@ def test_the_cat_data_set_is_cut_by_the_eyes(tmp_path: Path) -> None:
         parse_annotation("9 1 2 3")
 
 
-def test_pictures_of_the_root_itself_are_said(tmp_path: Path) -> None:
-    """One may have strayed there, beside the folders of other sets."""
+def test_pictures_in_the_root_itself_are_noted(tmp_path: Path) -> None:
+    """One may be there by mistake, beside the folders of other data sets."""
     write_images(tmp_path / "data" / "anime", count=4)
     Image.new("RGB", (40, 30)).save(tmp_path / "data" / "stray.png")
     data = Cats(str(tmp_path / "data"), [3, 8, 8], 0, 2, 0)
@@ -537,8 +539,8 @@ def test_pictures_of_the_root_itself_are_said(tmp_path: Path) -> None:
     assert data.notes == [] and len(data.x) == 4
 
 
-def test_annotated_points_are_of_the_pixels_as_they_lie(tmp_path: Path) -> None:
-    """Whatever EXIF says of the photograph's top."""
+def test_annotated_points_ignore_exif_orientation(tmp_path: Path) -> None:
+    """They refer to the stored pixels."""
     photograph = np.zeros((300, 400, 3), np.uint8)
     photograph[:, :200] = (0, 200, 0)
     exif = Image.Exif()
@@ -551,7 +553,7 @@ def test_annotated_points_are_of_the_pixels_as_they_lie(tmp_path: Path) -> None:
     assert torch.equal(data.x[0], data.x[1]) and data.x[0, 1, 8, 2] == 200 and data.x[0, 1, 8, 13] == 0
 
 
-def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_has_the_content_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("train_list", "test_list", "meta"):
         monkeypatch.setattr(datasets.CIFAR10, name, getattr(datasets.CIFAR10, name))
     write_cifar(tmp_path)
@@ -569,7 +571,7 @@ def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- task=inspect -------------------------------------------------------------------------------------------------------
 
 
-def test_inspect_a_folder(cli: Cli, tmp_path: Path) -> None:
+def test_inspect_reports_on_a_folder(cli: Cli, tmp_path: Path) -> None:
     for k in range(6):
         (tmp_path / "p" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 10 + k // 3), (51 * (k // 2), 0, 255)).save(tmp_path / "p" / "ab"[k % 2] / f"{k}.png")
@@ -589,7 +591,7 @@ def test_inspect_a_folder(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data, picture", [("digits", "thumbnails.png"), ("ring", "scatter.png")])
-def test_inspect_other_data(data: str, picture: str, cli: Cli, tmp_path: Path) -> None:
+def test_inspect_draws_images_and_points(data: str, picture: str, cli: Cli, tmp_path: Path) -> None:
     answer = cli("task=inspect", f"data={data}")
     assert answer.code == 0, answer.err
     assert len(list(tmp_path.glob(f"outputs/inspect/*/{picture}"))) == 1
@@ -618,7 +620,7 @@ def test_inspect_checks_ranges_as_train_does(task: str, words: str, message: str
     assert answer.code == 2 and answer.err == f"ganexp: {message}\n" and not (tmp_path / "outputs").exists()
 
 
-def test_inspect_reads_no_more_than_it_says(cli: Cli) -> None:
+def test_inspect_refuses_options_it_does_not_use(cli: Cli) -> None:
     answer = cli("task=inspect", "model=mlp")
     assert answer.code == 2 and "model: not used by task=inspect" in answer.err
 
@@ -626,7 +628,7 @@ def test_inspect_reads_no_more_than_it_says(cli: Cli) -> None:
 # -- what a reviewer found ----------------------------------------------------------------------------------------------
 
 
-def test_equal_names_sizes_and_times_are_not_equal_pictures(tmp_path: Path, cache: Path) -> None:
+def test_folders_with_equal_names_sizes_and_times_are_told_apart(tmp_path: Path, cache: Path) -> None:
     for value, name in enumerate("ab"):
         (tmp_path / name).mkdir()
         for file in (tmp_path / name / "0.bmp", tmp_path / name / "1.bmp"):
@@ -646,8 +648,7 @@ def test_too_many_unreadable_files_stop_every_run(tmp_path: Path, cache: Path) -
         folder(tmp_path / "p")
 
 
-def test_unreadable_in_other_ways(tmp_path: Path, cache: Path) -> None:
-    """A link that leads nowhere, a damaged member of an archive: counted, as every unreadable picture."""
+def test_broken_links_and_damaged_archive_members_count_as_unreadable(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path / "p", count=8)
     (tmp_path / "p" / "link.png").symlink_to("nowhere")
     assert folder(tmp_path / "p", max_unreadable=0.5).left_out.keys() == {"link.png"}
@@ -659,7 +660,7 @@ def test_unreadable_in_other_ways(tmp_path: Path, cache: Path) -> None:
     assert len(folder(file, max_unreadable=0.5).left_out) == 1
 
 
-def test_folders_behind_links_and_other_files(tmp_path: Path, cache: Path) -> None:
+def test_linked_folders_are_read_once_and_other_files_are_noted(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path / "p", count=4)
     write_images(tmp_path / "q", count=4)
     (tmp_path / "p" / "link").symlink_to(tmp_path / "q")
@@ -669,7 +670,7 @@ def test_folders_behind_links_and_other_files(tmp_path: Path, cache: Path) -> No
     assert len(data.x) == 8 and data.notes == ["files of other types are left out: 1 .tif"]
 
 
-def test_a_name_that_is_not_utf8(tmp_path: Path, cache: Path) -> None:
+def test_file_name_that_is_not_utf8_is_handled(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path / "p", count=4)
     name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / "p" / name).write_text("no picture")
@@ -677,7 +678,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path, cache: Path) -> None:
         assert folder(tmp_path / "p", max_unreadable=0.5).left_out.keys() == {name}
 
 
-def test_a_label_that_is_nearly_another(tmp_path: Path) -> None:
+def test_mistyped_label_gets_a_suggestion(tmp_path: Path) -> None:
     write_images(tmp_path, count=8)
     names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
     rows = [
@@ -711,13 +712,13 @@ def test_a_label_that_is_nearly_another(tmp_path: Path) -> None:
         ("data=DIGITS", "data=DIGITS: there is no such option; did you mean digits?"),
     ],
 )
-def test_choices_in_the_wrong_case(words: str, message: str, cli: Cli, tmp_path: Path) -> None:
+def test_choices_in_the_wrong_case_are_refused_with_advice(words: str, message: str, cli: Cli, tmp_path: Path) -> None:
     write_images(tmp_path / "p", count=4)
     answer = cli(*words.split(), *(["data.root=p"] if words.startswith(("data=folder", "data=celeba")) else []))
     assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}") and answer.err.count("\n") == 1, answer.err
 
 
-def test_labels_that_make_no_sense(tmp_path: Path) -> None:
+def test_invalid_label_files_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path, count=4)
     for content, message in (
         ("file,label\n000.jpg,1\n000.jpg,2\n", "line 3 has a second label for 000.jpg"),
@@ -740,7 +741,7 @@ def test_labels_that_make_no_sense(tmp_path: Path) -> None:
         assert message in str(caught.value)
 
 
-def test_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
+def test_numeric_class_names_are_sorted_as_numbers(tmp_path: Path) -> None:
     for value in range(1, 12):
         (tmp_path / str(value)).mkdir()
         Image.new("L", (8, 8), value).save(tmp_path / str(value) / "a.png")
@@ -749,13 +750,13 @@ def test_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ["000001.png 1 1", "000001.png 1 1 -", "000001.png 1 1 2"])
-def test_a_damaged_list_of_attributes(row: str, celeba: Path) -> None:
+def test_damaged_attribute_list_is_refused(row: str, celeba: Path) -> None:
     (celeba / "celeba" / "list_attr_celeba.txt").write_text(f"1\nSmiling Male Young\n{row}\n")
     with pytest.raises(ValueError, match=r"^attributes: list_attr_celeba.txt is damaged: line 3"):
         faces(celeba, ["Smiling"])
 
 
-def test_inspect_pictures_that_lie_deeper(cli: Cli, tmp_path: Path) -> None:
+def test_inspect_finds_pictures_in_deeper_folders(cli: Cli, tmp_path: Path) -> None:
     write_images(tmp_path / "data" / "anime" / "train", count=6)
     answer = cli("task=inspect", "data=anime")
     assert answer.code == 0 and "40×30 6" in answer.out, answer.err

@@ -65,12 +65,12 @@ def imported(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
-def test_a_module_imports_only_layers_below_it(file: Path) -> None:
+def test_module_imports_only_layers_below_it(file: Path) -> None:
     part = file.relative_to(ROOT).parts[0].removesuffix(".py")
     assert {module.split(".")[0] for module in imported(file)} <= MAY[part] | {part}
 
 
-def test_no_modules_import_each_other() -> None:
+def test_modules_have_no_import_cycle() -> None:
     """Imports inside functions count too. `ganexp/__init__.py`, which imports lazily, is left out."""
     files = [file for file in ROOT.rglob("*.py") if file != ROOT / "__init__.py"]
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
@@ -85,8 +85,8 @@ def test_no_modules_import_each_other() -> None:
         ("hydra", {"cli/config.py", "cli/checks.py", "cli/jobs.py", "cli/hydra_internals.py", "cli/messages.py", "cli/build.py"}),
     ],
 )
-def test_only_the_command_line_knows(library: str, files: set[str]) -> None:
-    """Everything else gets plain values. callbacks/record.py notes Hydra's version."""
+def test_only_the_command_line_imports(library: str, files: set[str]) -> None:
+    """Everything else gets plain values. callbacks/record.py records Hydra's version."""
     knows = set()
     for file in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -29,7 +29,7 @@ OWN = {
 }  # or torch's, numpy's
 
 
-def test_private_names_stand_in_one_file_each() -> None:
+def test_private_names_are_used_in_one_file_each() -> None:
     for file in ROOT.rglob("*.py"):
         if file.name in ("hydra_internals.py", "lightning_internals.py"):
             continue
@@ -40,7 +40,7 @@ def test_private_names_stand_in_one_file_each() -> None:
                 assert isinstance(node.value, ast.Name) and node.value.id == "self", f"{file}:{node.lineno}: {node.attr}"
 
 
-def test_hydra_has_them() -> None:
+def test_hydra_has_the_private_names_in_use() -> None:
     try:
         from ganexp.cli import hydra_internals
     except ImportError as error:
@@ -52,7 +52,7 @@ def test_hydra_has_them() -> None:
     assert hydra_internals.unresolved(node, "b")._value() == "${a}", f"OmegaConf {omegaconf.__version__}"
 
 
-def test_lightning_has_them(tmp_path: Path) -> None:
+def test_lightning_has_the_private_names_in_use(tmp_path: Path) -> None:
     version = f"pytorch-lightning {pl.__version__}"
     assert {"_on_before_step", "_on_after_step"} <= vars(LightningOptimizer(SGD([torch.zeros(1)]))).keys(), version
     assert isinstance(TensorBoardLogger(tmp_path, name="", version="")._kwargs, dict), version

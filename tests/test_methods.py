@@ -92,13 +92,13 @@ def check(model: str, method: str, root: Path) -> None:
 @pytest.mark.parametrize(
     "model, method", [*(("dcgan", method) for method in METHODS), *zip(MODELS[1:], TAKES, strict=False), ("points", "pack")]
 )
-def test_every_method_and_every_model(model: str, method: str, data_root: Path) -> None:
+def test_every_method_and_every_model_train_once(model: str, method: str, data_root: Path) -> None:
     check(model, method, data_root)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model, method", product(MODELS, METHODS))
-def test_every_method_with_every_model(model: str, method: str, data_root: Path) -> None:
+def test_every_method_trains_with_every_model(model: str, method: str, data_root: Path) -> None:
     check(model, method, data_root)
 
 
@@ -129,7 +129,7 @@ MIXES = {
 
 @pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mix", MIXES)
-def test_methods_together(mix: str, precision: str) -> None:
+def test_methods_train_together(mix: str, precision: str) -> None:
     """Every scalar is finite, and both networks learn."""
     composed = compose(*MIXES[mix], *TINY, *NARROW_ALL)
     system: Any = play(composed, precision)
@@ -192,7 +192,7 @@ RUNS_ALONE = [pytest.param(["model=dcgan", *choices], [], id=name, marks=pytest.
 
 
 @pytest.mark.parametrize("choices, changing", [*(pytest.param(*run, id=name) for name, run in RUNS.items()), *RUNS_ALONE])
-def test_three_steps_and_three_more_are_six(
+def test_resumed_run_equals_the_whole_one(
     choices: list[str], changing: list[str], cli: Callable[..., Answer], tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -221,7 +221,7 @@ def test_three_steps_and_three_more_are_six(
         ("dcgan", ["regularizer=[lecam]", "regularizer.lecam.start=1"]),  # the last one is one
     ],
 )
-def test_without_its_number_training_is_the_plain_one(model: str, method: list[str], data_root: Path) -> None:
+def test_method_without_effect_trains_like_the_plain_model(model: str, method: list[str], data_root: Path) -> None:
     plain, other = (play(of_model(model, data_root, *choices)).state_dict() for choices in ([], method))
     equal = same(plain, {name: value for name, value in other.items() if not name.startswith("terms.")})
     assert equal == (method[1] != "regularizer.lecam.start=1")
@@ -236,8 +236,8 @@ def loss_option(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", [name for name in options("loss") if name != "top_k"])
-def test_top_k_of_every_loss(name: str) -> None:
-    """D's side is the loss's own; G's is that of the best rows, and of all of them with a fraction of 1."""
+def test_top_k_wraps_every_loss(name: str) -> None:
+    """D's side is that of the wrapped loss; G's is that of the best rows, and of all of them with a fraction of 1."""
     loss = loss_option(name)
     needs_real, real, fake = getattr(loss, "needs_real", False), torch.randn(8, 1), torch.randn(8, 1)
     top = TopK(loss, 0.5)
@@ -250,7 +250,7 @@ def test_top_k_of_every_loss(name: str) -> None:
     torch.testing.assert_close(top.generator(fake, shown), loss.generator(fake[best], real[best] if needs_real else None))
 
 
-def test_top_k_by_hand() -> None:
+def test_top_k_keeps_the_highest_logits() -> None:
     fake = torch.tensor([[0.0], [5.0], [-2.0], [3.0], [1.0]], requires_grad=True)
     assert TopK(Wasserstein(), 0.4).generator(fake, None).item() == -4
     TopK(Wasserstein(), 0.4).generator(fake, None).backward()
@@ -262,7 +262,7 @@ def test_top_k_by_hand() -> None:
     assert TopK(Wasserstein(), 0.5).generator(columns, None).item() == -1.5  # a row counts by its mean
 
 
-def test_what_top_k_refuses_and_survives() -> None:
+def test_top_k_refuses_invalid_choices_and_can_be_copied() -> None:
     for fraction in (0.0, 1.1):
         with pytest.raises(ValueError, match=r"^fraction: "):
             TopK(BCE(), fraction)
@@ -278,7 +278,7 @@ def test_what_top_k_refuses_and_survives() -> None:
 # -- annealed numbers as published -------------------------------------------------------------------------------------
 
 
-def test_published_curves() -> None:
+def test_anneal_options_have_the_published_curves() -> None:
     """R3GAN's CIFAR-10 preset (its average: of faces): half a cosine over 20 million images; top-k: 1 % an epoch of 50,000."""
     names = ["r1", "r2", "beta2", "ema", "ada", "top_k"]
     nodes: dict[str, Any] = {}

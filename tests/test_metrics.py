@@ -89,7 +89,7 @@ def normal(n: int, dim: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("make", METRICS)
-def test_names(make: type[FeatureMetric]) -> None:
+def test_metrics_are_named_after_their_extractor(make: type[FeatureMetric]) -> None:
     short = {"FID": "fid", "SlicedWasserstein": "swd", "PlainMMD": "mmd", "SmallKID": "kid"}[make.__name__]
     assert make(Pixels()).name == f"{short}/pixels" and make(Random()).name == f"{short}/random"
     assert make(Pixels()).higher_is_better is False
@@ -97,8 +97,7 @@ def test_names(make: type[FeatureMetric]) -> None:
 
 @pytest.mark.parametrize("make", METRICS)
 @pytest.mark.parametrize("features", [Pixels, Random])
-def test_smaller_is_better(make: type[FeatureMetric], features: type) -> None:
-    """More noise is farther away."""
+def test_distances_grow_with_noise(make: type[FeatureMetric], features: type) -> None:
     real = normal(64, 192).view(64, 3, 8, 8).tanh()
     levels = (0, 1, 3) if make is SmallKID else (0, 0.3, 1)  # its estimate is noisier
     values = [measure(make(features()), real, real + s * normal(64, 192, 1).view_as(real)) for s in levels]
@@ -118,7 +117,7 @@ def test_samples_that_are_not_finite_are_refused(make: type[FeatureMetric], side
 
 
 @pytest.mark.parametrize("make", METRICS)
-def test_reset(make: type[FeatureMetric]) -> None:
+def test_reset_forgets_all_samples(make: type[FeatureMetric]) -> None:
     metric = make(Pixels())
     first = measure(metric, normal(50, 3), normal(50, 3, 1))
     metric.reset()
@@ -128,7 +127,7 @@ def test_reset(make: type[FeatureMetric]) -> None:
 
 
 @pytest.mark.parametrize("make", METRICS)
-def test_batches_make_no_difference(make: type[FeatureMetric]) -> None:
+def test_value_does_not_depend_on_batches(make: type[FeatureMetric]) -> None:
     real, fake = normal(100, 5), normal(100, 5, 1) * 2 + 1
     whole = measure(make(Pixels()), real, fake)
     assert whole > 0.1
@@ -139,7 +138,7 @@ def test_batches_make_no_difference(make: type[FeatureMetric]) -> None:
 # -- FID -----------------------------------------------------------------------------------------------------------------
 
 
-def test_fid_is_that_of_the_matrix_square_root() -> None:
+def test_fid_equals_the_matrix_square_root_formula() -> None:
     mixed = normal(8, 8, 2)
     real, fake = normal(2000, 8) @ mixed, normal(1500, 8, 1) @ normal(8, 8, 3) + 0.5
     a, b = real.double().numpy(), fake.double().numpy()
@@ -150,19 +149,19 @@ def test_fid_is_that_of_the_matrix_square_root() -> None:
     assert fid(fake, real) == pytest.approx(expected, rel=1e-6)
 
 
-def test_fid_of_a_shift_is_its_square() -> None:
+def test_fid_of_a_shift_is_its_squared_length() -> None:
     real = normal(500, 4)
     assert fid(real, real + torch.tensor([1.0, 2.0, 0.0, -2.0])) == pytest.approx(9, rel=1e-5)
     assert fid(real, real) == pytest.approx(0, abs=1e-9)
 
 
-def test_fid_of_scales() -> None:
+def test_fid_of_scaled_samples_matches_the_closed_form() -> None:
     """One dimension: (m₁ - m₂)² + (s₁ - s₂)². The samples ±1 have variance 2, ±3 + 1 variance 18."""
     a, b = torch.tensor([[-1.0], [1.0]]), torch.tensor([[-2.0], [4.0]])
     assert fid(a, b) == pytest.approx(1 + (18**0.5 - 2**0.5) ** 2, rel=1e-12)
 
 
-def test_fid_takes_the_unbiased_covariance() -> None:
+def test_fid_uses_the_unbiased_covariance() -> None:
     """The corners of the square have variance 4/3, not 1, in each of two dimensions."""
     corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     tiny = 1e-3 * corners
@@ -170,7 +169,7 @@ def test_fid_takes_the_unbiased_covariance() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 10, 63])
-def test_fid_of_fewer_samples_than_dimensions(n: int) -> None:
+def test_fid_works_with_fewer_samples_than_dimensions(n: int) -> None:
     real, fake = normal(n, 64), normal(n, 64, 1)
     value = fid(real, fake)
     assert isinstance(value, float) and np.isfinite(value) and value > 1
@@ -184,14 +183,14 @@ def test_fid_is_never_negative(n: int) -> None:
     assert 0 <= fid(real, real) < 1
 
 
-def test_fid_far_from_the_origin() -> None:
-    """The sums are float64: what the mean adds to the products cancels again."""
+def test_fid_is_exact_far_from_the_origin() -> None:
+    """The sums are float64: what the mean adds to the products cancels."""
     real, fake = normal(200, 4).round(decimals=3), normal(200, 4, 1).round(decimals=3)
     assert fid(real + 1000, fake + 1000) == pytest.approx(fid(real, fake), rel=1e-2)
 
 
 @pytest.mark.parametrize("real, fake, side", [(1, 5, "real"), (5, 1, "fake"), (5, 0, "fake"), (0, 5, "real")])
-def test_fid_needs_two_samples_a_side(real: int, fake: int, side: str) -> None:
+def test_fid_refuses_fewer_than_two_samples_a_side(real: int, fake: int, side: str) -> None:
     metric = FID(Pixels())
     for n, is_real in ((real, True), (fake, False)):
         if n:
@@ -211,25 +210,25 @@ def test_no_samples_at_all_are_refused(make: type[FeatureMetric]) -> None:
 
 
 @pytest.mark.parametrize("shift", [0.5, -3.0])
-def test_swd_of_a_shift_in_one_dimension(shift: float) -> None:
+def test_swd_of_a_shift_in_one_dimension_is_its_length(shift: float) -> None:
     real = normal(300, 1)
     shuffled = real[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
     assert swd(real, shuffled + shift) == pytest.approx(abs(shift), rel=1e-5)
 
 
-def test_swd_of_scales_in_one_dimension() -> None:
+def test_swd_of_scaled_samples_matches_the_closed_form() -> None:
     """W₁ of x and 3 x is 2 E|x|."""
     real = normal(300, 1)
     assert swd(real, 3 * real) == pytest.approx(2 * real.abs().mean().item(), rel=1e-5)
 
 
-def test_swd_of_a_shift_in_two_dimensions() -> None:
+def test_swd_of_a_shift_in_two_dimensions_matches_the_closed_form() -> None:
     """|s| E|cos| = 2/π |s| over all directions, here over 20,000."""
     real = normal(50, 2)
     assert swd(real, real + torch.tensor([3.0, 4.0]), directions=20_000) == pytest.approx(5 * 2 / np.pi, rel=0.02)
 
 
-def test_swd_of_unequal_counts() -> None:
+def test_swd_compares_sets_of_unequal_counts() -> None:
     real = normal(60, 1)
     assert swd(real, real.repeat_interleave(4, 0)) == pytest.approx(0, abs=1e-6)
     assert swd(real.repeat(3, 1), real + 2) == pytest.approx(2, rel=1e-5)
@@ -240,7 +239,7 @@ def test_swd_of_unequal_counts() -> None:
     assert swd(other, real) == pytest.approx(expected, rel=0.02)
 
 
-def test_stretch_takes_evenly_spaced_quantiles() -> None:
+def test_quantiles_are_evenly_spaced() -> None:
     rows = torch.tensor([[0.0], [1.0], [2.0]])
     assert quantiles(rows, 6).flatten().tolist() == [0, 0, 1, 1, 2, 2]
     assert quantiles(rows, 5).flatten().tolist() == [0, 0, 1, 2, 2]
@@ -253,7 +252,7 @@ def test_swd_of_the_same_set_is_zero_in_any_order() -> None:
     assert swd(real, real.flip(0)) == pytest.approx(0, abs=1e-6)
 
 
-def test_swd_is_the_same_every_time_and_leaves_the_random_state_alone() -> None:
+def test_swd_is_deterministic_and_leaves_the_random_state_unchanged() -> None:
     real, fake = normal(100, 6), normal(100, 6, 1)
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -265,7 +264,7 @@ def test_swd_is_the_same_every_time_and_leaves_the_random_state_alone() -> None:
 
 
 @pytest.mark.parametrize("side", [True, False])
-def test_swd_needs_both_sides(side: bool) -> None:
+def test_swd_refuses_a_missing_side(side: bool) -> None:
     metric = SlicedWasserstein(Pixels())
     metric.update(normal(5, 3), real=side)
     with pytest.raises(ValueError, match=f"0 {'generated' if side else 'real'} samples"):
@@ -294,7 +293,7 @@ def test_random_features_have_a_fixed_size(channels: int, side: int) -> None:
     assert not features.requires_grad
 
 
-def test_random_features_are_those_of_their_seed() -> None:
+def test_random_features_depend_on_their_seed_alone() -> None:
     x = torch.rand(3, 1, 8, 8)
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -305,7 +304,7 @@ def test_random_features_are_those_of_their_seed() -> None:
     assert not torch.equal(random_features(x, seed=1), first)
 
 
-def test_random_features_see_each_image_alone() -> None:
+def test_random_features_of_an_image_do_not_depend_on_the_batch() -> None:
     x, extractor = torch.rand(6, 1, 8, 8), Random(4)
     extractor.setup(facts(x))
     first = extractor(x)["features"]
@@ -314,7 +313,7 @@ def test_random_features_see_each_image_alone() -> None:
 
 
 @pytest.mark.parametrize("extractor", [Random(), Classifier(), Inception()])
-def test_image_features_refuse_points(extractor: Extractor) -> None:
+def test_image_extractors_refuse_points(extractor: Extractor) -> None:
     with pytest.raises(ValueError, match=r"shape \[2\]"):
         extractor.setup(facts(torch.zeros(4, 2)))
 
@@ -334,7 +333,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ganexp"
 
 
-def test_the_classifier_learns_the_labels_once(cache: Path) -> None:
+def test_classifier_is_trained_once_and_cached(cache: Path) -> None:
     x, y = striped(300)
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -356,7 +355,7 @@ def test_the_classifier_learns_the_labels_once(cache: Path) -> None:
     assert len(list(cache.rglob("*.pt"))) == 2  # one changed pixel is another data set
 
 
-def test_a_classifier_that_is_trained_is_said(cli: Callable[..., Answer], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_a_classifier_is_reported(cli: Callable[..., Answer], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the beginning and at the end, with the seconds; on a terminal by a bar; in the log, which is opened later, too."""
     words = [*TINY, *NARROW["cdcgan"], "metrics=[fid]", "extractor=classifier", "extractor.steps=3"]
     begun, ended = (
@@ -375,7 +374,7 @@ def test_a_classifier_that_is_trained_is_said(cli: Callable[..., Answer], cache:
     assert begun.replace("3", "4") in text and re.search(ended, text)
 
 
-def test_a_damaged_classifier_is_made_anew(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_cached_classifier_is_trained_again(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     x, y = striped(300)
     first = Classifier(steps=5)
     first.setup(facts(x, y, 2))
@@ -386,7 +385,7 @@ def test_a_damaged_classifier_is_made_anew(cache: Path, caplog: pytest.LogCaptur
     assert "is damaged (" in caplog.text and "training again" in caplog.text and again.fingerprint == first.fingerprint
 
 
-def test_the_classifier_of_stacked_images_reads_each_channel(cache: Path) -> None:
+def test_classifier_of_stacked_images_sees_each_channel(cache: Path) -> None:
     parts = [striped(300, seed) for seed in range(3)]
     x, y = torch.cat([x for x, _ in parts], 1), sum(4 >> i & 7 and label * 2 ** (2 - i) for i, (_, label) in enumerate(parts))
     extractor = Classifier(steps=30)
@@ -398,7 +397,7 @@ def test_the_classifier_of_stacked_images_reads_each_channel(cache: Path) -> Non
         extractor.setup(facts(x, y, 7, by_channel=True))
 
 
-def test_the_classifier_needs_labels() -> None:
+def test_classifier_refuses_unlabelled_data() -> None:
     with pytest.raises(ValueError, match="needs data with labels"):
         Classifier().setup(facts(torch.zeros(8, 1, 8, 8, dtype=torch.uint8)))
 
@@ -418,7 +417,7 @@ def test_auto_extractor_needs_no_download(shape: tuple[int, ...], classes: int, 
     assert extractor(torch.rand(3, *shape))["features"].shape[0] == 3
 
 
-def test_auto_extractor_reads_stacked_channels_one_by_one(cache: Path) -> None:
+def test_auto_extractor_of_stacked_images_is_the_classifier(cache: Path) -> None:
     extractor = AutoExtractor()
     extractor.setup(facts(torch.randint(256, (64, 3, 8, 8)).to(torch.uint8), torch.arange(64) % 8, 8, by_channel=True))
     assert extractor.name == "classifier"
@@ -444,7 +443,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return file, hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_inception_is_torch_fidelitys(weights: tuple[Path, str]) -> None:
+def test_inception_equals_torch_fidelity(weights: tuple[Path, str]) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     file, sha256 = weights
@@ -460,7 +459,9 @@ def test_inception_is_torch_fidelitys(weights: tuple[Path, str]) -> None:
     torch.testing.assert_close(grey, extractor(to_float(x[:, :1].expand(-1, 3, -1, -1)))["features"])
 
 
-def test_inception_finds_what_torch_keeps(weights: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_finds_weights_in_the_cache_of_torch(
+    weights: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, sha256 = weights
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
@@ -468,7 +469,7 @@ def test_inception_finds_what_torch_keeps(weights: tuple[Path, str], tmp_path: P
     Inception(sha256=sha256).setup(facts(torch.zeros(2, 3, 8, 8)))
 
 
-def test_inception_of_another_file(weights: tuple[Path, str], tmp_path: Path) -> None:
+def test_inception_refuses_another_file(weights: tuple[Path, str], tmp_path: Path) -> None:
     file, _ = weights
     with pytest.raises(ValueError, match=r"weights: .*its SHA-256 begins with .*, not 6726825d"):
         Inception(str(file)).setup(facts(torch.zeros(2, 3, 8, 8)))
@@ -481,7 +482,7 @@ def test_inception_of_another_file(weights: tuple[Path, str], tmp_path: Path) ->
         Inception(str(tmp_path / "none.pth")).setup(facts(torch.zeros(2, 3, 8, 8)))
 
 
-def test_inception_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_offline_says_where_to_put_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")
 
@@ -502,7 +503,7 @@ def features_for_parity(n: int, m: int, dim: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("n, m, dim", [(500, 400, 16), (300, 200, 64), (50, 60, 128)])
-def test_fid_is_torch_fidelitys(n: int, m: int, dim: int) -> None:
+def test_fid_equals_torch_fidelity(n: int, m: int, dim: int) -> None:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     real, fake = features_for_parity(n, m, dim)
@@ -511,7 +512,7 @@ def test_fid_is_torch_fidelitys(n: int, m: int, dim: int) -> None:
 
 
 @pytest.mark.parametrize("n, m, dim", [(500, 400, 16), (1500, 1300, 64), (110, 120, 200)])
-def test_kid_is_torch_fidelitys(n: int, m: int, dim: int) -> None:
+def test_kid_equals_torch_fidelity(n: int, m: int, dim: int) -> None:
     from torch_fidelity.metric_kid import kid_features_to_metric
 
     real, fake = features_for_parity(n, m, dim)
@@ -522,7 +523,7 @@ def test_kid_is_torch_fidelitys(n: int, m: int, dim: int) -> None:
 
 
 @pytest.mark.parametrize("n", [40, 1000, 1003])
-def test_inception_score_is_torch_fidelitys(n: int) -> None:
+def test_inception_score_equals_torch_fidelity(n: int) -> None:
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     logits = 3 * normal(n, 10)
@@ -535,7 +536,7 @@ def test_inception_score_is_torch_fidelitys(n: int) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("n, m, dim", [(200, 300, 8), (1100, 1030, 32), (30, 20, 64)])
-def test_prdc_is_the_references(n: int, m: int, dim: int, k: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prdc_equals_the_reference(n: int, m: int, dim: int, k: int, capsys: pytest.CaptureFixture[str]) -> None:
     from prdc import compute_prdc
 
     real, fake = features_for_parity(n, m, dim)
@@ -552,7 +553,7 @@ class LogitsAsTheyAre(Pixels):
 # -- what the others say -------------------------------------------------------------------------------------------------
 
 
-def test_prdc_of_sets_far_apart_and_of_a_part() -> None:
+def test_prdc_of_distant_and_partial_sets_matches_the_definition() -> None:
     real = normal(200, 4)
     apart = values(PRDC(Pixels()), real, real + 100)
     assert set(apart.values()) == {0.0}
@@ -572,7 +573,7 @@ def test_inception_score_of_sure_and_even_samples_is_the_number_of_classes() -> 
     assert float(metric.compute()["is/pixels"]) == pytest.approx(1)
 
 
-def test_accuracy_is_the_share_of_wanted_labels() -> None:
+def test_accuracy_is_the_fraction_of_matching_labels() -> None:
     metric = Accuracy(LogitsAsTheyAre())
     metric.update(torch.eye(4), real=False, y=torch.tensor([0, 1, 2, 0]))
     metric.update(torch.eye(4)[:2], real=False, y=torch.tensor([1, 1]))
@@ -585,7 +586,7 @@ def plane(centres: list[list[float]], sigma: float) -> Any:
     return data
 
 
-def test_modes_by_hand() -> None:
+def test_modes_match_a_computation_by_hand() -> None:
     """Of 8 points, 3 at a centre, 2 within 3 σ of another, 2 just outside, 1 nearest to the third."""
     metric = Modes(Pixels())
     metric.setup(plane([[0, 0], [1, 0], [0, 1]], 0.1))
@@ -598,13 +599,13 @@ def test_modes_by_hand() -> None:
     assert found == pytest.approx({f"{name}/pixels": value for name, value in expected.items()})
 
 
-def test_modes_are_of_data_that_has_them() -> None:
+def test_modes_refuse_data_without_modes() -> None:
     with pytest.raises(ValueError, match="data=ring or data=grid"):
         Modes(Pixels()).setup(facts(torch.zeros(4, 2)))
 
 
-def test_the_real_points_have_all_modes() -> None:
-    """0.9889 of a Gaussian in the plane lies within three deviations: 1 - exp(-9/2)."""
+def test_real_points_cover_all_modes() -> None:
+    """0.9889 of a Gaussian in the plane is within three deviations: 1 - exp(-9/2)."""
     ring = Gaussians([2], 3, 64, 0, [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], 0.01, points=20_000)
     ring.prepare()
     metric = Modes(Pixels())
@@ -617,7 +618,7 @@ def test_the_real_points_have_all_modes() -> None:
         assert ring.x[ring.y == label].mean(0).numpy() == pytest.approx(ring.centres[label], abs=1e-3)
 
 
-def test_class_modes_by_hand() -> None:
+def test_class_modes_match_a_computation_by_hand() -> None:
     metric = ClassModes(LogitsAsTheyAre())
     metric.setup(facts(torch.zeros(4, 4), classes=4))
     metric.update(torch.eye(4).repeat(99, 1), real=True)
@@ -633,7 +634,7 @@ def test_ms_ssim_of_equal_images_is_1(side: int, same: float) -> None:
     assert found["ms_ssim/pixels"] == pytest.approx(same, abs=1e-4) and found["ms_ssim_real/pixels"] < 0.5
 
 
-def test_ms_ssim_is_torchmetrics_on_pairs_of_one_class() -> None:
+def test_ms_ssim_equals_torchmetrics_on_pairs_of_one_class() -> None:
     from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure
 
     x, y = torch.rand(6, 3, 180, 180) * 2 - 1, torch.tensor([0, 1, 0, 1, 0, 2])
@@ -645,7 +646,7 @@ def test_ms_ssim_is_torchmetrics_on_pairs_of_one_class() -> None:
     assert float(metric.compute()["ms_ssim/pixels"]) == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_ms_ssim_needs_two_of_a_class() -> None:
+def test_ms_ssim_refuses_classes_of_single_samples() -> None:
     metric = MSSSIM(Pixels())
     for real in (True, False):
         metric.update(torch.rand(3, 1, 8, 8), real=real, y=torch.arange(3))
@@ -663,7 +664,7 @@ def test_ms_ssim_needs_two_of_a_class() -> None:
         (InceptionScore(LogitsAsTheyAre(), splits=60), normal(50, 3), "50 generated samples; at least 60"),
     ],
 )
-def test_no_plausible_number_for_too_little(metric: FeatureMetric, fake: Tensor, message: str) -> None:
+def test_metrics_refuse_too_few_or_identical_samples(metric: FeatureMetric, fake: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measure(metric, normal(50, 3), fake)
 
@@ -702,7 +703,7 @@ def test_two_ranks_with_unequal_shards_agree_with_one(tmp_path: Path, free_port:
 # -- MMD, diversity, sharpness -------------------------------------------------------------------------------------------
 
 
-def test_mmd_is_that_of_all_features_at_once() -> None:
+def test_mmd_in_batches_equals_mmd_of_all_features() -> None:
     real, fake = normal(40, 3), normal(30, 3, 1) + 1
     assert measure(PlainMMD(Pixels()), real, fake, split=[7, 20]) == pytest.approx(Discrepancy()(fake, real).item(), rel=1e-5)
 
@@ -724,13 +725,13 @@ def test_diversity_is_a_ratio_of_distances() -> None:
         (torch.ones(5, 2), normal(5, 2), "all real samples are identical"),
     ],
 )
-def test_diversity_refuses(real: Tensor, fake: Tensor, message: str) -> None:
+def test_diversity_refuses_single_and_identical_samples(real: Tensor, fake: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=f"diversity/pixels: .*{message}"):
         measure(Diversity(Pixels()), real, fake)
 
 
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
-    """Against scipy's, on grey images; of twice the contrast it is four times as much."""
+    """Equal to scipy's on grey images; twice the contrast makes it four times as large."""
     real = normal(5, 3 * 64).view(5, 3, 8, 8)
     fake = normal(4, 3 * 64, 1).view(4, 3, 8, 8)
 
@@ -754,6 +755,6 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
         (normal(3, 64).view(3, 1, 8, 8), torch.full((3, 1, 8, 8), float("nan")), "3 of 3 generated samples have NaN"),
     ],
 )
-def test_sharpness_refuses(real: Tensor, fake: Tensor, message: str) -> None:
+def test_sharpness_refuses_points_small_and_flat_images(real: Tensor, fake: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=f"sharpness.*{message}"):
         measure(Sharpness(Laplacian()), real, fake)

@@ -285,7 +285,9 @@ def contents(folder: Path) -> list[str]:
     [pytest.param(*each, marks=() if i % 3 == 0 else pytest.mark.slow) for i, each in enumerate(MISTAKES)],
     ids=[line for line, _ in MISTAKES],
 )
-def test_one_message(line: str, expected: str, place: Path, cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistake_gives_one_message_and_writes_nothing(
+    line: str, expected: str, place: Path, cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place)
     before = contents(place)
     words = line.split()
@@ -299,7 +301,7 @@ def test_one_message(line: str, expected: str, place: Path, cli: Callable[..., A
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
 @pytest.mark.parametrize("line", ["hardware=gpu", "hardware=ddp", "hardware.precision=16-mixed"])
-def test_a_gpu_that_is_not_there(line: str, cli: Callable[..., Answer]) -> None:
+def test_missing_gpu_is_named_in_one_message(line: str, cli: Callable[..., Answer]) -> None:
     answer = cli(line)
     assert answer.code == 2 and "GPU" in answer.err and "cpu" in answer.err.lower()
 
@@ -339,7 +341,7 @@ finally:
         "-m loss=bce,hing",
     ],
 )
-def test_composing_answers_without_torch(line: str, tmp_path: Path) -> None:
+def test_composing_does_not_import_torch(line: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", QUICK, *line.split()], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stderr.strip().splitlines()[-1] == "False", "torch was imported"
     assert done.returncode == (0 if line.startswith("--") else 2)

@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_importing_needs_no_torch() -> None:
+def test_importing_ganexp_does_not_import_torch() -> None:
     said = "import sys, ganexp; print('torch' in sys.modules, 'hydra' in sys.modules, ganexp.ConfigError.__name__, dir(ganexp))"
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False False ConfigError") and "'load'" in done.stdout
@@ -50,8 +50,8 @@ def test_importing_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize("n", [3, 300])
-def test_samples_are_those_of_the_task(n: int, made: Path, cli: Cli) -> None:
-    """Also where they are made in several parts."""
+def test_sample_equals_the_sample_task(n: int, made: Path, cli: Cli) -> None:
+    """Also where samples are generated in several parts."""
     answer = cli("task=sample", f"run={made}/points", "seed=5", f"task.num={n}", "hydra.run.dir=o")
     assert answer.code == 0, answer.err
     model = ganexp.load(made / "points")
@@ -60,7 +60,7 @@ def test_samples_are_those_of_the_task(n: int, made: Path, cli: Cli) -> None:
     assert not x.requires_grad and not torch.equal(x, model.sample(n, seed=6))
 
 
-def test_samples_are_those_of_the_training(made: Path) -> None:
+def test_sample_equals_the_samples_of_training(made: Path) -> None:
     model = ganexp.load(made / "images")
     with seeded(0, model.device):
         in_order = model.system.sample(20, torch.arange(20) % 10)
@@ -69,7 +69,7 @@ def test_samples_are_those_of_the_training(made: Path) -> None:
     assert torch.equal(model.sample(20, seed=0), in_order) and torch.equal(model.sample(20, seed=3, label=4), fours)
 
 
-def test_what_a_model_says(made: Path) -> None:
+def test_model_states_shape_classes_step_and_checkpoint(made: Path) -> None:
     model = ganexp.load(made / "images")
     assert (model.shape, model.classes, model.config["data"]["classes"]) == ((1, 8, 8), 10, 10)
     assert model.step in (2, 3) and model.checkpoint == made / "images" / "checkpoints" / "best.ckpt"
@@ -77,7 +77,7 @@ def test_what_a_model_says(made: Path) -> None:
     assert ganexp.load(made / "points").classes is None
 
 
-def test_a_seed_leaves_the_random_state(made: Path) -> None:
+def test_seeded_sample_leaves_the_random_state_unchanged(made: Path) -> None:
     model = ganexp.load(made / "images")
     torch.manual_seed(0)
     wanted = torch.rand(1)
@@ -90,7 +90,7 @@ def test_a_seed_leaves_the_random_state(made: Path) -> None:
     assert torch.equal(model.sample(3), first) and not torch.equal(first, second)
 
 
-def test_classes_and_truncation(made: Path) -> None:
+def test_sample_takes_a_label_and_truncation(made: Path) -> None:
     model = ganexp.load(made / "images")
     mixed, sevens = model.sample(10, seed=1), model.sample(10, label=7, seed=1)
     assert torch.equal(mixed[7], sevens[7]) and not torch.allclose(mixed[3], sevens[3])
@@ -117,7 +117,7 @@ def test_classes_and_truncation(made: Path) -> None:
         ("points", lambda m: m.generate(torch.zeros(1, m.latent.dim), 1), "y: this model is unconditional"),
     ],
 )
-def test_what_a_model_cannot_do(name: str, call: Callable[[ganexp.Model], object], message: str, made: Path) -> None:
+def test_model_refuses_what_it_cannot_do(name: str, call: Callable[[ganexp.Model], object], message: str, made: Path) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         call(ganexp.load(made / name))
 
@@ -146,7 +146,7 @@ def test_generate_uses_the_average_and_restores_the_mode(made: Path) -> None:
         assert torch.equal(x, system.sampler.eval()(z, y)) and not torch.equal(x, system.generator.eval()(z, y))
 
 
-def test_encode(made: Path) -> None:
+def test_encode_gives_the_mean_of_the_encoder(made: Path) -> None:
     model = ganexp.load(made / "vae")
     x = model.sample(4, seed=0)
     mean = model.encode(x)
@@ -160,7 +160,7 @@ def test_encode(made: Path) -> None:
 # -- which run -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_its_best_checkpoint_or_its_last(made: Path, cli: Cli, tmp_path: Path) -> None:
+def test_run_stands_for_its_best_or_last_checkpoint(made: Path, cli: Cli, tmp_path: Path) -> None:
     shutil.copytree(made / "points", tmp_path / "run")
     answer = cli("task=sample", "run=run", "hydra.run.dir=a")
     assert answer.code == 0 and "checkpoint run/checkpoints/best.ckpt, step " in answer.out
@@ -171,7 +171,7 @@ def test_a_run_is_its_best_checkpoint_or_its_last(made: Path, cli: Cli, tmp_path
     assert answer.code == 0 and "checkpoint run/checkpoints/last.ckpt, step 3" in answer.out
 
 
-def test_a_sweep_over_runs(made: Path, cli: Cli) -> None:
+def test_sweep_over_runs_samples_each(made: Path, cli: Cli) -> None:
     answer = cli("-m", "task=sample", f"run={made}/points,{made}/images", "task.num=4")
     assert answer.code == 0 and "all 2 jobs finished" in answer.out, answer.err
     assert [file.name for file in sorted(answer.folder.glob("outputs/sweep/*/*/*.*")) if file.suffix in (".npy", ".png")] == [
@@ -187,8 +187,8 @@ def a_run(made: Path, folder: Path, started: str | None, mtime: float = 0) -> No
     os.utime(folder / ".hydra" / "overrides.yaml", (mtime, mtime))
 
 
-def test_latest(made: Path, cli: Cli, tmp_path: Path) -> None:
-    """By the start, wherever it lies and whatever was written last; without a checkpoint it can only be resumed."""
+def test_latest_is_the_run_started_last(made: Path, cli: Cli, tmp_path: Path) -> None:
+    """Wherever it is and whatever was written last; without a checkpoint it can only be resumed."""
     outputs = tmp_path / "outputs"
     a_run(made, outputs / "b" / "1", "2026-01-02T00:00:00+00:00")
     a_run(made, outputs / "a" / "2", "2026-01-01T00:00:00+00:00")
@@ -211,7 +211,7 @@ def test_latest(made: Path, cli: Cli, tmp_path: Path) -> None:
     assert "sweep/time/0" in cli("task=resume", "run=outputs/sweep/time/0").err  # at its last step already
 
 
-def test_a_run_keeps_its_start(made: Path, cli: Cli, tmp_path: Path) -> None:
+def test_resumed_run_keeps_its_start_time(made: Path, cli: Cli, tmp_path: Path) -> None:
     shutil.copytree(made / "points", tmp_path / "run")
     before = json.loads((tmp_path / "run" / "run.json").read_text())["started"]
     assert cli("task=resume", "run=run", "trainer.max_steps=5").code == 0
@@ -229,7 +229,7 @@ def test_a_run_keeps_its_start(made: Path, cli: Cli, tmp_path: Path) -> None:
         (lambda f: torch.save({"a": os.system}, f / "x.ckpt"), "x.ckpt", "run: x.ckpt contains more than tensors"),
     ],
 )
-def test_one_clear_line(
+def test_load_refuses_bad_paths_in_one_line(
     fill: Callable[[Path], object], run: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -239,7 +239,7 @@ def test_one_clear_line(
     assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
 
 
-def test_damage_trust_and_devices(made: Path, tmp_path: Path) -> None:
+def test_load_refuses_damage_untrusted_classes_and_missing_devices(made: Path, tmp_path: Path) -> None:
     file = made / "points" / "checkpoints" / "last.ckpt"
     (tmp_path / "cut.ckpt").write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(ganexp.ConfigError, match="is not a checkpoint, or is truncated"):
@@ -267,7 +267,7 @@ def test_damage_trust_and_devices(made: Path, tmp_path: Path) -> None:
         (lambda c: c.update(format="x"), r"has a newer format \(x\)"),
     ],
 )
-def test_a_checkpoint_of_another_format(change: Callable[[dict], object], message: str, made: Path, cli: Cli) -> None:
+def test_checkpoint_of_another_format_is_refused(change: Callable[[dict], object], message: str, made: Path, cli: Cli) -> None:
     shutil.copytree(made / "points", cli_folder := Path("run").absolute())
     for file in (cli_folder / "checkpoints").iterdir():
         content = torch.load(file, weights_only=True)

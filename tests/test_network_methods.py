@@ -16,7 +16,7 @@ from ganexp.networks.patch import Discriminator
 # -- minibatch standard deviation --------------------------------------------------------------------------------------
 
 
-def test_groups_are_strided() -> None:
+def test_minibatch_std_groups_are_strided() -> None:
     """As in StyleGAN2: of 4 samples in groups of 2, sample n is of group n % 2. Deviations 1 and 3, of the second feature 0."""
     x = torch.tensor([[0.0, 5], [0, 7], [2, 5], [6, 7]])
     found = MinibatchStd(2)(x)
@@ -25,8 +25,8 @@ def test_groups_are_strided() -> None:
 
 
 @pytest.mark.parametrize("n, group, size", [(8, 4, 4), (6, 4, 3), (5, 4, 1), (4, 8, 4), (9, 4, 3), (10, 4, 2), (1, 4, 1)])
-def test_any_batch_has_groups(n: int, group: int, size: int) -> None:
-    """The largest size up to `group` that divides the batch; alone a sample differs from nobody."""
+def test_minibatch_std_groups_divide_any_batch(n: int, group: int, size: int) -> None:
+    """The largest size up to `group` that divides the batch; a sample alone has deviation 0."""
     x = torch.randn(n, 3, 2, 4)
     found = MinibatchStd(group)(x)
     assert found.shape == (n, 4, 2, 4) and torch.equal(found[:, :3], x)
@@ -36,13 +36,13 @@ def test_any_batch_has_groups(n: int, group: int, size: int) -> None:
         torch.testing.assert_close(found[i, 3], mine.std(0, correction=0).mean().expand(2, 4), atol=2e-4, rtol=0)
 
 
-def test_the_memory_format_does_not_matter() -> None:
+def test_minibatch_std_does_not_depend_on_the_memory_format() -> None:
     x = torch.randn(8, 3, 4, 4)
     torch.testing.assert_close(MinibatchStd()(x.contiguous(memory_format=torch.channels_last)), MinibatchStd()(x))
     assert MinibatchStd()(x.bfloat16()).dtype == torch.bfloat16
 
 
-def test_equal_samples_have_a_gradient() -> None:
+def test_minibatch_std_of_equal_samples_has_a_finite_gradient() -> None:
     x = torch.ones(4, 3, requires_grad=True)
     found = MinibatchStd()(x)
     assert found[:, 3].tolist() == pytest.approx([1e-4] * 4)
@@ -51,12 +51,12 @@ def test_equal_samples_have_a_gradient() -> None:
     torch.testing.assert_close(x.grad, 2 * torch.ones(4, 3))
 
 
-def test_more_variety_is_seen() -> None:
+def test_minibatch_std_grows_with_the_variety_of_the_batch() -> None:
     x = torch.randn(4, 6)
     assert (MinibatchStd()(3 * x)[:, 6] / MinibatchStd()(x)[:, 6]).tolist() == pytest.approx([3] * 4, rel=1e-4)
 
 
-def test_a_head_heeds_the_others() -> None:
+def test_head_with_minibatch_std_depends_on_the_batch() -> None:
     torch.manual_seed(0)
     head, plain = Head(5, 2, 3, auxiliary=4, minibatch_std=2), Head(5, 2, 3, auxiliary=4)
     assert head.out.in_features == 6 and plain.out.in_features == 5
@@ -69,7 +69,7 @@ def test_a_head_heeds_the_others() -> None:
 
 
 @pytest.mark.parametrize("module", [mlp, dcgan, acgan])
-def test_minibatch_std_is_an_option_of_discriminators(module: Any) -> None:
+def test_discriminators_take_minibatch_std_as_an_option(module: Any) -> None:
     x, y = torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)
     d = module.Discriminator([1, 8, 8], minibatch_std=2)
     assert d(x, y).logits.shape == (4, 1)
@@ -91,7 +91,7 @@ def patches(side: int, layers: int) -> int:
 
 @pytest.mark.parametrize("layers, scales", [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (1, 3)])
 @pytest.mark.parametrize("height, width", [(24, 24), (32, 40), (25, 31)])
-def test_a_logit_for_each_patch_of_each_scale(layers: int, scales: int, height: int, width: int) -> None:
+def test_patch_gives_a_logit_for_each_patch_of_each_scale(layers: int, scales: int, height: int, width: int) -> None:
     d = Discriminator([3, height, width], 2, layers, scales)
     output = d(torch.randn(2, 3, height, width), torch.zeros(2, dtype=torch.long))
     sides = [(height // 2**i, width // 2**i) for i in range(scales)]
@@ -102,13 +102,13 @@ def test_a_logit_for_each_patch_of_each_scale(layers: int, scales: int, height: 
     assert output.classes is None
 
 
-def test_64_px_as_described() -> None:
+def test_patch_has_the_described_sizes_at_64_px() -> None:
     assert Discriminator([3, 64, 64], 4)(torch.randn(2, 3, 64, 64), torch.zeros(2, dtype=torch.long)).logits.shape == (2, 14 * 14)
     widths = [m.out_channels for m in Discriminator([3, 64, 64], layers=4).modules() if isinstance(m, nn.Conv2d)]
     assert widths == [64, 128, 256, 512, 512, 1]
 
 
-def test_a_patch_of_three_layers_is_70_px() -> None:
+def test_patch_of_three_layers_sees_70_px() -> None:
     """Isola et al. 2017, section 3.2.2: "the 70 × 70 PatchGAN"."""
     torch.manual_seed(0)
     d = Discriminator([1, 96, 96], 2, layers=3, norm=False)
@@ -122,7 +122,7 @@ def test_a_patch_of_three_layers_is_70_px() -> None:
         assert touched.max() - touched.min() + 1 == 70
 
 
-def test_each_scale_is_the_half_of_the_one_before() -> None:
+def test_each_scale_halves_the_one_before() -> None:
     torch.manual_seed(0)
     d, y = Discriminator([3, 48, 48], 2, 1, 3, norm=False), torch.zeros(2, dtype=torch.long)
     x = torch.randn(2, 3, 48, 48)
@@ -132,7 +132,7 @@ def test_each_scale_is_the_half_of_the_one_before() -> None:
     assert len({tuple(next(scale.parameters()).flatten().tolist()) for scale in d.scales}) == 3  # none shares weights
 
 
-def test_norm_after_every_layer_but_the_first() -> None:
+def test_patch_normalizes_every_layer_but_the_first() -> None:
     def kinds(norm: bool) -> list[type[nn.Module]]:
         return [type(m) for m in Discriminator([3, 24, 24], 2, norm=norm).scales[0].blocks]
 
@@ -140,7 +140,7 @@ def test_norm_after_every_layer_but_the_first() -> None:
     assert kinds(False).count(nn.BatchNorm2d) == 0
 
 
-def test_a_class_counts_for_every_patch() -> None:
+def test_label_changes_every_patch_logit() -> None:
     torch.manual_seed(0)
     x, ys = torch.randn(2, 3, 24, 24), [torch.tensor([0, 1]), torch.tensor([0, 2])]
     d = Discriminator([3, 24, 24], 2, classes=3, norm=False)
@@ -155,7 +155,7 @@ def test_a_class_counts_for_every_patch() -> None:
 
 
 @pytest.mark.parametrize("layers, scales", [(1, 1), (2, 1), (2, 2), (3, 2)])
-def test_the_smallest_image(layers: int, scales: int) -> None:
+def test_patch_refuses_images_below_its_smallest_size(layers: int, scales: int) -> None:
     side = 3 * 2 ** (layers + scales - 1)
     x = torch.randn(2, 1, side, side)
     output = Discriminator([1, side, side], 2, layers, scales)(x, torch.zeros(2, dtype=torch.long))
@@ -165,7 +165,7 @@ def test_the_smallest_image(layers: int, scales: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"layers": 0}, {"scales": 0}])
-def test_patch_refuses(options: dict[str, int]) -> None:
+def test_patch_refuses_invalid_arguments(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"^width, layers, scales: must be at least 1"):
         Discriminator([1, 32, 32], **options)
     with pytest.raises(ValueError, match=r"got shape \[2\]"):

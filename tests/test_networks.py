@@ -29,7 +29,7 @@ def enlarge(network: nn.Module, factor: float) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_dcgan_fits_any_image(shape: tuple[int, ...]) -> None:
+def test_dcgan_fits_every_image_shape(shape: tuple[int, ...]) -> None:
     g, d = dcgan.Generator(shape, latent_dim=5, width=2), dcgan.Discriminator(shape, width=2)
     x = g(torch.randn(3, 5), Y)
     assert x.shape == (3, *shape)
@@ -52,11 +52,11 @@ def test_dcgan_fits_any_image(shape: tuple[int, ...]) -> None:
         (256, [256, 128, 64, 32, 16, 8, 4]),
     ],
 )
-def test_map_sizes(side: int, sides: list[int]) -> None:
+def test_map_sizes_halve_down_to_the_smallest_map(side: int, sides: list[int]) -> None:
     assert dcgan.map_sizes([3, side, side]) == [(s, s) for s in sides]
 
 
-def test_map_sizes_of_a_wide_image() -> None:
+def test_map_sizes_of_a_wide_image_keep_its_aspect() -> None:
     assert dcgan.map_sizes([3, 24, 50]) == [(24, 50), (12, 25), (6, 12)]
 
 
@@ -67,14 +67,14 @@ def test_every_size_ends_in_a_small_map() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 64), (3, 64, 7), (3, 257, 64), (3, 64, 257), (0, 8, 8), (2,), (8, 8), (1, 1, 8, 8)])
-def test_dcgan_refuses_what_is_not_an_image_it_can_draw(shape: tuple[int, ...]) -> None:
+def test_dcgan_refuses_shapes_it_cannot_generate(shape: tuple[int, ...]) -> None:
     for make in (lambda: dcgan.Generator(shape, 4), lambda: dcgan.Discriminator(shape)):
         with pytest.raises(ValueError, match="DCGAN needs images"):
             make()
 
 
 @pytest.mark.parametrize("width", [0, -2])
-def test_layers_are_not_empty(width: int) -> None:
+def test_networks_refuse_empty_layers(width: int) -> None:
     for make in (lambda: dcgan.Generator((1, 8, 8), 4, width), lambda: dcgan.Discriminator((1, 8, 8), width)):
         with pytest.raises(ValueError, match=r"^width: "):
             make()
@@ -83,7 +83,7 @@ def test_layers_are_not_empty(width: int) -> None:
             make()
 
 
-def test_dcgan_64_is_the_published_size() -> None:
+def test_dcgan_64_has_the_published_parameter_count() -> None:
     # G: z to 4×4×512            100 · 512 · 16             =   819,200
     #    batch norms             2 · (512 + 256 + 128 + 64) =     1,920
     #    512-256, 256-128,       16 · (512 · 256 + 256 · 128
@@ -121,7 +121,7 @@ def test_batch_norm_can_be_left_out() -> None:
     assert not torch.allclose(normed(x, Y).logits[:2], normed(x[:2], Y[:2]).logits, rtol=1e-2)
 
 
-def test_initialisation() -> None:
+def test_dcgan_weights_start_as_published() -> None:
     torch.manual_seed(0)
     for network in (dcgan.Generator((3, 32, 32), 100, 32, classes=10), dcgan.Discriminator((3, 32, 32), 32, classes=10)):
         kinds = set()
@@ -139,7 +139,7 @@ def test_initialisation() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda s: dcgan.Generator(s, 4, 2), lambda s: mlp.Generator(s, 4, [8])], ids=["dcgan", "mlp"])
-def test_images_lie_in_range(make: type) -> None:
+def test_generated_images_are_in_range(make: type) -> None:
     torch.manual_seed(0)
     g = make((3, 16, 16))
     enlarge(g, 100)
@@ -147,7 +147,7 @@ def test_images_lie_in_range(make: type) -> None:
     assert 0.99 < x.abs().max() <= 1 and x.min() < 0 < x.max()
 
 
-def test_points_end_linear() -> None:
+def test_generated_points_are_unbounded() -> None:
     torch.manual_seed(0)
     g = mlp.Generator([2], 4, [8])
     enlarge(g, 100)
@@ -174,7 +174,7 @@ def differs(network: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
-def test_only_conditional_generators_heed_the_label(kind: str) -> None:
+def test_only_conditional_generators_depend_on_the_label(kind: str) -> None:
     torch.manual_seed(0)
     z = torch.randn(3, 4)
     assert differs(GENERATORS[kind](3), z).flatten(1).any(1).all()
@@ -182,14 +182,14 @@ def test_only_conditional_generators_heed_the_label(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
-def test_only_conditional_discriminators_heed_the_label(kind: str) -> None:
+def test_only_conditional_discriminators_depend_on_the_label(kind: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 1, 16, 16)
     assert differs(DISCRIMINATORS[kind](3, 1), x).all()
     assert not differs(DISCRIMINATORS[kind](None, 1), x).any()
 
 
-def test_the_projection_touches_the_first_logit_only() -> None:
+def test_projection_changes_only_the_first_logit() -> None:
     torch.manual_seed(0)
     d = dcgan.Discriminator((1, 16, 16), 2, classes=3, outputs=4).eval()
     x = torch.randn(3, 1, 16, 16)
@@ -199,7 +199,7 @@ def test_the_projection_touches_the_first_logit_only() -> None:
     torch.testing.assert_close(d(x, torch.tensor([2, 0, 1])).logits[:, 0], expected)
 
 
-def test_the_mlp_of_the_sine() -> None:
+def test_mlp_has_the_given_layers() -> None:
     g = mlp.Generator([2], 2, [16, 32])
     assert count(g) == (2 * 16 + 16) + (16 * 32 + 32) + (32 * 2 + 2)
     d = mlp.Discriminator([2], [256, 128, 64])
@@ -209,13 +209,13 @@ def test_the_mlp_of_the_sine() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 28, 28), (3, 5, 7)], ids=str)
-def test_mlp_shapes(shape: tuple[int, ...]) -> None:
+def test_mlp_fits_points_and_images(shape: tuple[int, ...]) -> None:
     x = mlp.Generator(shape, 4, [8], classes=3)(torch.randn(3, 4), Y)
     assert x.shape == (3, *shape)
     assert mlp.Discriminator(shape, [8], classes=3, outputs=4)(x, Y).logits.shape == (3, 4)
 
 
-def test_mlp_drops_out_while_it_learns() -> None:
+def test_mlp_drops_out_in_training_only() -> None:
     torch.manual_seed(0)
     d, x = mlp.Discriminator([2], [64], dropout=0.5), torch.randn(3, 2)
     assert not torch.equal(d(x, Y).logits, d(x, Y).logits)
@@ -238,7 +238,7 @@ EVERY_D = {
 
 
 @pytest.mark.parametrize("kind", EVERY_D)
-def test_every_discriminator_scores_names_and_shows_its_features(kind: str) -> None:
+def test_every_discriminator_returns_logits_classes_and_features(kind: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 1, 16, 16)
     d = EVERY_D[kind](outputs=2, auxiliary=4).eval()
@@ -250,15 +250,14 @@ def test_every_discriminator_scores_names_and_shows_its_features(kind: str) -> N
     assert plain.logits.shape == (3, 1) and plain.classes is None and len(plain.features) == 1
 
 
-def test_the_names_do_not_heed_the_label() -> None:
-    """Which is what they are asked for."""
+def test_class_logits_do_not_depend_on_the_label() -> None:
     torch.manual_seed(0)
     d, x = dcgan.Discriminator((1, 16, 16), 2, classes=3, auxiliary=3).eval(), torch.randn(3, 1, 16, 16)
     one, other = d(x, torch.tensor([0, 0, 0])), d(x, torch.tensor([1, 2, 1]))
     assert torch.equal(one.classes, other.classes) and not torch.equal(one.logits, other.logits)
 
 
-def test_a_bare_tensor_is_logits() -> None:
+def test_as_output_takes_a_bare_tensor_as_logits() -> None:
     logits = torch.randn(3, 2, dtype=torch.bfloat16)
     out = as_output(logits)
     assert torch.equal(out.logits, logits.float()) and out.classes is None and out.features == ()
@@ -275,27 +274,27 @@ def frozen_inside() -> nn.Sequential:
     return nn.Sequential(Frozen(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout())), nn.Linear(3, 1))
 
 
-def test_a_frozen_network_is_seen_by_nobody() -> None:
+def test_frozen_network_is_absent_from_parameters_and_state() -> None:
     network = frozen_inside()
     assert set(network.state_dict()) == {"1.weight", "1.bias"} == {name for name, _ in network.named_parameters()}
     assert not list(network[0].buffers()) and not any(p.requires_grad for p in network[0].network.parameters())
 
 
-def test_a_frozen_network_stays_in_evaluation_mode() -> None:
+def test_frozen_network_stays_in_evaluation_mode() -> None:
     network, x = frozen_inside().train(), torch.randn(8, 2)
     first = network(x)
     assert torch.equal(network(x), first) and not network[0].network.training  # no dropout, no statistics of the batch
     assert network[0].network[1].num_batches_tracked == 0
 
 
-def test_gradients_pass_a_frozen_network() -> None:
+def test_gradients_pass_through_a_frozen_network() -> None:
     network, x = frozen_inside(), torch.randn(8, 2, requires_grad=True)
     network(x).sum().backward()
     assert x.grad is not None and x.grad.abs().min() > 0 and network[1].weight.grad is not None
     assert all(p.grad is None for p in network[0].network.parameters())
 
 
-def test_a_frozen_network_moves_with_its_holder() -> None:
+def test_frozen_network_moves_with_its_holder() -> None:
     network = frozen_inside().double()
     assert network[0].network[0].weight.dtype == torch.float64 and network(torch.randn(2, 2).double()).dtype == torch.float64
     assert network.to("meta")[0].network[1].running_mean.device.type == "meta"

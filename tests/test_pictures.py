@@ -27,11 +27,11 @@ POINTS = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.2]])
         (8, 4, 256, (1034, 518)),
     ],
 )
-def test_grid_size(n: int, columns: int, side: int, size: tuple[int, int]) -> None:
+def test_grid_has_the_expected_size(n: int, columns: int, side: int, size: tuple[int, int]) -> None:
     assert pictures.grid(torch.zeros(n, 1, side, side), columns).size == size
 
 
-def test_the_grid_goes_row_by_row() -> None:
+def test_grid_is_filled_row_by_row() -> None:
     """Six plain images of known grey in two rows of three: the middle of each cell."""
     greys = torch.tensor([-1, -0.6, -0.2, 0.2, 0.6, 1.0])
     picture = pictures.grid(greys.view(6, 1, 1, 1).expand(6, 1, 8, 8), 3)
@@ -42,7 +42,7 @@ def test_the_grid_goes_row_by_row() -> None:
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "RGB"), (2, "RGB"), (3, "RGB"), (4, "RGBA")])
-def test_the_grid_of_large_images_is_exact(channels: int, mode: str) -> None:
+def test_grid_of_large_images_keeps_pixels(channels: int, mode: str) -> None:
     images = torch.rand(4, channels, 320, 320, generator=torch.Generator().manual_seed(0)) * 2.4 - 1.2  # beyond the range too
     picture = pictures.grid(images, 2)
     assert picture.mode == mode and picture.size == (646, 646)
@@ -52,12 +52,12 @@ def test_the_grid_of_large_images_is_exact(channels: int, mode: str) -> None:
     assert np.abs(found - expected).max() <= 0.51
 
 
-def test_one_image_is_a_grid() -> None:
+def test_grid_takes_a_single_image() -> None:
     assert pictures.grid(torch.ones(1, 1, 8, 8), 1).getpixel((4, 4)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
-def test_single_is_the_image_as_it_is(channels: int, mode: str) -> None:
+def test_single_keeps_pixels_and_channels(channels: int, mode: str) -> None:
     values = torch.arange(channels * 2 * 3).view(channels, 2, 3) * 10
     picture = pictures.single(values.float() / 127.5 - 1)
     assert picture.mode == mode and picture.size == (3, 2)
@@ -65,12 +65,12 @@ def test_single_is_the_image_as_it_is(channels: int, mode: str) -> None:
     assert np.array_equal(found, values.permute(1, 2, 0).numpy())
 
 
-def test_single_rounds_and_stays_in_range() -> None:
+def test_single_rounds_and_clamps() -> None:
     image = torch.tensor([[[-2.0, -1.0, 0.6 / 127.5 - 1, 0.4 / 127.5 - 1, 1.0, 3.0]]])
     assert np.array(pictures.single(image)).tolist() == [[0, 0, 1, 0, 255, 255]]
 
 
-def test_every_grey_level_comes_back() -> None:
+def test_every_grey_level_survives_a_round_trip() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
     assert np.array_equal(np.array(pictures.single(levels.float() / 127.5 - 1)), levels[0].numpy())
 
@@ -80,20 +80,20 @@ def red(picture: Image.Image) -> int:
     return int((np.array(picture) == (0xD1, 0x49, 0x5B)).all(-1).sum())
 
 
-def test_scatter() -> None:
+def test_scatter_draws_points_and_title() -> None:
     picture = pictures.scatter(POINTS, POINTS, "step 3")
     assert picture.mode == "RGB" and picture.size == (640, 480)
     assert red(picture) > red(pictures.scatter(POINTS + 100, POINTS, "step 3"))  # there only the legend is red
     assert np.array(picture).tolist() != np.array(pictures.scatter(POINTS, POINTS, "step 4")).tolist()
 
 
-def test_the_axes_follow_the_real_points() -> None:
+def test_scatter_axes_follow_the_real_points() -> None:
     near, far = (np.array(pictures.scatter(POINTS + shift, POINTS, "")) for shift in (100, 1e6))
     assert np.array_equal(near, far)
     assert not np.array_equal(near, np.array(pictures.scatter(POINTS + 100, POINTS * 2, "")))
 
 
-def test_draw_knows_images_from_points() -> None:
+def test_render_tells_images_from_points() -> None:
     images = torch.rand(4, 1, 8, 8)
     assert np.array_equal(np.array(pictures.render(images, 2, images, "")), np.array(pictures.grid(images, 2)))
     scatter = pictures.render(POINTS, 2, POINTS, "title")
@@ -104,23 +104,23 @@ def test_draw_knows_images_from_points() -> None:
 
 
 @pytest.mark.parametrize("n, columns", [(1, 1), (2, 2), (4, 2), (5, 3), (64, 8), (65, 9)])
-def test_columns(n: int, columns: int) -> None:
+def test_columns_make_a_nearly_square_grid(n: int, columns: int) -> None:
     assert pictures.columns_for(n) == columns
 
 
 @pytest.mark.parametrize("n, classes, columns", [(100, 10, 10), (100, 2, 10), (100, 3, 9), (64, 40, 40), (4, 2, 2)])
-def test_every_column_is_of_one_class(n: int, classes: int, columns: int) -> None:
+def test_columns_hold_one_class_each(n: int, classes: int, columns: int) -> None:
     assert pictures.columns_for(n, classes) == columns
 
 
-def test_to_tensor() -> None:
+def test_to_tensor_gives_rgb_bytes() -> None:
     picture = Image.new("RGB", (3, 2), (1, 2, 3))
     tensor = pictures.to_tensor(picture)
     assert tensor.shape == (3, 2, 3) and tensor.dtype == torch.uint8 and tensor[:, 1, 2].tolist() == [1, 2, 3]
     assert pictures.to_tensor(Image.new("L", (3, 2), 9)).shape == (3, 2, 3)
 
 
-def test_save(tmp_path: Path) -> None:
+def test_save_writes_a_png_and_creates_folders(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.png"
     pictures.save(Image.new("RGB", (3, 2), (1, 2, 3)), path)
     with Image.open(path) as picture:
@@ -161,7 +161,7 @@ def frames(folder: Path, n: int) -> list[Path]:
     return paths
 
 
-def test_animate(tmp_path: Path) -> None:
+def test_animate_writes_all_frames_and_a_pause(tmp_path: Path) -> None:
     path = tmp_path / "out" / "a.gif"
     pictures.animate(frames(tmp_path, 4), path, seconds=2.0)
     with Image.open(path) as gif:
@@ -176,13 +176,13 @@ def test_animate(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_an_animation_of_many_frames_is_no_faster_than_browsers_play(tmp_path: Path) -> None:
+def test_animate_is_no_faster_than_browsers_play(tmp_path: Path) -> None:
     pictures.animate(frames(tmp_path, 8), tmp_path / "a.gif", seconds=0.1)
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == 8 and gif.info["duration"] == 40
 
 
-def test_an_animation_of_one_frame_and_of_none(tmp_path: Path) -> None:
+def test_animate_takes_one_frame_or_none(tmp_path: Path) -> None:
     pictures.animate(frames(tmp_path, 1), tmp_path / "one.gif")
     with Image.open(tmp_path / "one.gif") as gif:
         assert gif.n_frames == 1
@@ -190,7 +190,7 @@ def test_an_animation_of_one_frame_and_of_none(tmp_path: Path) -> None:
     assert not (tmp_path / "none.gif").exists()
 
 
-def test_a_damaged_frame_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_animate_skips_a_damaged_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = frames(tmp_path, 4)
     files[1].write_bytes(b"no picture")
     pictures.animate(files, tmp_path / "a.gif")

@@ -41,7 +41,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     return Folder(str(tmp_path / "p"), (3, 8, 8), 0, 2, 0)
 
 
-def test_no_madvise(pictures: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapped_array_works_without_madvise(pictures: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(mmap, "MADV_DONTNEED")
     monkeypatch.setattr("ganexp.data.module.RELEASED_AFTER", 1)
     pictures.prepare()
@@ -49,8 +49,8 @@ def test_no_madvise(pictures: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nobody says which files are open")
-def test_a_folder_is_renamed_when_no_file_in_it_is_open(pictures: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows refuses it."""
+def test_folder_is_renamed_with_no_file_in_it_open(pictures: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to rename otherwise."""
     opened, real = [], os.replace
 
     def replaced(old: Path, new: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_folder_is_renamed_when_no_file_in_it_is_open(pictures: Folder, monkey
     assert opened == [[]]
 
 
-def test_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_parallel_works_without_cpu_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(parallel, "FEW", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
@@ -74,8 +74,10 @@ def test_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("platform, sent", [("win32", []), ("linux", [(7, signal.SIGTERM), (8, signal.SIGTERM)])])
-def test_no_signal_kills_the_workers(platform: str, sent: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """os.kill does on Windows; the console's Ctrl-C reaches every process there."""
+def test_workers_are_not_killed_by_signal_on_windows(
+    platform: str, sent: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """os.kill ends a process there; the console's Ctrl-C reaches every process."""
     killed: list[Any] = []
     joined = iter([False, True])
 
@@ -94,18 +96,18 @@ def test_no_signal_kills_the_workers(platform: str, sent: list[Any], tmp_path: P
     assert killed == sent
 
 
-def test_a_home_with_backslashes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_with_backslashes_expands_to_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.Path, "home", lambda: SimpleNamespace(as_posix=lambda: "C:/Users/me"))
     assert config.with_home(["data.root=~/p"]) == ["data.root=C:/Users/me/p"]
 
 
-def test_the_log_is_in_utf8() -> None:
-    """Elsewhere Windows takes its code page, which has no ≥."""
+def test_log_file_is_utf8() -> None:
+    """Elsewhere Windows uses its code page, which has no ≥."""
     assert "encoding: utf-8" in (config.CONF_DIR / "config.yaml").read_text(encoding="utf-8").split("file: {")[1].split("\n")[0]
 
 
-def test_a_screen_without_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe on Windows, and a file's name that is not UTF-8 anywhere."""
+def test_messages_print_on_a_terminal_without_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe on Windows, and a file name that is not UTF-8 anywhere."""
     stream = io.TextIOWrapper(io.BytesIO(), "cp1252")
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "argv", ["ganexp", "sead=1"])
@@ -135,7 +137,7 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation.metric_device.cache_clear()
 
 
-def test_metrics_in_float64(apple: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_float64_metrics_move_to_the_cpu_on_mps(apple: None, caplog: pytest.LogCaptureFixture) -> None:
     data = Digits((1, 8, 8), 10, 2, 0)
     data.prepare()
     metrics = [FID(Pixels()), KID(Pixels(), 5, 50), Sharpness(Pixels())]
@@ -147,14 +149,14 @@ def test_metrics_in_float64(apple: None, caplog: pytest.LogCaptureFixture) -> No
     assert caplog.text.count("metrics: computed on the CPU, because they need float64, which mps does not support") == 1
 
 
-def test_filters_in_float64(apple: None) -> None:
+def test_filters_work_on_mps_without_float64(apple: None) -> None:
     from ganexp.augment.transforms import bands, filters
 
     assert filters.__wrapped__(8, torch.float32, MPS)[0].dtype == torch.float32
     assert bands.__wrapped__(8, torch.float32, MPS).dtype == torch.float32
 
 
-def test_its_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeded_restores_the_random_state_of_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     """fork_rng does not restore it, and a checkpoint holds it."""
     mine = [torch.tensor([1])]
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: mine[-1].clone())

@@ -54,7 +54,7 @@ def report(answer: Answer) -> dict[str, Any]:
     return json.loads(max(answer.folder.glob("outputs/prepare/*/report.json")).read_text())
 
 
-def test_what_is_kept_and_why_not(cli: Cli, photographs: Path) -> None:
+def test_prepare_reports_what_is_kept_and_why_not(cli: Cli, photographs: Path) -> None:
     answer = cli(*ALL)
     assert answer.code == 0, answer.err
     found = report(answer)
@@ -68,13 +68,13 @@ def test_what_is_kept_and_why_not(cli: Cli, photographs: Path) -> None:
     assert sheets == {"kept.png", "blurred.png", "grey.png", "duplicate.png", "too_small.png", "unreadable.png"}
 
 
-def test_in_several_processes(cli: Cli, photographs: Path) -> None:
+def test_prepare_works_in_several_processes(cli: Cli, photographs: Path) -> None:
     answer = cli(*[word for word in ALL if word != "task.workers=1"], "task.workers=2", "task.size=[32,64]")
     assert answer.code == 0, answer.err
     assert report(answer)["kept"] == 3 and Image.open(answer.folder / "set" / "a.png").size == (64, 32)
 
 
-def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_preparation_continues(cli: Cli, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, seen = preparing.prepare, []
 
     def stopped(root: Path, name: str, *rest: Any) -> Any:
@@ -124,7 +124,7 @@ def test_an_interrupted_preparation_goes_on(cli: Cli, photographs: Path, monkeyp
         (["source=raw", "target=set", "workers=0"], "workers: must be at least 1, got 0"),
     ],
 )
-def test_mistakes(words: list[str], message: str, cli: Cli, photographs: Path) -> None:
+def test_invalid_options_are_refused_in_one_line(words: list[str], message: str, cli: Cli, photographs: Path) -> None:
     answer = cli("task=prepare", *[f"task.{word}" for word in words])
     assert answer.code == 2 and f"ganexp: task.{message}" in answer.err and answer.err.count("\n") == 1, answer.err
     assert not (photographs.parent / "set").exists()
@@ -136,7 +136,7 @@ def test_other_settings_need_another_folder(cli: Cli, photographs: Path) -> None
     assert answer.code == 2 and "set was prepared with other settings (min_size=16, size=[16, 16])" in answer.err
 
 
-def test_a_missing_library_is_named(cli: Cli, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_named(cli: Cli, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "imagehash", None)
     answer = cli("task=prepare", "task.source=raw", "task.target=set", "task.duplicates=3")
     assert answer.code == 2 and "duplicates: " in answer.err and 'pip install "ganexp[prepare]"' in answer.err
@@ -157,14 +157,13 @@ def test_annotated_eyes_need_no_detector(cli: Cli, tmp_path: Path) -> None:
 # -- parts --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_cascades_are_there() -> None:
-    """They find nothing where there is nothing; that they find cats is a run of its own."""
+def test_cascades_load_and_find_nothing_in_grey() -> None:
     for kind in ("cat_face", "human_face"):
         assert detector(kind)(Image.new("RGB", (300, 200), "grey")) == []
 
 
-def test_a_drawn_face_is_found() -> None:
-    """Light skin, dark eyes and brows, a nose's shadow, a mouth: what the cascade of human faces looks for."""
+def test_human_face_detector_finds_a_drawn_face() -> None:
+    """Light skin, dark eyes and brows, the shadow of a nose, a mouth: what the cascade looks for."""
     grey = Image.new("L", (240, 240), 150)
     pixels = np.asarray(grey).copy().astype(float)
     y, x = np.mgrid[0:240, 0:240]
@@ -179,26 +178,26 @@ def test_a_drawn_face_is_found() -> None:
     assert left < 95 < 145 < left + width and upper < 84 < 165 < upper + height
 
 
-def test_a_face_with_its_margin_stays_in_the_picture() -> None:
+def test_face_with_its_margin_stays_in_the_picture() -> None:
     assert square_around((40, 40, 20, 20), 0.5, (100, 100)) == (30, 30, 70, 70)
     assert square_around((0, 90, 20, 10), 0.5, (100, 100)) == (0, 60, 40, 100)
     assert square_around((10, 10, 80, 80), 1.0, (100, 90)) == (5, 0, 95, 90)
 
 
-def test_sizes_for_the_detectors() -> None:
+def test_shrink_limits_the_larger_side() -> None:
     small, scale = shrink(Image.new("L", (1000, 500)), 250)
     assert small.size == (250, 125) and scale == 4
     assert shrink(Image.new("L", (100, 50)), 250)[1] == 1
 
 
-def test_grey_and_sharp() -> None:
+def test_is_grey_and_sharpness_tell_pictures_apart() -> None:
     flower = Image.fromarray(load_sample_image("flower.jpg"))
     assert not is_grey(flower) and is_grey(flower.convert("L").convert("RGB"))
     assert sharpness(flower) > 3 * sharpness(flower.filter(ImageFilter.GaussianBlur(10)))
     assert sharpness(Image.new("RGB", (50, 50))) == 0
 
 
-def test_hashes_and_names() -> None:
+def test_nearest_hash_and_output_names_are_as_computed_by_hand() -> None:
     assert nearest(0b1111, [0, 0b1011, 0b0011]) == (1, 1) and nearest(5, []) is None
     assert nearest(2**64 - 1, [2**64 - 4]) == (0, 2)
     taken: set[str] = set()
@@ -208,8 +207,8 @@ def test_hashes_and_names() -> None:
     assert output_name("a.jpg", taken) not in taken
 
 
-def test_flat_pictures_are_duplicates_only_if_they_are_equal(cli: Cli, tmp_path: Path) -> None:
-    """Their perceptual hashes are the same, or those of the noise. Interrupted in between, it knows them still."""
+def test_flat_pictures_are_duplicates_only_if_equal(cli: Cli, tmp_path: Path) -> None:
+    """Their perceptual hashes are equal, or those of the noise. A preparation that was interrupted still finds them."""
     (tmp_path / "raw").mkdir()
     for name, colour in {"a_red": "red", "b_blue": "blue", "c_red_again": "red", "d_black": "black", "e_white": "white"}.items():
         Image.new("RGB", (80, 80), colour).save(tmp_path / "raw" / f"{name}.png")
@@ -233,7 +232,7 @@ def test_flat_pictures_are_duplicates_only_if_they_are_equal(cli: Cli, tmp_path:
     assert report(answer)["why"] == wanted | {"j_blue_again.png": "duplicate of b_blue.png", "l.png": "duplicate of h.png"}
 
 
-def test_a_thin_padded_picture_keeps_one_pixel(cli: Cli, tmp_path: Path) -> None:
+def test_thin_padded_picture_keeps_one_pixel(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     Image.new("RGB", (3000, 10), (1, 200, 3)).save(tmp_path / "raw" / "a.png")
     words = ["source=raw", "target=set", "size=64", "fit=pad", "min_size=0", "workers=1"]
@@ -243,7 +242,7 @@ def test_a_thin_padded_picture_keeps_one_pixel(cli: Cli, tmp_path: Path) -> None
     assert (pixels[32] == [1, 200, 3]).all() and (pixels != 0).any(2).sum() == 64
 
 
-def test_what_has_changed_is_prepared_anew(cli: Cli, photographs: Path) -> None:
+def test_changed_pictures_are_prepared_again(cli: Cli, photographs: Path) -> None:
     assert cli(*ALL).code == 0
     made = photographs.parent / "set" / "a.png"
     before = made.read_bytes()
@@ -257,7 +256,7 @@ def test_what_has_changed_is_prepared_anew(cli: Cli, photographs: Path) -> None:
     assert made.read_bytes() != before and not (photographs.parent / "set" / "b.png").exists()
 
 
-def test_nothing_is_written_beside_the_target(cli: Cli, tmp_path: Path) -> None:
+def test_nothing_is_written_outside_the_target(cli: Cli, tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(load_sample_image("flower.jpg")).save(file, "PNG")
     with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
@@ -269,7 +268,7 @@ def test_nothing_is_written_beside_the_target(cli: Cli, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "set").rglob("*.png")] == ["a.png"]
 
 
-def test_one_odd_picture_stops_nothing(cli: Cli, photographs: Path) -> None:
+def test_odd_pictures_do_not_stop_the_preparation(cli: Cli, photographs: Path) -> None:
     Image.new("RGB", (1, 2000)).save(photographs / "line.png")
     (photographs / "gone.png").symlink_to("nowhere")
     (photographs / "b.png.cat").write_text("9 inf 1 2 3 4 5 " + "0 " * 12)

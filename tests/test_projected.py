@@ -21,7 +21,7 @@ def learning(d: nn.Module) -> int:
     return sum(p.numel() for p in d.parameters())
 
 
-def test_the_published_sizes() -> None:
+def test_maps_and_logits_have_the_published_sizes() -> None:
     """Maps of 64, 64, 128, 256 channels at 1/2 to 1/16 of 256 px; every head ends in 5×5 logits."""
     d = Discriminator([3, 256, 256]).eval()
     with torch.no_grad():
@@ -36,14 +36,14 @@ def test_the_published_sizes() -> None:
     ([3, 224, 224], None, [112, 56, 28, 14]), ([3, 32, 32], 64, [32, 16, 8, 4]), ([1, 28, 28], None, [14, 7, 4, 2]),
     ([1, 8, 8], None, [4, 2, 1, 1]), ([3, 48, 32], 64, [32, 16, 8, 4]),
 ])  # fmt: skip
-def test_any_size(shape: list[int], size: int | None, sides: list[int]) -> None:
+def test_discriminator_takes_every_size(shape: list[int], size: int | None, sides: list[int]) -> None:
     d = Discriminator(shape, 2, size=size).eval()
     output = d(torch.randn(2, *shape), Y)
     assert [f.shape[3] for f in output.features] == sides
     assert output.logits.shape[1] >= 4 and output.logits.isfinite().all()
 
 
-def test_every_head_has_a_block() -> None:
+def test_heads_have_the_published_layers() -> None:
     d = Discriminator([3, 32, 32], 2)
     layers = [[(m.kernel_size[0], m.stride[0]) for m in h.modules() if isinstance(m, nn.Conv2d)] for h in d.heads]
     assert layers == [[(4, 2), (4, 1)], [(3, 1), (4, 1)], [(3, 1), (4, 1)], [(3, 1), (2, 1)]]
@@ -51,14 +51,14 @@ def test_every_head_has_a_block() -> None:
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
-def test_levels(levels: int) -> None:
+def test_levels_set_the_number_of_heads(levels: int) -> None:
     d = Discriminator([3, 64, 64], 4, levels)
     output = d(torch.randn(2, 3, 64, 64), Y)
     assert [f.shape[1] for f in output.features] == [4, 4, 8, 16][:levels]
     assert len(d.heads) == levels
 
 
-def test_heads_weigh_alike() -> None:
+def test_heads_have_equal_weight() -> None:
     """At 64 px the heads have 25, 25, 25 and 1 logits; each is a quarter of the mean."""
     d = Discriminator([3, 64, 64], 2).eval()
     output = d(torch.randn(2, 3, 64, 64), Y)
@@ -67,8 +67,7 @@ def test_heads_weigh_alike() -> None:
     torch.testing.assert_close(output.logits.mean(1), torch.stack([h.mean(1) for h in heads]).mean(0))
 
 
-def test_minibatch_std() -> None:
-    """Samples that are all alike are scored otherwise than each among others."""
+def test_minibatch_std_changes_the_logits_of_equal_samples() -> None:
     d = Discriminator([3, 32, 32], 2, norm=False, minibatch_std=4).eval()
     x = torch.randn(4, 3, 32, 32)
     y = torch.zeros(4, dtype=torch.long)
@@ -78,7 +77,7 @@ def test_minibatch_std() -> None:
     torch.testing.assert_close(plain(x[:1].expand(4, -1, -1, -1), y).logits[0], plain(x, y).logits[0], rtol=1e-4, atol=1e-5)
 
 
-def test_grey_is_three_equal_channels() -> None:
+def test_grey_is_repeated_to_three_channels() -> None:
     torch.manual_seed(0)
     grey = Discriminator([1, 32, 32], 2).eval()
     colour = Discriminator([3, 32, 32], 2).eval()
@@ -87,7 +86,7 @@ def test_grey_is_three_equal_channels() -> None:
     torch.testing.assert_close(grey(x, Y).logits, colour(x.repeat(1, 3, 1, 1), Y).logits)
 
 
-def test_mixing_goes_from_the_deepest_up() -> None:
+def test_cross_scale_mixing_goes_from_the_deepest_map_up() -> None:
     torch.manual_seed(0)
     project = Projector(2, 4)
     maps = [torch.randn(1, c, s, s) for c, s in zip((24, 40, 112, 320), (16, 8, 4, 2), strict=True)]
@@ -98,7 +97,7 @@ def test_mixing_goes_from_the_deepest_up() -> None:
     assert not list(project.parameters())
 
 
-def test_a_class_weighs() -> None:
+def test_label_changes_every_logit() -> None:
     torch.manual_seed(0)
     x, ys = torch.randn(2, 3, 32, 32), [torch.tensor([0, 1]), torch.tensor([0, 2])]
     d = Discriminator([3, 32, 32], 4, classes=3).eval()
@@ -108,7 +107,7 @@ def test_a_class_weighs() -> None:
     assert torch.equal(plain(x, ys[0]).logits, plain(x, ys[1]).logits)
 
 
-def test_only_the_heads_learn() -> None:
+def test_only_the_heads_are_trained() -> None:
     d = Discriminator([3, 32, 32], 4)
     assert learning(d) == learning(d.heads) > 0
     layers = [m for m in d.modules() if isinstance(m, nn.Conv2d)]
@@ -118,7 +117,7 @@ def test_only_the_heads_learn() -> None:
     assert not any(isinstance(m, nn.BatchNorm2d) for m in Discriminator([3, 32, 32], 4, norm=False).modules())
 
 
-def test_a_checkpoint_restores_the_same() -> None:
+def test_state_dict_restores_the_same_outputs() -> None:
     torch.manual_seed(0)
     one, other = Discriminator([3, 32, 32], 4), Discriminator([3, 32, 32], 4)
     x = torch.randn(2, 3, 32, 32)
@@ -128,7 +127,7 @@ def test_a_checkpoint_restores_the_same() -> None:
     assert torch.equal(one(x, Y).logits, other(x, Y).logits)
 
 
-def test_g_learns_through_it() -> None:
+def test_g_gets_gradients_through_d() -> None:
     torch.manual_seed(0)
     g, d = Generator([1, 16, 16], 4, 2), Discriminator([1, 16, 16], 2, size=32)
     d(g(torch.randn(4, 4), Y.repeat(2)), Y.repeat(2)).logits.mean().backward()
@@ -138,7 +137,7 @@ def test_g_learns_through_it() -> None:
 
 
 @pytest.mark.parametrize("options", [["model.classes=10"], ["regularizer=[r1,feature_matching]", "model.discriminator.size=32"]])
-def test_it_plays(options: list[str]) -> None:
+def test_projected_gan_trains(options: list[str]) -> None:
     play(compose("model=projected", "loss=hinge", "model.width_multiplier=0.04", *TINY, *options))
 
 
@@ -150,7 +149,7 @@ def test_it_plays(options: list[str]) -> None:
     (r"^levels: must be 1 to 4, got 5", {"levels": 5}),
     (r"^size: must be at least 8 px", {"size": 4}),
 ])  # fmt: skip
-def test_refused(message: str, options: dict[str, Any]) -> None:
+def test_discriminator_refuses_invalid_arguments(message: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=message):
         Discriminator(**{"shape": [3, 32, 32]} | options)
 

@@ -216,13 +216,13 @@ def network_of(key: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("key", NETWORKS)
-def test_every_layer(key: str) -> None:
+def test_layers_are_as_published(key: str) -> None:
     expected = [(name, (2, *shape)) for names, shape, _ in NETWORKS[key] for name in names.split()]
     assert run_through(network_of(key), NETWORKS[key][0][1]) == expected
 
 
 @pytest.mark.parametrize("key", NETWORKS)
-def test_the_number_of_parameters(key: str) -> None:
+def test_parameter_counts_are_as_published(key: str) -> None:
     assert sum(p.numel() for p in network_of(key).parameters()) == sum(parameters for _, _, parameters in NETWORKS[key])
 
 
@@ -239,13 +239,13 @@ CONSTANTS: dict[str, dict[str, set[float]]] = {  # torch's momentum is 1 - m
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
-def test_the_constants_of_the_layers(name: str) -> None:
+def test_constants_of_the_layers_are_as_published(name: str) -> None:
     everything = [layer for network in weightless(name).networks().values() for layer in layers(network)]
     found = {key: {getattr(layer, key) for layer in everything if hasattr(layer, key)} for key in CONSTANTS[name]}
     assert found == CONSTANTS[name]
 
 
-def test_the_second_map_of_acgan_is_padded_at_the_right_and_the_bottom() -> None:
+def test_acgan_pads_its_second_map_at_the_right_and_bottom() -> None:
     for name in ("mnist_acgan", "mnist_cgan"):
         (pad,) = [m for m in layers(weightless(name).discriminator) if isinstance(m, nn.ZeroPad2d)]
         assert pad.padding == (0, 1, 0, 1)
@@ -259,7 +259,7 @@ def fresh_layers(name: str, *overrides: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["mnist_acgan", "mnist_cgan", "anime_dcgan"])
-def test_glorot_uniform_weights(name: str) -> None:
+def test_weights_are_glorot_uniform_where_published(name: str) -> None:
     for layer in fresh_layers(name):
         if isinstance(layer, nn.Linear):
             fans = layer.in_features + layer.out_features
@@ -271,7 +271,7 @@ def test_glorot_uniform_weights(name: str) -> None:
         assert not layer.bias.any(), layer
 
 
-def test_truncated_normal_weights() -> None:
+def test_weights_are_truncated_normal_where_published() -> None:
     for layer in fresh_layers("cats_dcgan", "model.width_multiplier=0.25"):  # the law does not depend on the width
         assert 0.039 < layer.weight.abs().max() <= 0.04, layer
         # N(0, 1) cut at ±2 has a deviation of √(1 - 2 · 2φ(2) / (Φ(2) - Φ(-2))) = 0.8796.
@@ -289,7 +289,7 @@ def acgan() -> Any:
 
 
 @torch.no_grad()
-def test_acgan_multiplies_the_label_into_z(acgan: Any) -> None:
+def test_acgan_multiplies_z_by_the_label_embedding(acgan: Any) -> None:
     g, z, other = acgan.generator, torch.randn(4, 100), torch.randn(4, 100)
     drawn = {k: (g(z, torch.full((4,), k)), g(other, torch.full((4,), k))) for k in (3, 5)}
     assert not torch.equal(*drawn[3])
@@ -301,7 +301,7 @@ def test_acgan_multiplies_the_label_into_z(acgan: Any) -> None:
 
 
 @torch.no_grad()
-def test_acgan_scores_the_image_and_names_ten_digits_and_generated(acgan: Any) -> None:
+def test_acgan_has_one_logit_and_eleven_class_logits(acgan: Any) -> None:
     x = torch.randn(4, 1, 28, 28)
     out = acgan.discriminator(x, torch.zeros(4, dtype=torch.long))
     assert out.logits.shape == (4, 1) and out.classes.shape == (4, 10 + 1)
@@ -309,8 +309,8 @@ def test_acgan_scores_the_image_and_names_ten_digits_and_generated(acgan: Any) -
     assert torch.equal(out.logits, again.logits) and torch.equal(out.classes, again.classes)
 
 
-def test_acgan_objective(acgan: Any) -> None:
-    """What the game gives its optimizers, of images that D judges here in evaluation mode."""
+def test_acgan_minimizes_the_published_objective(acgan: Any) -> None:
+    """What the game gives its optimizers, for images that D scores in evaluation mode here."""
     y, z, images = torch.tensor([0, 3, 9]), torch.randn(3, 100), torch.randn(2, 3, 1, 28, 28)
     real, fake = (acgan.discriminator(x, y) for x in images)
     validity = [F.binary_cross_entropy_with_logits(x.logits, torch.full((3, 1), t)) for x, t in ((real, 1.0), (fake, 0.0))]
@@ -486,12 +486,12 @@ NUMBERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_the_numbers_of_the_recipe(name: str) -> None:
+def test_recipes_have_the_published_numbers(name: str) -> None:
     composed = recipe(name)
     assert {key: reduce(getitem, key.split("."), composed) for key in NUMBERS[name]} == NUMBERS[name]
 
 
-def test_the_vae_and_the_gan_of_celeba_stand_side_by_side() -> None:
+def test_celeba_vae_and_gan_share_data_and_generator() -> None:
     gan, vae = recipe("celeba_dcgan"), recipe("celeba_vae")
     assert vae["data"] == gan["data"] and vae["trainer"] == gan["trainer"] and vae["seed"] == gan["seed"]
     assert vae["model"]["generator"] == gan["model"]["generator"] and vae["model"]["latent"] == gan["model"]["latent"]
@@ -506,7 +506,7 @@ SIZE = ("_target_", "shape", "width", "hidden")
 
 
 @pytest.mark.parametrize("name", IMPROVED)
-def test_an_improved_recipe_keeps_the_data_and_the_networks(name: str) -> None:
+def test_plus_recipe_keeps_data_and_networks(name: str) -> None:
     published, improved = recipe(name.removesuffix("_plus")), recipe(name)
     for key in published["data"].keys() - ORDER | improved["data"].keys() - ORDER:
         assert improved["data"].get(key) == published["data"].get(key), key
