@@ -67,7 +67,7 @@ Models = Callable[[str], ganexp.Model]
 # -- paths ---------------------------------------------------------------------------------------------------------------
 
 
-def test_slerp_is_on_the_sphere() -> None:
+def test_slerp_stays_on_the_sphere() -> None:
     a, b, t = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([1 / 3])
     wanted = torch.tensor([[math.sin(math.radians(60)), 2 * math.sin(math.radians(30))]])
     assert torch.allclose(slerp(a, b, t), wanted, atol=1e-6)
@@ -79,7 +79,7 @@ def test_slerp_is_on_the_sphere() -> None:
 
 @pytest.mark.parametrize("curve", ["slerp", "lerp", "spline"])
 @pytest.mark.parametrize("closed", [False, True])
-def test_a_path_goes_through_its_keyframes(curve: Any, closed: bool) -> None:
+def test_path_passes_through_its_keyframes(curve: Any, closed: bool) -> None:
     keys = torch.randn(4, 3, 5)
     t = torch.arange(4, dtype=torch.float64)
     assert torch.allclose(path(keys, t, curve, closed), keys, atol=1e-5)
@@ -88,7 +88,7 @@ def test_a_path_goes_through_its_keyframes(curve: Any, closed: bool) -> None:
         assert torch.allclose(after, keys[0], atol=1e-5) and (before - after).abs().max() < 0.05
 
 
-def test_a_spline_has_no_corners() -> None:
+def test_spline_has_no_corners() -> None:
     keys, t = torch.randn(5, 4), torch.linspace(0, 5, 501, dtype=torch.float64)
     steps = {curve: path(keys, t, curve, True).diff(dim=0) * 100 for curve in ("spline", "lerp")}  # type: ignore[arg-type]
     turns = {curve: s.diff(dim=0).abs().max() for curve, s in steps.items()}
@@ -98,7 +98,7 @@ def test_a_spline_has_no_corners() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_an_interpolation_has_the_seeds_at_its_ends(name: str, model: Models) -> None:
+def test_interpolation_starts_and_ends_at_the_samples_of_its_seeds(name: str, model: Models) -> None:
     m = model(name)
     labels = [3] if m.classes else None
     x = m.interpolate([5, 6, 7], labels, steps=3)
@@ -109,8 +109,8 @@ def test_an_interpolation_has_the_seeds_at_its_ends(name: str, model: Models) ->
 
 
 @pytest.mark.parametrize("name", ["images", "styles"])
-def test_between_classes(name: str, model: Models) -> None:
-    """z is fixed; in z the label is a mixture of both."""
+def test_interpolation_between_classes_mixes_labels(name: str, model: Models) -> None:
+    """z is fixed; the label in between is a mixture of both."""
     m = model(name)
     x = m.interpolate([4], [1, 7], steps=3)[0]
     assert torch.allclose(x[0], m.sample(1, 1, 4)[0], atol=1e-5) and torch.allclose(x[2], m.sample(1, 7, 4)[0], atol=1e-5)
@@ -121,7 +121,7 @@ def test_between_classes(name: str, model: Models) -> None:
 
 
 @pytest.mark.parametrize("network", ["acgan", "biggan", "r3gan", "resnet", "mlp", "stylegan2", "fastgan"])
-def test_weights_of_one_class_are_that_class(network: str) -> None:
+def test_label_weights_of_one_class_equal_the_label(network: str) -> None:
     import importlib
 
     generator = importlib.import_module(f"ganexp.networks.{network}").Generator
@@ -134,7 +134,7 @@ def test_weights_of_one_class_are_that_class(network: str) -> None:
     assert not torch.allclose(g(z, y), g(z, weights.roll(1, 1)), atol=1e-5)
 
 
-def test_a_walk_closes(model: Models) -> None:
+def test_walk_returns_to_its_start(model: Models) -> None:
     m = model("styles")
     x = m.walk([1, 2, 3], frames=40)
     assert x.shape == (120, 1, 8, 8) and torch.allclose(x[40], m.sample(1, 1, 2)[0], atol=1e-5)
@@ -162,7 +162,7 @@ def test_truncation_1_is_the_sample_and_0_the_mean(name: str, model: Models) -> 
     assert torch.allclose(x[:, 0], mean.expand_as(x[:, 0]), atol=1e-5)
 
 
-def test_mixed_styles_are_those_of_row_and_column(model: Models) -> None:
+def test_style_mix_combines_row_and_column(model: Models) -> None:
     m = model("styles")
     g: Any = m.system.sampler
     everything = list(range(g.layers))
@@ -194,8 +194,10 @@ def test_sefa_finds_the_top_singular_vector() -> None:
      ("fastgan", {"width": 2}), ("r3gan", {"widths": [8]}), ("resnet", {"width": 2})],
 )  # fmt: skip
 @pytest.mark.parametrize("classes", [None, 3])
-def test_the_first_layers_are_those_that_see_z(network: str, options: dict[str, Any], classes: int | None, model: Models) -> None:
-    """Of every network; what they make of z is linear, and of BigGAN's chunks each has layers of its own."""
+def test_first_weights_come_from_the_layers_that_see_z(
+    network: str, options: dict[str, Any], classes: int | None, model: Models
+) -> None:
+    """In every network: their outputs are linear in z, and each of BigGAN's chunks has layers of its own."""
     import importlib
 
     m = model("gmmn")
@@ -211,7 +213,7 @@ def test_the_first_layers_are_those_that_see_z(network: str, options: dict[str, 
         assert torch.allclose(weights, layer(generator).weight[:, :12], atol=1e-5)
 
 
-def test_the_affine_layers_of_styles(model: Models) -> None:
+def test_first_weights_of_styles_are_the_affine_layers(model: Models) -> None:
     m = model("styles")
     g: Any = m.system.sampler
     styles = [layer.style for layer in g.modules() if hasattr(layer, "style")]
@@ -220,7 +222,7 @@ def test_the_affine_layers_of_styles(model: Models) -> None:
         m.directions(space="z")
 
 
-def test_pca_of_w(model: Models) -> None:
+def test_pca_finds_directions_of_w_by_variance(model: Models) -> None:
     m = model("styles")
     found = m.directions("pca", num=3, labels=[1], seed=2)
     w = from_prior(m, 10_000, 2, [1], "w").x[:, 0]
@@ -230,7 +232,7 @@ def test_pca_of_w(model: Models) -> None:
     assert torch.allclose(x[0, 1], m.sample(1, 1, 0)[0], atol=1e-5) and not torch.allclose(x[0, 0], x[0, 2])
 
 
-def test_an_attribute_is_the_axis_that_it_lies_on() -> None:
+def test_attribute_direction_finds_the_axis_of_the_attribute() -> None:
     torch.manual_seed(0)
     codes = torch.randn(1000, 8) * torch.tensor([5.0, 1, 1, 1, 1, 1, 1, 0.1])
     has = codes[:, 2] > 0
@@ -242,7 +244,7 @@ def test_an_attribute_is_the_axis_that_it_lies_on() -> None:
     assert torch.equal(scores, torch.tensor([-1.0, 1, -1, 1]))
 
 
-def test_labels_of_an_encoder_give_a_direction(model: Models) -> None:
+def test_attribute_direction_works_with_an_encoder(model: Models) -> None:
     m = model("vae")
     found = m.attribute(0, n=300)
     data = training_data(m)
@@ -254,12 +256,12 @@ def test_labels_of_an_encoder_give_a_direction(model: Models) -> None:
 # -- projection ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_published_schedule() -> None:
+def test_projection_follows_the_published_schedule() -> None:
     assert [round(rate(t), 4) for t in (0, 0.025, 0.05, 0.5, 0.75, 0.875, 1)] == [0, 0.5, 1, 1, 1, 0.5, 0]
     assert [noise_scale(t, 2.0) for t in (0, 0.375, 0.75, 1)] == [0.1, 0.025, 0, 0]
 
 
-def test_white_noise_is_not_rough() -> None:
+def test_roughness_of_white_noise_is_near_zero() -> None:
     torch.manual_seed(0)
     white = torch.randn(1, 1, 32, 32)
     assert roughness([white]) < 0.05 * roughness([nn.functional.avg_pool2d(white, 3, 1, 1) * 3])
@@ -269,8 +271,8 @@ def test_white_noise_is_not_rough() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_generated_sample_is_found_again(name: str, model: Models) -> None:
-    """Its mean square error is a twentieth of where the search began, or below 1e-4."""
+def test_projection_finds_a_generated_sample(name: str, model: Models) -> None:
+    """Its mean square error is a twentieth of that at the start of the search, or below 1e-4."""
     m = model(name)
     target = m.sample(1, 4 if m.classes else None, seed=77)
     found = m.project(target, 4 if m.classes else None, steps=200, perceptual=0)
@@ -283,7 +285,7 @@ def test_a_generated_sample_is_found_again(name: str, model: Models) -> None:
 
 
 @pytest.mark.parametrize("space", ["z", "w", "w+"])
-def test_the_spaces_of_a_projection(space: Any, model: Models) -> None:
+def test_projection_code_has_the_shape_of_its_space(space: Any, model: Models) -> None:
     m = model("styles")
     before = {name: value.clone() for name, value in m.system.state_dict().items()}
     found = m.project(m.sample(1, 1, seed=3), 1, space, steps=20, pixels=0)
@@ -293,15 +295,15 @@ def test_the_spaces_of_a_projection(space: Any, model: Models) -> None:
     assert torch.equal(found.code, m.project(m.sample(1, 1, seed=3), 1, space, steps=20, pixels=0).code)
 
 
-def test_an_encoder_gives_the_start(model: Models) -> None:
+def test_projection_starts_at_the_code_of_an_encoder(model: Models) -> None:
     m = model("vae")
     x = training_data(m).real(1)
     found = m.project(x, steps=1)
     assert torch.allclose(found.stages[0], m.generate(m.encode(x))[0], atol=1e-5)
 
 
-def test_the_perceptual_distance_sees_what_pixels_do_not() -> None:
-    """Through Lite0 a blurred picture is farther than one that is a little darker, though its pixels are as near."""
+def test_perceptual_distance_sees_blur_that_pixels_do_not() -> None:
+    """In Lite0's features a blurred picture is farther than one that is a little darker, at the same distance in pixels."""
     from ganexp.metrics.lite0 import Lite0
 
     class Data:
@@ -325,7 +327,7 @@ def test_the_perceptual_distance_sees_what_pixels_do_not() -> None:
 # -- neighbours, spectra, reconstructions --------------------------------------------------------------------------------
 
 
-def test_a_planted_duplicate_is_at_distance_0(model: Models) -> None:
+def test_neighbours_find_a_planted_duplicate_at_distance_0(model: Models) -> None:
     m = model("images")
     data = training_data(m)
     samples = render(m, from_prior(m, 3, 5, None, "z"))
@@ -336,14 +338,14 @@ def test_a_planted_duplicate_is_at_distance_0(model: Models) -> None:
     assert (found.real_distances > 0).float().mean() > 0.99
 
 
-def test_nearest_by_hand() -> None:
+def test_nearest_matches_a_computation_by_hand() -> None:
     keys = torch.tensor([[0.0], [1.0], [3.0], [7.0], [7.5]])
     distances, numbers = nearest(torch.tensor([[2.9], [100.0]]), keys, 2)
     assert numbers.tolist() == [[2, 1], [4, 3]] and torch.allclose(distances, torch.tensor([[0.1, 1.9], [92.5, 93.0]]), atol=1e-5)
     assert nearest(keys, keys, 1, same=True)[0][:, 0].tolist() == [1, 1, 2, 0.5, 0.5]
 
 
-def test_the_spectrum_of_white_noise_is_flat() -> None:
+def test_spectrum_of_white_noise_is_flat() -> None:
     torch.manual_seed(0)
     mean = log_power(torch.randn(2000, 1, 32, 32)).mean(0)
     frequencies, profile = azimuthal_average(mean)
@@ -353,7 +355,7 @@ def test_the_spectrum_of_white_noise_is_flat() -> None:
     assert abs(float(azimuthal_average(colour)[1][4:].mean()) + 2.51 + 10 * math.log10(3)) < 0.2  # grey is their mean
 
 
-def test_the_spectrum_of_a_wave_is_at_its_frequency() -> None:
+def test_spectrum_of_a_wave_peaks_at_its_frequency() -> None:
     i = torch.arange(32)
     wave = torch.cos(2 * math.pi * 8 * i / 32).expand(1, 1, 32, 32)
     frequencies, profile = azimuthal_average(log_power(wave)[0])
@@ -361,7 +363,7 @@ def test_the_spectrum_of_a_wave_is_at_its_frequency() -> None:
     assert log_power(torch.full((1, 1, 8, 8), 0.3)).max() < -80  # the mean is taken out
 
 
-def test_a_model_equal_to_its_data_has_the_same_spectrum(model: Models) -> None:
+def test_spectrum_of_a_model_equal_to_its_data_is_the_same(model: Models) -> None:
     m = model("images")
     data = training_data(m)
     data.x = to_uint8(render(m, from_prior(m, 64, 0, None, "z")))
@@ -371,7 +373,7 @@ def test_a_model_equal_to_its_data_has_the_same_spectrum(model: Models) -> None:
     assert not torch.allclose(found.real, m.spectrum(64).real, atol=3)
 
 
-def test_a_reconstruction_goes_through_the_mean_of_z(model: Models) -> None:
+def test_reconstruct_uses_the_mean_of_z(model: Models) -> None:
     m = model("vae")
     found = m.reconstruct(5)
     assert torch.allclose(found.reconstructed, m.generate(m.encode(found.real)), atol=1e-5)
@@ -385,7 +387,7 @@ def test_a_reconstruction_goes_through_the_mean_of_z(model: Models) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "mp4"])
-def test_a_film(kind: str, tmp_path: Path) -> None:
+def test_film_holds_its_frames_in_order(kind: str, tmp_path: Path) -> None:
     if kind == "mp4":
         av = pytest.importorskip("av")
     colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
@@ -410,7 +412,7 @@ def test_a_film(kind: str, tmp_path: Path) -> None:
         film.write_film([], tmp_path / "a.avi", 10)
 
 
-def test_frames_are_the_samples(model: Models) -> None:
+def test_frames_show_the_samples(model: Models) -> None:
     m = model("images")
     codes = from_seeds(m, [1, 2], [3])
     first, _ = film.frames(m, codes)
@@ -419,7 +421,7 @@ def test_frames_are_the_samples(model: Models) -> None:
     assert np.abs(np.asarray(small)[..., 0].astype(int) - to_uint8(m.sample(1, 3, 1))[0, 0].numpy()).max() < 40
 
 
-def test_without_pyav_one_message_says_what_to_install(made: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mp4_without_pyav_says_what_to_install(made: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film, "find_spec", lambda name: None)
     answer = cli("task=walk", f"run={made}/images", "task.film=mp4")
     assert answer.code == 2 and answer.err == (
@@ -462,10 +464,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tool", SMALL)
-def test_every_tool_on_every_model(tool: str, kind: str, made: Path, cli: Cli, tmp_path: Path) -> None:
+def test_every_tool_works_or_refuses_on_every_model(tool: str, kind: str, made: Path, cli: Cli, tmp_path: Path) -> None:
     """The same files for the same seed; or a refusal in one line, and nothing written."""
     if tool == "attributes" and kind in ("images", "gmmn", "styles"):
-        pytest.skip("trains a classifier: see test_an_attribute_by_a_classifier")
+        pytest.skip("trains a classifier: see test_attribute_direction_uses_a_classifier_without_an_encoder")
     words = [f"task={tool}", f"run={made}/{kind}", "hardware=cpu", "seed=3", *SMALL[tool]]
     if kind == "points" and tool in ("interpolate", "walk"):
         words = [word for word in words if "film" not in word]
@@ -493,7 +495,9 @@ def test_every_tool_on_every_model(tool: str, kind: str, made: Path, cli: Cli, t
             assert (tmp_path / "b" / name).read_bytes() == content, name
 
 
-def test_an_attribute_by_a_classifier(made: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, model: Models) -> None:
+def test_attribute_direction_uses_a_classifier_without_an_encoder(
+    made: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, model: Models
+) -> None:
     monkeypatch.setattr("ganexp.metrics.classifier.Classifier.fit", lambda self, x, y: 0.5)
     answer = cli("task=attributes", f"run={made}/styles", "task.num=60", "task.steps=3", "task.attribute=9", "hydra.run.dir=a")
     assert answer.code == 0, answer.err
@@ -503,7 +507,7 @@ def test_an_attribute_by_a_classifier(made: Path, cli: Cli, monkeypatch: pytest.
     assert model("styles").attribute(3, source="labels", n=200).accuracy > 0.6  # the class is in w
 
 
-def test_python_and_the_task_give_the_same(made: Path, cli: Cli, model: Models) -> None:
+def test_truncate_from_python_equals_the_task(made: Path, cli: Cli, model: Models) -> None:
     answer = cli("task=truncate", f"run={made}/points", "task.num=2", "seed=9", "hydra.run.dir=a")
     assert answer.code == 0, answer.err
     wanted = model("points").truncate([9, 10])
@@ -551,14 +555,16 @@ def test_python_and_the_task_give_the_same(made: Path, cli: Cli, model: Models) 
         ("vae", ["task=reconstruct", "task.num=-1"], "num: from 1 to 10,000, not -1"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(kind: str, words: list[str], message: str, made: Path, cli: Cli, tmp_path: Path) -> None:
+def test_tools_refuse_bad_input_in_one_line(
+    kind: str, words: list[str], message: str, made: Path, cli: Cli, tmp_path: Path
+) -> None:
     answer = cli(*words, f"run={made}/{kind}")
     assert answer.code == 2 and answer.err.startswith(f"ganexp: task.{message}"), answer.err
     assert answer.err.count("\n") == 1 and not (tmp_path / "outputs").exists()
 
 
-def test_hostile_pictures(made: Path, cli: Cli, tmp_path: Path) -> None:
-    """Refused from the header alone, where that tells: 50 megapixels, a bomb, transparency, damage, a huge file."""
+def test_project_refuses_hostile_pictures(made: Path, cli: Cli, tmp_path: Path) -> None:
+    """From the header alone where possible: 50 megapixels, a decompression bomb, transparency, damage, a huge file."""
     Image.new("1", (10_000, 5_000)).save(tmp_path / "huge.png")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     Image.new("LA", (20, 20)).save(tmp_path / "two.png")
@@ -591,7 +597,7 @@ def test_hostile_pictures(made: Path, cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_picture_is_read_as_training_pictures_are(tmp_path: Path) -> None:
+def test_read_picture_crops_and_scales_like_training_data(tmp_path: Path) -> None:
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:, 8:24] = (255, 0, 0)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -609,17 +615,17 @@ def test_project_takes_a_picture(made: Path, cli: Cli, tmp_path: Path) -> None:
     assert numbers["picture"] == "a.png" and 0 <= numbers["label"] < 10 and len(numbers["distances"]) == 2
 
 
-def test_a_sheet_has_a_limit() -> None:
+def test_sheet_size_is_limited() -> None:
     with pytest.raises(ValueError, match=r"^num: the sheet would have 105 megapixels; at most 100"):
         check_sheet("num", 10, 10, (3, 1024, 1024))
 
 
-def test_other_data_must_fit(made: Path, cli: Cli) -> None:
+def test_tools_refuse_data_of_another_shape(made: Path, cli: Cli) -> None:
     answer = cli("task=neighbours", f"run={made}/images", "data=sine")
     assert answer.code == 2 and answer.err == "ganexp: data.shape: [2], but the model generates [1, 8, 8]\n", answer.err
 
 
-def test_a_model_that_diverged_says_so(made: Path, tmp_path: Path, cli: Cli) -> None:
+def test_tools_refuse_a_model_that_diverged(made: Path, tmp_path: Path, cli: Cli) -> None:
     m = ganexp.load(made / "images")
     for p in m.system.sampler.parameters():
         p.fill_(float("nan"))

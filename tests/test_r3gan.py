@@ -58,28 +58,30 @@ SMALL = [  # one block a stage but for the fourth
 
 
 @pytest.mark.parametrize("side, widths, group, classes, g, d", PUBLISHED)
-def test_published_sizes(side: int, widths: list[int], group: int, classes: int | None, g: int, d: int) -> None:
+def test_networks_have_the_published_parameter_counts(
+    side: int, widths: list[int], group: int, classes: int | None, g: int, d: int
+) -> None:
     with torch.device("meta"):
         assert count(Generator((3, side, side), 64, widths, 2, group, classes)) == g
         assert count(Discriminator((3, side, side), widths, 2, group, classes)) == d
 
 
 @pytest.mark.parametrize("side, widths, blocks, g, d", SMALL)
-def test_small_sizes(side: int, widths: list[int], blocks: int, g: int, d: int) -> None:
+def test_small_networks_have_the_expected_parameter_counts(side: int, widths: list[int], blocks: int, g: int, d: int) -> None:
     with torch.device("meta"):
         assert count(Generator((3, side, side), 64, widths, blocks)) == g
         assert count(Discriminator((3, side, side), widths, blocks)) == d
 
 
-def test_the_size_of_the_model() -> None:
-    """model=r3gan, without another number; half as wide."""
+def test_model_option_has_the_documented_parameter_counts() -> None:
+    """model=r3gan, without another number, and twice as wide."""
     for width, g, d in ((1.0, 465_344, 457_280), (2.0, 1_504_128, 1_488_000)):
         with torch.device("meta"):
             system = build(compose("model=r3gan", "data.shape=[3,64,64]", f"model.width_multiplier={width}")["model"], "model")
         assert (count(system.generator), count(system.discriminator)) == (g, d)
 
 
-def test_the_groups() -> None:
+def test_blocks_have_the_published_groups() -> None:
     """Cardinality 96 and 12 of 2 · 768 and 2 · 96 channels: 16 in each group."""
     with torch.device("meta"):
         blocks = [m for m in Generator((3, 256, 256), 64, [768, 384, 192, 96], 2).modules() if isinstance(m, Block)]
@@ -87,14 +89,14 @@ def test_the_groups() -> None:
 
 
 @pytest.mark.parametrize("width, channels", [(1, 8), (8, 8), (9, 16), (31, 32), (96, 96)])
-def test_channels_come_in_whole_groups(width: int, channels: int) -> None:
+def test_channels_are_rounded_up_to_whole_groups(width: int, channels: int) -> None:
     for network in (Generator((1, 16, 16), 4, [width]), Discriminator((1, 16, 16), [width])):
         blocks = [m for m in network.modules() if isinstance(m, Block)]
         assert len(blocks) == 3
         assert all((b.expand.in_channels, b.mix.out_channels) == (channels, 2 * channels) for b in blocks)
 
 
-def test_the_first_width_repeats() -> None:
+def test_first_width_repeats_for_larger_images() -> None:
     g, d = Generator((1, 32, 32), 4, [16, 8]), Discriminator((1, 32, 32), [16, 8])
     assert [m.expand.in_channels for m in g.stages if isinstance(m, Block)] == [16, 16, 16, 8]
     assert [m.expand.in_channels for m in d.stages if isinstance(m, Block)] == [8, 16, 16, 16]
@@ -106,7 +108,7 @@ REFUSED: list[tuple[str, Any]] = [("widths", []), ("widths", [8, 0]), ("blocks",
 
 
 @pytest.mark.parametrize("name, value", REFUSED)
-def test_numbers_that_make_no_sense(name: str, value: Any) -> None:
+def test_networks_refuse_invalid_arguments(name: str, value: Any) -> None:
     for make in (partial(Generator, latent_dim=4), Discriminator):
         with pytest.raises(ValueError, match=f"^{name}: "):
             make((1, 16, 16), **{name: value})
@@ -114,7 +116,7 @@ def test_numbers_that_make_no_sense(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16), (1, 28, 28), (3, 32, 32), (4, 24, 32), (3, 128, 128)], ids=str)
 @pytest.mark.parametrize("classes", [None, 3])
-def test_images_grey_and_in_colour(shape: Sequence[int], classes: int | None) -> None:
+def test_networks_take_grey_and_colour_with_and_without_classes(shape: Sequence[int], classes: int | None) -> None:
     x = tiny_g(shape, classes=classes)(torch.randn(4, 5), Y)
     assert x.shape == (4, *shape) and x.isfinite().all()
     out = tiny_d(shape, classes=classes, outputs=2, auxiliary=5)(x, Y)
@@ -125,7 +127,7 @@ def test_images_grey_and_in_colour(shape: Sequence[int], classes: int | None) ->
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 4, 4), (3, 100, 100)])
-def test_other_images_are_refused(shape: Sequence[int]) -> None:
+def test_networks_refuse_other_image_sizes(shape: Sequence[int]) -> None:
     for make in (tiny_g, tiny_d):
         with pytest.raises(ValueError, match=r"this network needs images .*, got shape \["):
             make(shape)
@@ -135,8 +137,8 @@ def test_other_images_are_refused(shape: Sequence[int]) -> None:
 
 
 @pytest.mark.parametrize("classes", [None, 3])
-def test_the_generator_starts_linear(classes: int | None) -> None:
-    """Of a label too, whose embedding is a constant beside z. Its blocks are what bends it."""
+def test_generator_starts_linear(classes: int | None) -> None:
+    """In a label too, whose embedding is a constant beside z. Only its blocks are nonlinear."""
     torch.manual_seed(0)
     g = tiny_g((3, 16, 16), classes=classes)
     a, b, nothing = torch.randn(4, 5), torch.randn(4, 5), g(torch.zeros(4, 5), Y)
@@ -148,7 +150,7 @@ def test_the_generator_starts_linear(classes: int | None) -> None:
     assert not torch.allclose(change(a + 2 * b), change(a) + 2 * change(b), rtol=1e-2, atol=1e-2)
 
 
-def test_the_discriminator_starts_linear_and_awake() -> None:
+def test_discriminator_starts_linear_with_a_useful_gradient() -> None:
     torch.manual_seed(0)
     d = Discriminator((3, 32, 32), [64])
     x = torch.randn(64, 3, 32, 32).requires_grad_()
@@ -160,7 +162,7 @@ def test_the_discriminator_starts_linear_and_awake() -> None:
     assert (gradient.flatten(1).norm(dim=1) > 1e-4).all()
 
 
-def test_the_size_of_the_weights() -> None:
+def test_weights_start_with_the_published_scale() -> None:
     """Two blocks in each of four stages: eight."""
     torch.manual_seed(0)
     g = Generator((3, 32, 32), 64, [64], 2, classes=10)
@@ -177,7 +179,7 @@ def test_the_size_of_the_weights() -> None:
     assert not any(isinstance(m, nn.BatchNorm2d | nn.GroupNorm) for m in [*g.modules(), *d.modules()])
 
 
-def test_a_block_adds() -> None:
+def test_block_adds_to_its_input() -> None:
     torch.manual_seed(0)
     block, x = Block(8, 16, 4), torch.randn(2, 8, 5, 5)
     assert torch.equal(block(x), x)
@@ -200,7 +202,7 @@ def test_channels_change_on_the_smaller_map() -> None:
 # -- labels and derivatives --------------------------------------------------------------------------------------------
 
 
-def test_only_conditional_networks_heed_the_label() -> None:
+def test_only_conditional_networks_depend_on_the_label() -> None:
     torch.manual_seed(0)
     z, x = torch.randn(4, 5), torch.randn(4, 1, 16, 16)
     for classes in (None, 3):
@@ -209,13 +211,13 @@ def test_only_conditional_networks_heed_the_label() -> None:
             assert torch.equal(f(Y), f((Y + 1) % 3)) == (classes is None)
 
 
-def test_each_image_is_scored_alone() -> None:
+def test_logits_do_not_depend_on_the_batch() -> None:
     d, x = awake(tiny_d((1, 16, 16))), torch.randn(4, 1, 16, 16)
     torch.testing.assert_close(d(x, Y).logits[:2], d(x[:2], Y[:2]).logits)
 
 
 @pytest.mark.parametrize("classes", [None, 3])
-def test_both_penalties_are_learned_from(classes: int | None) -> None:
+def test_r1_and_r2_train_every_weight_of_d(classes: int | None) -> None:
     torch.manual_seed(0)
     g, d, z = tiny_g((3, 16, 16), classes=classes), awake(tiny_d((3, 16, 16), classes=classes)), torch.randn(4, 5)
     played = Round(g, d, [], torch.randn(4, 3, 16, 16), g(z, Y).detach(), z, Y, ["real", "fake"])
@@ -225,7 +227,7 @@ def test_both_penalties_are_learned_from(classes: int | None) -> None:
         assert not name.endswith("weight") or (p.grad is not None and p.grad.abs().sum() > 0), name
 
 
-def test_second_derivatives_are_right() -> None:
+def test_second_derivatives_match_finite_differences() -> None:
     torch.manual_seed(0)
     d = awake(Discriminator((1, 8, 8), [2], group=2)).double()
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
@@ -238,18 +240,18 @@ TERMS = ["loss=relativistic", "regularizer=[r1,r2]"]
 NARROW = ["model.width_multiplier=0.04", "data.shape=[1,16,16]"]
 
 
-def test_two_batches_of_itself() -> None:
+def test_r3gan_trains() -> None:
     play(compose("model=r3gan", "model.classes=10", *TERMS, "augment=[ada]", "augment.ada.p=0.5", *TINY, *NARROW))
     play(compose("model=r3gan", *TERMS, *TINY, *NARROW), "bf16-mixed")
 
 
 @pytest.mark.parametrize("half", ["generator", "discriminator"])
-def test_two_batches_with_another(half: str) -> None:
+def test_networks_train_with_another_models_network(half: str) -> None:
     other = {"generator": "stylegan2", "discriminator": "dcgan"}[half]
     play(compose(f"model={other}", f"model/{half}=r3gan", *TERMS, *TINY, "model.width_multiplier=0.04", "data.shape=[3,16,16]"))
 
 
-def test_as_an_encoder() -> None:
+def test_discriminator_serves_as_an_encoder() -> None:
     composed = compose("model=vae", "model/discriminator@model.encoder=r3gan", "model.latent.dim=3", *TINY, *NARROW)
     build(composed["model"], "model").check_shapes((1, 16, 16))
 
@@ -261,7 +263,7 @@ EXPERIMENTS = {  # batch, gamma, half-life, p at the end, blocks' widths
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_experiments_are_as_published(name: str) -> None:
+def test_experiments_have_the_published_numbers(name: str) -> None:
     batch, gamma, half_life, p, widths, classes, sizes = EXPERIMENTS[name]
     composed = compose(f"experiment={name}")
     with torch.device("meta"):
@@ -289,7 +291,7 @@ def test_the_experiments_are_as_published(name: str) -> None:
     assert composed["schedule"]["eta_min"] == 5e-5
 
 
-def test_the_rate_ends_at_a_quarter() -> None:
+def test_learning_rate_ends_at_a_quarter() -> None:
     """Half a cosine from 2e-4 to 5e-5 over the run."""
     composed = compose("experiment=r3gan_cifar10", "trainer.max_steps=10")
     schedule = build(composed["schedule"], "schedule")

@@ -66,7 +66,7 @@ def column(*values: float) -> Tensor:
 # -- DRAGAN ------------------------------------------------------------------------------------------------------------
 
 
-def test_dragan_on_a_linear_d() -> None:
+def test_dragan_of_a_linear_d_matches_the_closed_form() -> None:
     d, real = LinearD(), torch.randn(6, 2)
     value = DRAGAN(weight=3.0)(play(d, real, real))
     assert value.item() == pytest.approx(3 * (5 - 1) ** 2)
@@ -75,7 +75,7 @@ def test_dragan_on_a_linear_d() -> None:
     assert DRAGAN().weight == 10
 
 
-def test_dragan_looks_just_beside_the_real_images() -> None:
+def test_dragan_penalizes_gradients_near_real_images() -> None:
     torch.manual_seed(0)
     d, real = LinearD(torch.ones(108)), 3 * torch.randn(600, 3, 6, 6) + 5
     DRAGAN()(play(d, real, real + 100))
@@ -91,7 +91,7 @@ def test_dragan_looks_just_beside_the_real_images() -> None:
 # -- LeCam -------------------------------------------------------------------------------------------------------------
 
 
-def test_lecam_by_hand() -> None:
+def test_lecam_matches_a_computation_by_hand() -> None:
     term = LeCam(weight=0.5, decay=0.75, start=2)
     assert term(play(Same(), column(9, 9), column(-9, -9))) is None
     assert term(play(Same(), column(3, 5), column(-3, -1))) is None
@@ -106,7 +106,7 @@ def test_lecam_by_hand() -> None:
     assert fake.grad is not None and fake.grad.flatten().tolist() == [-0.5 * 4, 0]
 
 
-def test_lecam_learns_its_averages_in_training_only() -> None:
+def test_lecam_updates_its_averages_in_training_only() -> None:
     term = LeCam(start=0)
     term(play(Same(), column(1, 2), column(0, 0)))
     before = {name: value.clone() for name, value in term.state_dict().items()}
@@ -119,7 +119,7 @@ def test_lecam_learns_its_averages_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("options", [{"decay": 1.0}, {"decay": -0.1}, {"start": -1}, {"weight": -1.0}])
-def test_lecam_refuses(options: dict[str, Any]) -> None:
+def test_lecam_refuses_invalid_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
         LeCam(**options)
 
@@ -132,15 +132,15 @@ class Negative(nn.Module):
         return -x
 
 
-def test_consistency_of_a_d_that_does_not_heed_the_transform() -> None:
-    """Of images of one colour, whose mirror images and windows are themselves."""
+def test_consistency_is_zero_for_a_d_that_ignores_the_transform() -> None:
+    """On images of one colour, which equal their mirror images and windows."""
     torch.manual_seed(0)  # in one of 32 calls no image is mirrored
     d, flat = LinearD(torch.randn(48)), torch.randn(5, 3, 1, 1).expand(5, 3, 4, 4)
     assert Consistency(fake_weight=10.0)(play(d, flat, flat + 1)).item() == 0
     assert Consistency()(play(d, torch.randn(5, 3, 4, 4), flat)).item() > 0
 
 
-def test_consistency_on_a_linear_d() -> None:
+def test_consistency_of_a_linear_d_matches_the_closed_form() -> None:
     """D(x) - D(-x) = 2 a · x."""
     real, fake = torch.tensor([[1.0, 0], [0, 1]]), torch.tensor([[1.0, 1], [0, 0]])
     for fake_weight, of_fakes in ((0.0, 0), (2.0, 2 * 4 * (49 + 0) / 2)):
@@ -164,7 +164,7 @@ def test_consistency_mirrors_half_and_moves_by_an_eighth() -> None:
     assert set((Consistency().transform(ramp.mT).mT - ramp)[:, 0, 0, 8].tolist()) == set(range(-2, 3))
 
 
-def test_consistency_refuses() -> None:
+def test_consistency_refuses_negative_weights_and_points() -> None:
     with pytest.raises(ValueError, match=r"^fake_weight: "):
         Consistency(fake_weight=-1.0)
     with pytest.raises(ValueError, match="not points"):
@@ -184,7 +184,7 @@ def linear_players() -> tuple[LinearG, LinearD, Tensor, Tensor]:
     return g, d, z, noise
 
 
-def test_latent_consistency_of_d() -> None:
+def test_latent_consistency_of_d_matches_the_closed_form() -> None:
     g, d, z, noise = linear_players()
     term = LatentConsistency("discriminator", weight=20.0, sigma=0.5)
     value = term(play(d, torch.zeros(5, 2), g(z, z).detach(), g, z))
@@ -193,7 +193,7 @@ def test_latent_consistency_of_d() -> None:
     assert g.a.grad is None and d.a.grad is not None and d.a.grad.abs().sum() > 0
 
 
-def test_latent_consistency_of_g() -> None:
+def test_latent_consistency_of_g_matches_the_closed_form() -> None:
     g, d, z, noise = linear_players()
     term = LatentConsistency("generator", weight=0.5, sigma=0.1)
     value = term(play(d, torch.zeros(5, 2), g(z, z), g, z))
@@ -204,7 +204,7 @@ def test_latent_consistency_of_g() -> None:
     assert not d.seen
 
 
-def test_latent_consistency_refuses_no_step() -> None:
+def test_latent_consistency_refuses_sigma_0() -> None:
     with pytest.raises(ValueError, match=r"^sigma: "):
         LatentConsistency("generator", 1.0, sigma=0.0)
 
@@ -238,7 +238,7 @@ def noise_of(n: int, seed: int) -> Tensor:
     return noise
 
 
-def test_path_length_of_a_linear_generator() -> None:
+def test_path_length_of_a_linear_generator_matches_the_closed_form() -> None:
     """E |Aᵀ y|² = |A|² / (H W), whatever z; with an average of 0 that is the penalty."""
     torch.manual_seed(0)
     g, z = LinearG(torch.randn(24, 3), SHAPE), torch.randn(20_000, 3)
@@ -261,7 +261,7 @@ def test_path_length_by_w_is_the_mean_over_layers() -> None:
     assert g.a.grad is not None and g.a.grad.isfinite().all() and g.a.grad.abs().sum() > 0
 
 
-def test_path_length_keeps_an_average_in_training_only() -> None:
+def test_path_length_updates_its_average_in_training_only() -> None:
     torch.manual_seed(0)
     g, z = LinearG(torch.randn(24, 3), SHAPE), torch.randn(8, 3)
     term, mean = PathLength(weight=1.0, decay=0.9), 0.0
@@ -275,7 +275,7 @@ def test_path_length_keeps_an_average_in_training_only() -> None:
     assert term.state_dict()["mean"].item() == pytest.approx(mean, rel=1e-5)
 
 
-def test_path_length_of_points_and_of_few() -> None:
+def test_path_length_works_for_points_and_small_batches() -> None:
     g, z = LinearG(torch.eye(2), (2,)), torch.randn(3, 2)
     torch.manual_seed(0)
     lengths = torch.randn(2, 2).norm(dim=1)  # no fewer than two
@@ -284,15 +284,15 @@ def test_path_length_of_points_and_of_few() -> None:
     torch.testing.assert_close(value, lengths.square().mean())
 
 
-def test_path_length_of_a_generator_that_does_not_heed_z() -> None:
-    """As where all units of a narrow layer are dead: no length, and a gradient that is a number."""
+def test_path_length_of_a_constant_generator_has_a_finite_gradient() -> None:
+    """As with all units of a narrow layer dead: the length is 0."""
     g, z = LinearG(torch.zeros(24, 3), SHAPE), torch.randn(4, 3)
     PathLength(decay=0.0)(play(Same(), z, z, g, z)).backward()
     assert g.a.grad is not None and g.a.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("options", [{"decay": 1.0}, {"fraction": 0.0}, {"fraction": 1.5}, {"every": 0}])
-def test_path_length_refuses(options: dict[str, Any]) -> None:
+def test_path_length_refuses_invalid_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
         PathLength(**options)
 
@@ -305,7 +305,7 @@ class Featured(nn.Module):
         return Output(x[:, :1], None, (x, x[:, :1].square()))
 
 
-def test_feature_matching_by_hand() -> None:
+def test_feature_matching_matches_a_computation_by_hand() -> None:
     real = torch.tensor([[1.0, 2], [3, 4]], requires_grad=True)
     fake = torch.tensor([[2.0, 5], [0, 7]], requires_grad=True)
     value = FeatureMatching(weight=2.0)(play(Featured(), real, fake))
@@ -317,7 +317,7 @@ def test_feature_matching_by_hand() -> None:
     torch.testing.assert_close(fake.grad, torch.tensor([[-0.25 - 2, 0.25], [-0.25, 0.25]]))
 
 
-def test_feature_matching_needs_features() -> None:
+def test_feature_matching_refuses_a_d_without_features() -> None:
     with pytest.raises(ValueError, match="returns no features"):
         FeatureMatching()(play(Same(), column(1, 2), column(1, 2)))
 
@@ -334,7 +334,7 @@ class Classes(nn.Module):
         return Output(x[:, :1], self.logits.expand(len(x), -1))
 
 
-def test_auxiliary_classifier_by_hand() -> None:
+def test_auxiliary_classifier_matches_a_computation_by_hand() -> None:
     """Two classes, all images of class 0."""
     x = torch.zeros(4, 1)
     hit, miss = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))

@@ -56,29 +56,29 @@ def penalty_of(term: Term, d: nn.Module, real: Tensor = REAL, fake: Tensor = FAK
 
 @pytest.mark.parametrize("make, expected", [(R1, 25 / 2), (R2, 25 / 2), (WGANGP, 16)])
 @pytest.mark.parametrize("weight", [1.0, 0.5, 10.0])
-def test_linear_d(make: type, expected: float, weight: float) -> None:
+def test_penalties_of_a_linear_d_match_the_closed_form(make: type, expected: float, weight: float) -> None:
     penalty = penalty_of(make(weight=weight), linear(torch.tensor(W)))
     assert penalty.shape == () and penalty.item() == pytest.approx(weight * expected)
 
 
-def test_published_weights() -> None:
+def test_default_weights_are_the_published_ones() -> None:
     assert (R1().weight, R2().weight, WGANGP().weight) == (1, 1, 10)
 
 
 @pytest.mark.parametrize("make", [R1, R2, WGANGP])
 @pytest.mark.parametrize("options", [{"weight": -1.0}, {"every": 0}])
-def test_bad_options_are_refused_by_name(make: type, options: dict[str, float]) -> None:
+def test_invalid_options_are_refused_by_name(make: type, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
         make(**options)
 
 
 # |a x|² with a = (1, 2): real 1, 4 + 4; fake 36, 1 + 4.
 @pytest.mark.parametrize("make, expected", [(R1, (1 + 8) / 2 / 2), (R2, (36 + 5) / 2 / 2)])
-def test_quadratic_d(make: type, expected: float) -> None:
+def test_penalties_of_a_quadratic_d_match_the_closed_form(make: type, expected: float) -> None:
     assert penalty_of(make(weight=1.0), quadratic(torch.tensor([1.0, 2.0]))).item() == pytest.approx(expected)
 
 
-def test_the_gradient_of_an_image_counts_all_its_pixels() -> None:
+def test_gradient_norm_of_an_image_covers_all_its_pixels() -> None:
     real, fake = torch.zeros(5, 3, 4, 4), torch.ones(5, 3, 4, 4)
     score = linear(torch.full((48,), 0.5))  # |w|² = 12
     assert penalty_of(R1(1.0), score, real, fake).item() == pytest.approx(6)
@@ -87,20 +87,20 @@ def test_the_gradient_of_an_image_counts_all_its_pixels() -> None:
 
 # d/dw of weight/2 |w|² is weight w; of weight (|w| - 1)² it is 2 weight (|w| - 1) w/|w| = 2 weight · 4/5 w
 @pytest.mark.parametrize("make, factor", [(R1, 1.0), (R2, 1.0), (WGANGP, 1.6)])
-def test_the_penalty_teaches_d(make: type, factor: float) -> None:
+def test_penalty_trains_d(make: type, factor: float) -> None:
     w = torch.tensor(W, requires_grad=True)
     penalty_of(make(weight=3.0), linear(w)).backward()
     torch.testing.assert_close(w.grad, 3 * factor * w.detach())
 
 
-def test_the_norm_of_no_gradient_is_differentiable() -> None:
+def test_norm_of_a_zero_gradient_is_differentiable() -> None:
     w = torch.zeros(2, requires_grad=True)
     penalty = penalty_of(WGANGP(10.0), linear(w))
     penalty.backward()
     assert penalty.item() == 10 and w.grad is not None and w.grad.isfinite().all()
 
 
-def test_the_batches_collect_no_gradient() -> None:
+def test_batches_collect_no_gradient() -> None:
     w = torch.tensor(W, requires_grad=True)
     for make in (R1, R2, WGANGP):
         real, fake = (torch.tensor(x.tolist(), requires_grad=True) for x in (REAL, FAKE))
@@ -116,12 +116,12 @@ def seen_by(make: type, real: Tensor, fake: Tensor) -> Tensor:
     return x
 
 
-def test_r1_looks_at_real_and_r2_at_fake() -> None:
+def test_r1_uses_real_and_r2_fake_images() -> None:
     assert torch.equal(seen_by(R1, REAL, FAKE), REAL)
     assert torch.equal(seen_by(R2, REAL, FAKE), FAKE)
 
 
-def test_wgan_gp_looks_between_real_and_fake() -> None:
+def test_wgan_gp_uses_points_between_real_and_fake() -> None:
     torch.manual_seed(0)
     real, fake = torch.randn(500, 3, 2, 2), torch.randn(500, 3, 2, 2)
     x = seen_by(WGANGP, real, fake)
@@ -136,7 +136,7 @@ def test_wgan_gp_looks_between_real_and_fake() -> None:
 Y = torch.zeros(2, dtype=torch.int64)
 
 
-def test_of_several_logits_the_gradient_is_of_their_mean() -> None:
+def test_penalty_of_several_logits_uses_the_gradient_of_their_mean() -> None:
     """Columns with the gradients (3, 4), (1, 0), (2, 2): their mean is (2, 2)."""
     w = torch.tensor([[3.0, 1.0, 2.0], [4.0, 0.0, 2.0]])
     d = Scores(lambda x: x @ w)
@@ -144,7 +144,7 @@ def test_of_several_logits_the_gradient_is_of_their_mean() -> None:
     assert penalty_of(WGANGP(1.0), d).item() == pytest.approx((8**0.5 - 1) ** 2)
 
 
-def test_the_pass_that_is_differentiated_is_the_one_the_loss_sees() -> None:
+def test_penalties_reuse_the_forward_pass_of_the_loss() -> None:
     d = quadratic(torch.tensor([1.0, 2.0]))
     r1, r2 = R1(), R2()
     round = make_round(d, r1, r2)
@@ -155,7 +155,7 @@ def test_the_pass_that_is_differentiated_is_the_one_the_loss_sees() -> None:
     assert values[0] == values[2] == penalty_of(r1, d) and values[1] == penalty_of(r2, d)
 
 
-def test_gradients_of_a_side_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_a_side_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     inner = torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **options: calls.append(1) or inner(*args, **options))
@@ -163,12 +163,12 @@ def test_gradients_of_a_side_are_found_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert R1()(round) == R1()(round) and calls == [1]
 
 
-def test_a_side_that_nobody_differentiates_is_as_it_was() -> None:
+def test_side_without_a_penalty_needs_no_gradient() -> None:
     round = make_round(linear(torch.tensor(W)), R1())
     assert round.fake is FAKE and round.real.requires_grad and not REAL.requires_grad and torch.equal(round.real, REAL)
 
 
-def test_a_term_of_g_that_differentiates_d_keeps_the_way_back_to_g() -> None:
+def test_term_of_g_with_a_gradient_of_d_trains_g() -> None:
     """The gradient by images that came from G: it reaches G's weights through the penalty and through the loss."""
     shift = torch.zeros(2, requires_grad=True)
     round = make_round(quadratic(torch.tensor([1.0, 2.0])), R2(), fake=FAKE + shift)
@@ -193,14 +193,14 @@ class Pairs(Augmentation):
         return x.reshape(len(x) // 2, -1)
 
 
-def test_the_gradient_is_by_the_images_before_they_are_augmented() -> None:
+def test_penalty_uses_the_gradient_by_images_before_augmentation() -> None:
     d = linear(torch.tensor(W))
     term = R1()
     assert term(make_round(d, term, augment=[Twice()])).item() == pytest.approx(4 * 25 / 2)
     assert torch.equal(d.seen[0], 2 * REAL)
 
 
-def test_rows_of_several_samples() -> None:
+def test_penalty_of_packed_samples_uses_their_joint_gradient() -> None:
     """|w|² of a row: that of both of its samples together."""
     d, term = linear(torch.tensor([3.0, 4.0, 0.0, 12.0])), R1()
     round = make_round(d, term, augment=[Pairs()])
@@ -209,7 +209,7 @@ def test_rows_of_several_samples() -> None:
     assert WGANGP(1.0)(make_round(d, augment=[Pairs()])).item() == pytest.approx((13 - 1) ** 2)
 
 
-def test_a_row_has_the_label_of_its_first_sample() -> None:
+def test_packed_row_has_the_label_of_its_first_sample() -> None:
     class Labels(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
             return y[:, None].float()
@@ -219,7 +219,7 @@ def test_a_row_has_the_label_of_its_first_sample() -> None:
     assert round.output("real").logits.flatten().tolist() == [0, 2, 4]
 
 
-def test_augmentations_come_in_order() -> None:
+def test_augmentations_are_applied_in_order() -> None:
     class More(Augmentation):
         def forward(self, x: Tensor) -> Tensor:
             return x + 1
@@ -230,7 +230,7 @@ def test_augmentations_come_in_order() -> None:
         assert torch.equal(d.seen[0], expected)
 
 
-def test_features_come_with_the_logits() -> None:
+def test_features_come_from_the_pass_of_the_logits() -> None:
     class Shows(nn.Module):
         calls = 0
 
@@ -244,7 +244,7 @@ def test_features_come_with_the_logits() -> None:
     assert torch.equal(difference, REAL - FAKE) and round.output("fake").logits.shape == (2, 1) and d.calls == 2
 
 
-def test_autocast_is_off_for_what_is_differentiated() -> None:
+def test_passes_for_penalties_run_without_autocast() -> None:
     d = nn.Linear(2, 1)
     kinds: list[torch.dtype] = []
     inner = Scores(lambda x: d(x))

@@ -27,7 +27,7 @@ from ganexp.networks.resnet import BatchNorm, Discriminator, Down, Generator, Up
         (128, 32_150_787, 29_017_857, 38_419_137),
     ],
 )
-def test_published_sizes(side: int, g: int, thin: int, wide: int) -> None:
+def test_networks_have_the_published_parameter_counts(side: int, g: int, thin: int, wide: int) -> None:
     assert count(Generator, image(side), 128) == g
     assert count(Discriminator, image(side), **PLAIN) == thin
     assert count(Discriminator, image(side), wide=True, **PLAIN) == wide
@@ -42,7 +42,7 @@ def test_published_sizes(side: int, g: int, thin: int, wide: int) -> None:
         (64, 200, True, 13_366_915, 19_747_521),
     ],
 )
-def test_published_sizes_with_classes(side: int, classes: int, wide: bool, g: int, d: int) -> None:
+def test_conditional_networks_have_the_published_parameter_counts(side: int, classes: int, wide: bool, g: int, d: int) -> None:
     assert count(Generator, image(side), 128, classes=classes) == g
     assert count(Discriminator, image(side), wide=wide, classes=classes, **PLAIN) == d
 
@@ -56,19 +56,19 @@ def test_published_sizes_with_classes(side: int, classes: int, wide: bool, g: in
         (64, 16, 16, 1_162_051, 635_329),
     ],
 )
-def test_sizes_of_narrow_ones(side: int, width_g: int, width_d: int, g: int, d: int) -> None:
+def test_narrow_networks_have_the_published_parameter_counts(side: int, width_g: int, width_d: int, g: int, d: int) -> None:
     assert count(Generator, image(side), 128, width_g) == g
     assert count(Discriminator, image(side), width_d, **PLAIN) == d
 
 
-def test_a_quarter_of_the_width() -> None:
+def test_width_multiplier_scales_the_parameter_counts() -> None:
     model = compose("model=resnet", "data=celeba", "model.width_multiplier=0.25", "data.shape=[3,64,64]")["model"]
     with torch.device("meta"):
         system = build(model, "model")
     assert [sum(p.numel() for p in n.parameters()) for n in system.networks().values()] == [635_329, 1_162_051]
 
 
-def test_sagan_is_resnet_with_attention() -> None:
+def test_sagan_has_the_published_parameter_counts() -> None:
     assert count(SelfAttention, 256) == 81_921 and count(SelfAttention, 128) == 20_481
     assert count(Generator, image(32), 128, classes=10, attention=16, spectral_norm=True) == 4_386_308
     assert count(Discriminator, image(32), classes=10, attention=8) == 1_075_586
@@ -89,7 +89,7 @@ def test_sagan_is_resnet_with_attention() -> None:
         (256, 4, [16, 16, 16, 8, 4, 2, 1], [1, 2, 4, 8, 16, 16, 16], [128, 64, 32, 16, 8, 4, 4]),
     ],
 )
-def test_channels_and_maps(side: int, bottom: int, g: list[int], d: list[int], sides: list[int]) -> None:
+def test_channels_and_map_sizes_are_as_published(side: int, bottom: int, g: list[int], d: list[int], sides: list[int]) -> None:
     with torch.device("meta"):
         generator, discriminator = Generator(image(side), 5, width=3), Discriminator(image(side), width=3, **PLAIN)
         assert [generator.bottom[0], *(b.conv2.out_channels for b in generator.blocks)] == [3 * f for f in g]
@@ -108,7 +108,7 @@ def test_channels_and_maps(side: int, bottom: int, g: list[int], d: list[int], s
 @pytest.mark.parametrize(
     "shape", [(1, 8, 8), (3, 8, 8), (4, 12, 12), (1, 28, 28), (3, 32, 64), (3, 48, 40), (1, 64, 64)], ids=str
 )
-def test_grey_and_colour_with_and_without_classes(shape: tuple[int, ...]) -> None:
+def test_networks_take_grey_and_colour_with_and_without_classes(shape: tuple[int, ...]) -> None:
     for classes in (None, 3):
         g = Generator(shape, 5, 1, classes, upsampling="bilinear" if classes else "nearest")
         d = Discriminator(shape, 1, classes=classes, outputs=2, auxiliary=4, minibatch_std=3)
@@ -122,13 +122,13 @@ def test_grey_and_colour_with_and_without_classes(shape: tuple[int, ...]) -> Non
 @pytest.mark.parametrize(
     "shape", [(2,), (8, 8), (3, 7, 7), (3, 4, 4), (3, 33, 33), (3, 36, 36), (3, 32, 36), (0, 32, 32)], ids=str
 )
-def test_other_images_are_refused(shape: tuple[int, ...]) -> None:
+def test_networks_refuse_other_image_sizes(shape: tuple[int, ...]) -> None:
     for make in (lambda: Generator(shape, 4), lambda: Discriminator(shape)):
         with pytest.raises(ValueError, match=r"4, 5, 6 or 7 px times a power of two.*got shape \["):
             make()
 
 
-def test_other_mistakes_are_refused() -> None:
+def test_networks_refuse_invalid_arguments() -> None:
     for make in (lambda: Generator(image(32), 4, 0), lambda: Discriminator(image(32), 0)):
         with pytest.raises(ValueError, match=r"^width: must be at least 1"):
             make()
@@ -141,8 +141,8 @@ def test_other_mistakes_are_refused() -> None:
 # -- order of operations -----------------------------------------------------------------------------------------------
 
 
-def test_a_block_of_g() -> None:
-    """BN, ReLU, twice the size, 3×3, BN, ReLU, 3×3; beside it twice the size, then 1×1 of the input as it is."""
+def test_block_of_g_matches_its_layers_by_hand() -> None:
+    """BN, ReLU, upsampling, 3×3, BN, ReLU, 3×3; on the skip upsampling, then 1×1."""
     x = torch.randn(2, 3, 4, 4)
     for mode in ("nearest", "bilinear"):
         block = far(Up(3, 5, lambda channels: BatchNorm(channels, None), mode))
@@ -155,8 +155,8 @@ def test_a_block_of_g() -> None:
 @pytest.mark.parametrize("pool", [True, False])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("outside", [3, 5])
-def test_a_block_of_d(pool: bool, first: bool, outside: int) -> None:
-    """ReLU (not in the first), 3×3, ReLU, 3×3, pooled; beside it 1×1 and pooled, of the input without the ReLU."""
+def test_block_of_d_matches_its_layers_by_hand(pool: bool, first: bool, outside: int) -> None:
+    """ReLU (not in the first), 3×3, ReLU, 3×3, pooling; on the skip 1×1 and pooling, without the ReLU."""
     block = far(Down(3, outside, 4, pool, first))
     x = torch.randn(2, 3, 4, 4)
     given = x.clone()
@@ -171,8 +171,8 @@ def test_a_block_of_d(pool: bool, first: bool, outside: int) -> None:
     assert torch.equal(x, given)  # nothing was rectified in place
 
 
-def test_the_blocks_of_d() -> None:
-    """Only the first begins without ReLU; thin ones widen with the second convolution, wide ones and the first with the first."""
+def test_blocks_of_d_widen_as_published() -> None:
+    """Only the first starts without ReLU; thin blocks widen in the second convolution, wide ones and the first in the first."""
     for wide, hidden in ((False, [2, 2, 4, 8, 16]), (True, [2, 4, 8, 16, 32])):
         blocks = list(Discriminator(image(64), 2, wide=wide).blocks)[::2]
         assert [b.first for b in blocks] == [True, False, False, False, False]
@@ -190,7 +190,7 @@ def test_d_sums_over_pixels_and_projects() -> None:
     torch.testing.assert_close(output.features[0], h)
 
 
-def test_the_label_chooses_scale_and_shift() -> None:
+def test_label_selects_scale_and_shift() -> None:
     norm = BatchNorm(4, 3)
     assert [tuple(p.shape) for p in norm.parameters()] == [(3, 8)]  # none of batch norm's own
     x = 5 + 2 * torch.randn(3, 4, 6, 6)
@@ -203,7 +203,7 @@ def test_the_label_chooses_scale_and_shift() -> None:
     torch.testing.assert_close(plain(x, Y), normed, rtol=1e-4, atol=1e-4)
 
 
-def test_initialisation() -> None:
+def test_weights_start_as_published() -> None:
     torch.manual_seed(0)
     label = BatchNorm(256, 50).label.weight.detach()
     assert abs(label[:, :256].mean() - 1) < 1e-3 and label[:, :256].std() == pytest.approx(0.02, rel=0.05)
@@ -223,7 +223,7 @@ def limit(layer: nn.Module) -> float:
     return float(layer.weight.abs().max()) / (6 / fans) ** 0.5
 
 
-def test_which_layers_are_spectrally_normed() -> None:
+def test_spectral_norm_covers_the_published_layers() -> None:
     def normed(network: nn.Module) -> list[bool]:
         kinds = nn.Conv2d | nn.Linear | nn.Embedding
         return [parametrize.is_parametrized(m, "weight") for m in network.modules() if isinstance(m, kinds)]
@@ -259,7 +259,7 @@ def attended(layer: SelfAttention, x: Tensor) -> Tensor:
     return found
 
 
-def test_attention() -> None:
+def test_attention_starts_as_identity_and_matches_its_formula() -> None:
     torch.manual_seed(0)
     layer, x = SelfAttention(16), torch.randn(2, 16, 4, 6)
     assert torch.equal(layer(x), x)
@@ -271,7 +271,7 @@ def test_attention() -> None:
     assert {tuple(p.shape[:2]) for p in layer.parameters() if p.ndim} == {(2, 16), (8, 16), (16, 8)}
 
 
-def test_where_attention_stands() -> None:
+def test_attention_is_at_the_given_resolution() -> None:
     g, d = Generator(image(32), 4, 1, attention=16), Discriminator(image(32), 1, attention=8)
     assert [isinstance(layer, SelfAttention) for layer in g.attend] == [False, True, False]
     assert [isinstance(layer, SelfAttention) for layer in list(d.blocks)[1::2]] == [False, True, False, False]
@@ -300,19 +300,18 @@ def test_where_attention_stands() -> None:
     ],
     ids=" ".join,
 )
-def test_it_plays(options: list[str]) -> None:
+def test_resnet_trains(options: list[str]) -> None:
     play(compose(*options, *TINY, "model.width_multiplier=0.04"))
 
 
-def test_it_plays_in_bf16() -> None:
+def test_resnet_trains_in_bf16() -> None:
     play(
         compose("model=resnet", "model.classes=10", "model.generator.attention=8", *TINY, "model.width_multiplier=0.04"),
         "bf16-mixed",
     )
 
 
-def test_its_average_samples() -> None:
-    """The average has the spectral norm's vectors of the network it follows."""
+def test_average_copies_the_vectors_of_spectral_norm() -> None:
     composed = compose(
         "model=resnet", "model.generator.spectral_norm=true", "data.shape=[1,8,8]", *TINY, "model.width_multiplier=0.04"
     )
@@ -329,7 +328,7 @@ def test_its_average_samples() -> None:
 @pytest.mark.parametrize(
     "name, shape, counts", [("cifar10", [3, 32, 32], (1_053_825, 4_276_739)), ("celeba64", [3, 64, 64], None)]
 )
-def test_experiments(name: str, shape: list[int], counts: tuple[int, int] | None) -> None:
+def test_experiments_have_the_published_numbers(name: str, shape: list[int], counts: tuple[int, int] | None) -> None:
     composed = compose(f"experiment=sngan_{name}")
     assert composed["loss"]["_target_"] == "ganexp.losses.Hinge" and composed["data"]["shape"] == shape
     for player in ("generator", "discriminator"):

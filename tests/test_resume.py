@@ -36,8 +36,8 @@ STATEFUL = [  # averages in terms, probabilities in an augmentation, vectors in 
     ],
     ids=lambda c: c[0],
 )
-def test_six_steps_and_six_more_are_twelve(choices: list[str], cli: Callable[..., Answer], tmp_path: Path) -> None:
-    """In the middle of an epoch: three batches each."""
+def test_resumed_run_equals_the_whole_one(choices: list[str], cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """Stopped in the middle of an epoch of three batches."""
     whole, first, parts = (tmp_path / "outputs" / name for name in ("whole", "first", "parts"))
     assert cli(*choices, *SHORT, "trainer.max_steps=12", f"hydra.run.dir={whole}").code == 0
     assert cli(*choices, *SHORT, "trainer.max_steps=12", "callbacks.checkpoint.keep=9", f"hydra.run.dir={first}").code == 0
@@ -54,7 +54,7 @@ def test_six_steps_and_six_more_are_twelve(choices: list[str], cli: Callable[...
     assert record["status"] == "finished" and record["resumed_at"] == [6] and record["steps"] == 12
 
 
-def test_tensorboard_shows_one_curve(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_resumed_run_continues_the_tensorboard_curve(cli: Callable[..., Answer], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert cli("model=mlp", "data=sine", *SHORT, "trainer.max_steps=5", f"hydra.run.dir={run}").code == 0
     for file in ("last.ckpt", "step-00000005.ckpt"):
@@ -65,7 +65,7 @@ def test_tensorboard_shows_one_curve(cli: Callable[..., Answer], tmp_path: Path)
     assert [e.step for e in events.Scalars("loss/generator")] == list(range(1, 9))
 
 
-def test_a_damaged_checkpoint_is_left_aside(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_skipped_and_kept(cli: Callable[..., Answer], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert cli("model=mlp", "data=sine", *SHORT, "trainer.max_steps=6", f"hydra.run.dir={run}").code == 0
     for file in ("last.ckpt", "step-00000006.ckpt"):
@@ -89,7 +89,7 @@ def test_a_damaged_checkpoint_is_left_aside(cli: Callable[..., Answer], tmp_path
         (["run=outputs"], "run: not used by task=train"),
     ],
 )
-def test_mistakes(arguments: list[str], message: str, cli: Callable[..., Answer]) -> None:
+def test_resume_refuses_bad_arguments_in_one_message(arguments: list[str], message: str, cli: Callable[..., Answer]) -> None:
     answer = cli(*arguments)
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err
     assert not list(answer.folder.iterdir())
@@ -118,7 +118,9 @@ def short_run(cli: Callable[..., Answer], tmp_path: Path) -> Path:
         ("+hardware.precison=3", "hardware.precison: pytorch_lightning.Trainer has no such argument"),
     ],
 )
-def test_what_cannot_change(override: str, message: str, short_run: Path, cli: Callable[..., Answer]) -> None:
+def test_resume_refuses_options_that_cannot_change(
+    override: str, message: str, short_run: Path, cli: Callable[..., Answer]
+) -> None:
     before = {path: path.read_bytes() for path in short_run.rglob("*") if path.is_file()}
     (short_run / "checkpoints" / "last.ckpt").unlink()
     (short_run / "checkpoints" / "step-00000004.ckpt").unlink()
@@ -135,13 +137,13 @@ def test_what_cannot_change(override: str, message: str, short_run: Path, cli: C
         ("name: x\nseed: 1\n", "config.yaml is damaged or from another version of ganexp: it has no"),
     ],
 )
-def test_a_damaged_config(content: str, message: str, short_run: Path, cli: Callable[..., Answer]) -> None:
+def test_resume_refuses_a_damaged_config(content: str, message: str, short_run: Path, cli: Callable[..., Answer]) -> None:
     (short_run / "config.yaml").write_text(content)
     answer = cli("task=resume", f"run={short_run}")
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err
 
 
-def test_a_config_may_not_name_just_anything(short_run: Path, cli: Callable[..., Answer]) -> None:
+def test_resume_refuses_other_classes_in_an_edited_config(short_run: Path, cli: Callable[..., Answer]) -> None:
     (short_run / "checkpoints" / "last.ckpt").unlink()
     (short_run / "checkpoints" / "step-00000004.ckpt").unlink()
     text = (short_run / "config.yaml").read_text()
@@ -156,7 +158,7 @@ def test_a_config_may_not_name_just_anything(short_run: Path, cli: Callable[...,
     assert answer.code == 2 and "hardware._target_: the file asks to run os.system" in answer.err
 
 
-def test_cadences_and_loggers_may_change(short_run: Path, cli: Callable[..., Answer]) -> None:
+def test_resume_may_change_intervals_and_loggers(short_run: Path, cli: Callable[..., Answer]) -> None:
     kept = torch.load(short_run / "checkpoints" / "last.ckpt", weights_only=True)["config"]
     for file in ("last.ckpt", "step-00000004.ckpt"):
         (short_run / "checkpoints" / file).unlink()
@@ -170,8 +172,8 @@ def test_cadences_and_loggers_may_change(short_run: Path, cli: Callable[..., Ans
     assert now["logger"].keys() == {"csv"} and kept["logger"].keys() == {"csv", "tensorboard"}
 
 
-def test_a_callback_of_its_own_cadence(short_run: Path, cli: Callable[..., Answer]) -> None:
-    """What is set for a callback alone is taken, and wins over the trainer's."""
+def test_resume_may_change_the_interval_of_one_callback(short_run: Path, cli: Callable[..., Answer]) -> None:
+    """It wins over the trainer's."""
     for more in (["callbacks.samples.every=3"], ["trainer.samples_every=2", "callbacks.samples.every=3"]):
         for file in ("last.ckpt", "step-00000004.ckpt"):
             (short_run / "checkpoints" / file).unlink()
@@ -181,7 +183,7 @@ def test_a_callback_of_its_own_cadence(short_run: Path, cli: Callable[..., Answe
         assert (short_run / "samples" / "step-00000003.png").is_file()
 
 
-def test_a_config_that_was_edited(short_run: Path, cli: Callable[..., Answer]) -> None:
+def test_resume_refuses_a_config_that_differs_from_the_checkpoint(short_run: Path, cli: Callable[..., Answer]) -> None:
     file = short_run / "config.yaml"
     text = file.read_text()
     file.write_text(text.replace("seed: 5", "seed: 6", 1).replace("hidden:\n    - ", "hidden:\n    - 1", 1))
@@ -193,7 +195,7 @@ def test_a_config_that_was_edited(short_run: Path, cli: Callable[..., Answer]) -
     assert answer.code == 2 and "is at its last step, 4" in answer.err
 
 
-def test_other_data(cli: Callable[..., Answer], data_root: Path, tmp_path: Path) -> None:
+def test_resume_refuses_missing_and_changed_data(cli: Callable[..., Answer], data_root: Path, tmp_path: Path) -> None:
     shutil.copytree(data_root / "pictures", tmp_path / "pictures")
     folder = ["model=dcgan", "data=folder", f"data.root={tmp_path}/pictures", "data.shape=[3,16,16]"]
     assert cli(*folder, *SHORT, "data.batch_size=8", "trainer.max_steps=2", "hydra.run.dir=run").code == 0
@@ -206,7 +208,7 @@ def test_other_data(cli: Callable[..., Answer], data_root: Path, tmp_path: Path)
     assert answer.code == 2 and "differs from the data that the run was trained on" in answer.err
 
 
-def test_killed_before_its_first_checkpoint(short_run: Path, cli: Callable[..., Answer]) -> None:
+def test_run_killed_before_its_first_checkpoint_starts_again(short_run: Path, cli: Callable[..., Answer]) -> None:
     whole, metrics = state(short_run), (short_run / "metrics.csv").read_bytes()
     shutil.rmtree(short_run / "checkpoints")
     answer = cli("task=resume", f"run={short_run}")
@@ -218,7 +220,7 @@ def test_killed_before_its_first_checkpoint(short_run: Path, cli: Callable[..., 
 
 
 @pytest.mark.parametrize("name, said", [("samples", "is not a folder"), ("metrics.csv", "is a folder, not a file")])
-def test_a_folder_for_a_file(name: str, said: str, short_run: Path, cli: Callable[..., Answer]) -> None:
+def test_resume_refuses_a_folder_in_place_of_a_file(name: str, said: str, short_run: Path, cli: Callable[..., Answer]) -> None:
     path = short_run / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     path.write_text("") if name == "samples" else path.mkdir()
@@ -226,7 +228,7 @@ def test_a_folder_for_a_file(name: str, said: str, short_run: Path, cli: Callabl
     assert answer.code == 2 and f"{name} {said}" in answer.err
 
 
-def test_a_log_in_a_folder_of_its_own(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_resume_continues_a_log_in_its_own_folder(cli: Callable[..., Answer], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert cli("model=mlp", "data=sine", *SHORT, "trainer.max_steps=4", "logger.csv.name=mine", f"hydra.run.dir={run}").code == 0
     before = (run / "mine" / "metrics.csv").read_text().splitlines()

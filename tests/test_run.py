@@ -44,12 +44,12 @@ def events(answer: Answer) -> EventAccumulator:
     return EventAccumulator(str(answer.run), size_guidance={"images": 0, "scalars": 0}).Reload()
 
 
-def test_it_ends_well(answer: Answer) -> None:
+def test_run_finishes_without_warnings(answer: Answer) -> None:
     assert answer.code == 0, answer.err
     assert "Warning" not in answer.err, answer.err
 
 
-def test_the_event_file_counts_steps(answer: Answer) -> None:
+def test_event_file_counts_steps(answer: Answer) -> None:
     """Two optimizers, one axis: Lightning alone would count 15."""
     read = events(answer)
     assert [e.step for e in read.Scalars("loss/discriminator")] == list(range(1, 11))
@@ -60,7 +60,7 @@ def test_the_event_file_counts_steps(answer: Answer) -> None:
     assert rates == pytest.approx([2e-4 * (1 - step / 10) for step in range(10)], abs=1e-9)
 
 
-def test_the_event_file_holds_what_is_promised(answer: Answer) -> None:
+def test_event_file_holds_every_documented_scalar(answer: Answer) -> None:
     scalars = set(events(answer).Tags()["scalars"])
     terms = {"loss/discriminator/real", "loss/discriminator/fake", "loss/discriminator/r1", "loss/generator"}
     games = {
@@ -79,7 +79,7 @@ def test_hyper_parameters_reach_tensorboard(answer: Answer) -> None:
     assert "optimizer.generator.lr: 0.0002" in (answer.run / "hparams.yaml").read_text()
 
 
-def test_checkpoints(answer: Answer) -> None:
+def test_run_writes_last_best_and_step_checkpoints(answer: Answer) -> None:
     folder = answer.run / "checkpoints"
     assert {p.name for p in folder.iterdir()} == {"best.ckpt", "last.ckpt", "step-00000005.ckpt", "step-00000010.ckpt"}
     last = torch.load(folder / "last.ckpt", weights_only=True)
@@ -89,7 +89,7 @@ def test_checkpoints(answer: Answer) -> None:
     assert best["global_step"] == answer.record["best"]["step"]
 
 
-def test_best_is_the_smallest_value(answer: Answer) -> None:
+def test_best_checkpoint_has_the_smallest_value(answer: Answer) -> None:
     with open(answer.run / "metrics.csv") as file:
         values = {int(row["step"]): float(row["fid/classifier"]) for row in csv.DictReader(file) if row["fid/classifier"]}
     assert set(values) == {0, 5, 10}
@@ -99,7 +99,7 @@ def test_best_is_the_smallest_value(answer: Answer) -> None:
     assert best["value"] == pytest.approx(values[step])
 
 
-def test_pictures(answer: Answer) -> None:
+def test_run_writes_sample_grids_and_an_animation(answer: Answer) -> None:
     names = sorted(p.name for p in (answer.run / "samples").iterdir())
     assert names == ["step-00000000.png", "step-00000005.png", "step-00000010.png"]
     last = Image.open(answer.run / "samples" / names[-1]).convert("RGB")
@@ -109,7 +109,7 @@ def test_pictures(answer: Answer) -> None:
     assert gif.n_frames == 3 and gif.size == last.size
 
 
-def test_run_json(answer: Answer) -> None:
+def test_run_json_records_the_facts_of_the_run(answer: Answer) -> None:
     record = answer.record
     assert record["status"] == "finished" and record["steps"] == 10 and record["images_seen"] == 80 and record["seed"] == 0
     # by hand, width 2: G 110·(4·4) + BN 2·4 + 4·2·16 + BN 2·2 + 2·1·16 + 1; D 1·2·16 + 2 + 2·4·16 + BN 2·4 + (16 + 1) + 10·16
@@ -119,14 +119,14 @@ def test_run_json(answer: Answer) -> None:
     assert record["images_per_second"] > 0 and "git_commit" in record and "trainer.max_steps=10" in record["command"]
 
 
-def test_the_resolved_config(answer: Answer) -> None:
+def test_run_writes_its_resolved_config(answer: Answer) -> None:
     config = yaml.safe_load((answer.run / "config.yaml").read_text())
     assert "${" not in (answer.run / "config.yaml").read_text()
     assert config["model"]["generator"]["shape"] == [1, 8, 8] and config["trainer"]["max_steps"] == 10
     assert (answer.run / ".hydra" / "overrides.yaml").is_file()
 
 
-def test_what_it_says(answer: Answer) -> None:
+def test_run_prints_its_plan_progress_and_result(answer: Answer) -> None:
     before, after = answer.out.split("run folder", 1)
     for word in ("cdcgan", "parameters", "1,797 images", "steps", "device", "BCE + R1"):
         assert word in before
@@ -149,19 +149,19 @@ def test_progress_on_a_terminal_is_a_bar(cli: Callable[..., Answer], monkeypatch
     assert "\r100% |" in answer.err and "3/3 [" in answer.err
 
 
-def test_the_same_seed_gives_the_same_weights(cli: Callable[..., Answer], answer: Answer) -> None:
+def test_same_seed_gives_the_same_weights(cli: Callable[..., Answer], answer: Answer) -> None:
     again = cli(*LONGER, *NARROW["cdcgan"], "model.d_steps=2", "schedule=linear", "regularizer=[r1]", "trainer.metrics_every=3")
     weights = [torch.load(a.run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for a in (answer, again)]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
 
 
-def test_another_seed_gives_others(cli: Callable[..., Answer], answer: Answer) -> None:
+def test_another_seed_gives_other_weights(cli: Callable[..., Answer], answer: Answer) -> None:
     again = cli(*LONGER, *NARROW["cdcgan"], "model.d_steps=2", "schedule=linear", "regularizer=[r1]", "seed=1")
     weights = [torch.load(a.run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for a in (answer, again)]
     assert not weights[0]["generator.project.weight"].equal(weights[1]["generator.project.weight"])
 
 
-def test_points_are_a_scatter(cli: Callable[..., Answer]) -> None:
+def test_samples_of_points_are_drawn_as_a_scatter(cli: Callable[..., Answer]) -> None:
     answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"])
     assert answer.code == 0, answer.err
     colors = Image.open(answer.run / "samples" / "step-00000003.png").convert("RGB").getcolors(1 << 20)
@@ -177,25 +177,25 @@ def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path: Path, monkeypatc
         assert jobs.free_folder(cfg, "run").name == first.name + "_2"
 
 
-def test_the_best_is_kept_whatever_the_order_of_the_callbacks(cli: Callable[..., Answer]) -> None:
+def test_best_checkpoint_does_not_depend_on_the_order_of_callbacks(cli: Callable[..., Answer]) -> None:
     answer = cli(*TINY[:-3], "callbacks.metrics.num=32", "data.batch_size=8", *NARROW["cdcgan"], "callbacks=[checkpoint,metrics]")
     assert answer.code == 0, answer.err
     assert answer.record["best"] is not None and (answer.run / "checkpoints" / "best.ckpt").is_file()
 
 
-def test_a_checkpoint_holds_the_schedule_of_its_step(answer: Answer) -> None:
+def test_checkpoint_holds_the_schedule_of_its_step(answer: Answer) -> None:
     content = torch.load(answer.run / "checkpoints" / "step-00000005.ckpt", weights_only=True)
     assert [s["last_epoch"] for s in content["lr_schedulers"]] == [5, 5]
 
 
-def test_hparams_without_a_metric(cli: Callable[..., Answer]) -> None:
+def test_hyper_parameters_reach_tensorboard_without_metrics(cli: Callable[..., Answer]) -> None:
     answer = cli(*TINY, *NARROW["cdcgan"], "metrics=[]")
     assert answer.code == 0, answer.err
     assert any("hparams" in tag for tag in events(answer).summary_metadata)
     assert answer.record["images_per_second"] > 0
 
 
-def test_metrics_csv_is_there_while_it_runs(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_csv_is_written_during_the_run(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: object, trainer: pl.Trainer, *_: object) -> None:
         if trainer.global_step == 2:
             raise RuntimeError("stopped")
@@ -208,7 +208,7 @@ def test_metrics_csv_is_there_while_it_runs(cli: Callable[..., Answer], monkeypa
     assert (answer.run / "training.gif").is_file()
 
 
-def test_a_run_that_fails_says_so(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_run_says_so_in_one_message_and_record(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")
 
@@ -219,7 +219,7 @@ def test_a_run_that_fails_says_so(cli: Callable[..., Answer], monkeypatch: pytes
     assert "Traceback" in (answer.run / "error.txt").read_text()
 
 
-def test_a_checkpoint_that_is_not_written_is_an_error(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_fails_if_no_checkpoint_is_written(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pl.Trainer, "save_checkpoint", lambda *_: None)
     answer = cli(*TINY, *NARROW["cdcgan"])
     assert answer.code == 1 and "no checkpoint was written" in answer.err

@@ -30,7 +30,7 @@ def trained(cli: Cli, tmp_path: Path) -> Callable[..., Path]:
     return train
 
 
-def test_a_grid(cli: Cli, trained: Callable[..., Path]) -> None:
+def test_sample_writes_a_grid(cli: Cli, trained: Callable[..., Path]) -> None:
     answer = cli("task=sample", f"run={trained('cdcgan', 'digits')}", "task.num=20")
     assert answer.code == 0, answer.err
     assert "20 samples: " in answer.out and "alone.ckpt, step 3" in answer.out
@@ -38,21 +38,21 @@ def test_a_grid(cli: Cli, trained: Callable[..., Path]) -> None:
     assert picture.width > picture.height  # ten classes a row, two rows
 
 
-def test_single_pictures(cli: Cli, trained: Callable[..., Path]) -> None:
+def test_sample_writes_single_pictures(cli: Cli, trained: Callable[..., Path]) -> None:
     answer = cli("task=sample", f"run={trained('dcgan', 'digits')}", "task.num=3", "task.grid=false")
     files = sorted(answer.run.glob("*.png"))
     assert [f.name for f in files] == ["00000.png", "00001.png", "00002.png"]
     assert Image.open(files[0]).size == (8, 8) and Image.open(files[0]).mode == "L"
 
 
-def test_points(cli: Cli, trained: Callable[..., Path]) -> None:
+def test_sample_writes_points_and_a_scatter(cli: Cli, trained: Callable[..., Path]) -> None:
     answer = cli("task=sample", f"run={trained('mlp', 'sine')}", "task.num=50")
     assert answer.code == 0, answer.err
     assert np.load(answer.run / "samples.npy").shape == (50, 2)
     assert (answer.run / "scatter.png").is_file()
 
 
-def test_the_seed_decides(cli: Cli, trained: Callable[..., Path]) -> None:
+def test_samples_depend_on_the_seed_alone(cli: Cli, trained: Callable[..., Path]) -> None:
     checkpoint = trained("mlp", "sine")
     drawn = []
     for i, seed in enumerate((1, 1, 2)):
@@ -62,7 +62,7 @@ def test_the_seed_decides(cli: Cli, trained: Callable[..., Path]) -> None:
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
 
 
-def test_a_class(cli: Cli, trained: Callable[..., Path]) -> None:
+def test_sample_takes_a_label(cli: Cli, trained: Callable[..., Path]) -> None:
     checkpoint = trained("cdcgan", "digits", "optimizer.generator.lr=0.05")
     pictures = []
     for label in (3, 4):
@@ -72,14 +72,14 @@ def test_a_class(cli: Cli, trained: Callable[..., Path]) -> None:
     assert pictures[0] != pictures[1]
 
 
-def test_a_class_that_cannot_be(cli: Cli, trained: Callable[..., Path]) -> None:
+def test_sample_refuses_unknown_label(cli: Cli, trained: Callable[..., Path]) -> None:
     answer = cli("task=sample", f"run={trained('cdcgan', 'digits')}", "task.label=10")
     assert answer.code == 2 and "task.label: must be from 0 to 9 for this model, got 10" in answer.err
     answer = cli("task=sample", f"run={trained('dcgan', 'digits')}", "task.label=1")
     assert answer.code == 2 and "unconditional" in answer.err
 
 
-def test_evaluate(cli: Cli, trained: Callable[..., Path]) -> None:
+def test_evaluate_writes_metric_values(cli: Cli, trained: Callable[..., Path]) -> None:
     answer = cli(
         "task=evaluate", f"run={trained('cdcgan', 'digits')}", "metrics=[fid,swd]", "task.num_images=300", "extractor=random"
     )
@@ -92,8 +92,8 @@ def test_evaluate(cli: Cli, trained: Callable[..., Path]) -> None:
     assert "fid/random" in answer.out
 
 
-def test_evaluate_is_the_value_of_the_training(cli: Cli, trained: Callable[..., Path]) -> None:
-    """The same samples, the same real ones: the number in the run is the number anyone gets again."""
+def test_evaluate_reproduces_the_value_of_training(cli: Cli, trained: Callable[..., Path]) -> None:
+    """The same samples and the same real ones give the number in the run."""
     answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"])
     checkpoint = answer.run / "checkpoints" / "last.ckpt"
     last = answer.record["metrics"]["swd/pixels"]["last"]
@@ -103,7 +103,7 @@ def test_evaluate_is_the_value_of_the_training(cli: Cli, trained: Callable[..., 
     assert value == pytest.approx(last, rel=1e-6)
 
 
-def test_evaluate_on_other_data(cli: Cli, trained: Callable[..., Path], data_root: Path) -> None:
+def test_evaluate_takes_other_data_of_the_same_shape(cli: Cli, trained: Callable[..., Path], data_root: Path) -> None:
     checkpoint = trained("dcgan", "mnist", f"data.root={data_root}")
     answer = cli("task=evaluate", f"run={checkpoint}", "data=fashion_mnist", f"data.root={data_root}", "task.num_images=64")
     assert answer.code == 0, answer.err
@@ -112,7 +112,7 @@ def test_evaluate_on_other_data(cli: Cli, trained: Callable[..., Path], data_roo
     assert answer.code == 2 and "data.shape: [1, 8, 8], but the model generates [1, 28, 28]" in answer.err
 
 
-def test_a_checkpoint_of_other_shapes(cli: Cli, trained: Callable[..., Path]) -> None:
+def test_sample_refuses_a_checkpoint_of_other_shapes(cli: Cli, trained: Callable[..., Path]) -> None:
     import torch
 
     checkpoint = trained("mlp", "sine")
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_other_shapes(cli: Cli, trained: Callable[..., Path]) ->
     assert answer.code == 2 and "do not fit its config" in answer.err
 
 
-def test_a_class_of_ones_own_must_be_trusted(cli: Cli, tmp_path: Path) -> None:
+def test_sample_refuses_an_own_class_without_trust(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "my_latents.py").write_text("from ganexp.latents import Normal\n\n\nclass Wide(Normal):\n    pass\n")
     answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"], "model.latent._target_=my_latents.Wide")
     assert answer.code == 0, answer.err

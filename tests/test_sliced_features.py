@@ -30,7 +30,7 @@ def value(real: Tensor, fake: Tensor, d: nn.Module | None = None, **options: flo
     return found
 
 
-def test_by_hand() -> None:
+def test_distance_matches_a_computation_by_hand() -> None:
     """Sorted: 1, 2, 4 against 0, 2, 3 differ by 1, 0, 1, squared 2/3 in the mean; the real variance is 7/3. The second column is
     equal. The mean of both is 1/7."""
     real = torch.tensor([[2.0, 5.0], [4.0, 1.0], [1.0, 3.0]])
@@ -38,21 +38,21 @@ def test_by_hand() -> None:
     assert float(SlicedFeatures.distance(real, fake)) == pytest.approx(1 / 7)
 
 
-def test_of_the_same_distribution_it_is_nothing() -> None:
+def test_distance_of_the_same_distribution_is_near_zero() -> None:
     x = images(32)
     assert float(value(x, x.flip(0))) == pytest.approx(0, abs=1e-6)  # the order does not matter
     assert 0 < float(value(x, images(32, 1))) < 0.25 < float(value(x, images(32, 1) + 1))
 
 
-def test_weight_and_every_image_size() -> None:
+def test_term_scales_with_its_weight_and_takes_every_image_size() -> None:
     real, fake = images(8), images(8, 1)
     assert float(value(real, fake, weight=3.0)) == pytest.approx(3 * float(value(real, fake)), rel=1e-5)
     for side in (8, 15, 64):
         assert value(images(4, side=side), images(4, 1, side)).isfinite()
 
 
-def test_it_drives_alike_samples_apart() -> None:
-    """From samples that are nearly all alike, down its gradient, to the real ones' deviation."""
+def test_gradient_drives_similar_samples_apart() -> None:
+    """From samples that are nearly equal, by gradient descent, to the deviation of the real ones."""
     real = images(64)
     fake = (0.01 * images(64, 1)).requires_grad_()
     optimizer = torch.optim.Adam([fake], 0.05)
@@ -64,7 +64,7 @@ def test_it_drives_alike_samples_apart() -> None:
     assert float(fake.detach().std(0).mean()) == pytest.approx(1, abs=0.4)
 
 
-def test_only_g_learns() -> None:
+def test_term_trains_g_alone() -> None:
     term = SlicedFeatures()
     assert term.player == "generator" and not list(term.parameters())
     real, fake = images(8).requires_grad_(), images(8, 1).requires_grad_()
@@ -72,8 +72,8 @@ def test_only_g_learns() -> None:
     assert real.grad is None and fake.grad is not None and fake.grad.abs().sum() > 0
 
 
-def test_maps_of_d_count() -> None:
-    """A D that tells them apart makes them farther; flat features are left out."""
+def test_features_of_d_change_the_distance() -> None:
+    """A D that tells the batches apart makes the distance larger; flat features are left out."""
 
     class Sharper(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Output:
@@ -83,7 +83,7 @@ def test_maps_of_d_count() -> None:
     assert float(value(real, fake, Sharper())) > 2 * float(value(real, fake))
 
 
-def test_refused() -> None:
+def test_term_refuses_invalid_options_and_points() -> None:
     with pytest.raises(ValueError, match="directions: at least 1"):
         SlicedFeatures(directions=0)
     points = torch.zeros(4, 1)

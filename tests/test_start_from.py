@@ -22,7 +22,7 @@ def trained(cli: Callable[..., Answer], *arguments: str) -> Path:
     return answer.folder / "first"
 
 
-def test_the_weights_are_those_of_the_other_run(cli: Callable[..., Answer]) -> None:
+def test_start_from_takes_the_weights_of_the_other_run(cli: Callable[..., Answer]) -> None:
     first = trained(cli)
     answer = cli(
         "hydra.run.dir=second", "start_from=first", *MODEL, *TINY,
@@ -39,7 +39,7 @@ def test_the_weights_are_those_of_the_other_run(cli: Callable[..., Answer]) -> N
     assert "discriminator has the weights of" in (answer.folder / "second" / "log.txt").read_text()
 
 
-def test_frozen_layers_keep_what_they_were_given(cli: Callable[..., Answer]) -> None:
+def test_frozen_layers_keep_the_weights_they_start_from(cli: Callable[..., Answer]) -> None:
     first = trained(cli)
     answer = cli(
         "hydra.run.dir=second", "start_from=first", "constraint=[freeze]", "constraint.freeze.layers=1", *MODEL, *TINY, "seed=5"
@@ -50,7 +50,7 @@ def test_frozen_layers_keep_what_they_were_given(cli: Callable[..., Answer]) -> 
     assert not before["discriminator.blocks.2.weight"].equal(after["discriminator.blocks.2.weight"])
 
 
-def test_what_does_not_fit_is_new_and_said(cli: Callable[..., Answer]) -> None:
+def test_tensors_that_do_not_fit_are_new_and_noted(cli: Callable[..., Answer]) -> None:
     trained(cli)
     answer = cli("hydra.run.dir=second", "start_from=first", "model=cdcgan", *NARROW["cdcgan"], *TINY)
     assert answer.code == 0, answer.err
@@ -64,13 +64,13 @@ def answer_record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_other_networks_are_refused(cli: Callable[..., Answer]) -> None:
+def test_start_from_refuses_other_networks(cli: Callable[..., Answer]) -> None:
     trained(cli)
     answer = cli("hydra.run.dir=second", "start_from=first", "model=mlp", *NARROW["mlp"], *TINY)
     assert answer.code == 2 and "has no weights that fit this model's" in answer.err
     assert not (answer.folder / "second").exists()
 
 
-def test_a_run_that_is_not_there(cli: Callable[..., Answer]) -> None:
+def test_start_from_names_a_missing_run(cli: Callable[..., Answer]) -> None:
     answer = cli("start_from=nowhere", *MODEL, *TINY)
     assert answer.code == 2 and answer.err.strip() == "ganexp: start_from: there is no file or folder nowhere"

@@ -27,7 +27,7 @@ def test_one_batch_is_one_step() -> None:
 
 
 @pytest.mark.parametrize("d_steps", [1, 2, 3])
-def test_every_d_steps_th_batch_updates_g(d_steps: int) -> None:
+def test_g_is_updated_at_every_d_steps_th_batch(d_steps: int) -> None:
     watch = Watch()
     start = nn.utils.parameters_to_vector(make_gan().generator.parameters())
     fit(make_gan(d_steps=d_steps), 6, watch)
@@ -37,8 +37,8 @@ def test_every_d_steps_th_batch_updates_g(d_steps: int) -> None:
     assert all(not a.equal(b) for a, b in pairwise(watch.d))
 
 
-def test_the_step_is_the_published_one() -> None:
-    """Two steps by hand, with plain torch, give the same weights."""
+def test_step_equals_plain_torch() -> None:
+    """Two steps by hand give the same weights."""
     system = make_gan()
     watch = Watch()
     z: list[Tensor] = []
@@ -73,7 +73,7 @@ def test_the_step_is_the_published_one() -> None:
         torch.testing.assert_close(nn.utils.parameters_to_vector(g.parameters()), watch.g[k])
 
 
-def test_d_collects_nothing_while_g_learns() -> None:
+def test_d_collects_no_gradient_while_g_is_updated() -> None:
     system = make_gan()
     seen = []
 
@@ -88,7 +88,7 @@ def test_d_collects_nothing_while_g_learns() -> None:
     assert all(p.requires_grad for p in system.discriminator.parameters())
 
 
-def test_fresh_fakes_are_a_second_batch() -> None:
+def test_fresh_fakes_generates_a_second_batch() -> None:
     for fresh, draws in ((False, 1), (True, 2)):
         system = make_gan(fresh_fakes=fresh)
         calls: list[int] = []
@@ -97,7 +97,7 @@ def test_fresh_fakes_are_a_second_batch() -> None:
         assert len(calls) == 3 * draws
 
 
-def test_a_lazy_regularizer_weighs_as_much() -> None:
+def test_lazy_regularizer_is_weighted_n_fold() -> None:
     penalties: list[int] = []
 
     class Count(regularizers.R1):
@@ -116,7 +116,7 @@ def test_a_lazy_regularizer_weighs_as_much() -> None:
     torch.testing.assert_close(lazy.scalars.latest["loss/discriminator/r1"], 4 * eager.scalars.latest["loss/discriminator/r1"])
 
 
-def test_a_relativistic_loss_compares_with_the_real_batch_that_d_was_updated_on() -> None:
+def test_relativistic_loss_of_g_uses_the_real_batch_of_d() -> None:
     compared: list[Tensor] = []
 
     class Spy(losses.Relativistic):
@@ -136,7 +136,7 @@ def test_a_relativistic_loss_compares_with_the_real_batch_that_d_was_updated_on(
     torch.testing.assert_close(compared[-1], as_output(updated(batches.real, batches.y)).logits)
 
 
-def test_the_average_follows_the_generator() -> None:
+def test_average_follows_the_generator() -> None:
     system = make_gan(ema_half_life=16.0)
     watch = Watch()
     fit(system, 5, watch)
@@ -154,7 +154,7 @@ def test_schedules_count_steps() -> None:
     assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == pytest.approx([0.1, 0.05])
 
 
-def test_a_schedule_is_made_once() -> None:
+def test_schedule_is_created_once() -> None:
     """A second one would take its first factor from the rate that the first has lowered."""
     system = make_gan(schedule=lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, total_iters=10))
     system.make_optimizers()  # as the check before a run does
@@ -163,13 +163,13 @@ def test_a_schedule_is_made_once() -> None:
     assert system.scalars.numbers["lr/discriminator"] == pytest.approx(0.02)
 
 
-def test_images_seen() -> None:
+def test_images_seen_counts_real_images() -> None:
     system = make_gan()
     fit(system, 5)
     assert system.images_seen == 5 * 16
 
 
-def test_sampling_restores_what_it_changes() -> None:
+def test_sample_restores_training_modes() -> None:
     system = make_gan(generator=nn.Sequential())
     system.generator = mlp.Generator([2], 2, [8])
     system.generator.hidden.append(nn.Dropout())
@@ -230,7 +230,7 @@ class Norms(pl.Callback):
         {"fresh_fakes": True, "clip_g": 0.01, "clip_d": 0.1},
     ],
 )
-def test_a_batch_in_parts_is_the_batch(changes: dict[str, Any]) -> None:
+def test_accumulated_parts_equal_the_whole_batch(changes: dict[str, Any]) -> None:
     whole, parts, draws = Watch(), Watch(), 5
     one = make_gan(**changes)
     fit(one, draws, whole)
@@ -259,13 +259,13 @@ def test_each_network_is_clipped_by_its_own_norm() -> None:
     assert loose.norms == free.norms
 
 
-def test_what_parts_and_norms_may_be() -> None:
+def test_gan_refuses_invalid_accumulate_and_clip() -> None:
     for changes, message in (({"accumulate": 0}, "accumulate: must be at least 1"), ({"clip_g": 0.0}, "clip_g: must be above 0")):
         with pytest.raises(ValueError, match=message):
             make_gan(**changes)
 
 
-def test_classes_of_unlabelled_data_are_refused() -> None:
+def test_gan_refuses_invalid_classes_and_d_steps() -> None:
     with pytest.raises(ValueError, match="classes"):
         make_gan(classes=0)
     with pytest.raises(ValueError, match="d_steps"):
@@ -289,7 +289,7 @@ def in_16_bits(scale: float, **changes: Any) -> tuple[GAN, Watch, torch.amp.Grad
 
 
 @pytest.mark.parametrize("changes", [{}, {"clip_g": 0.01, "clip_d": 0.1}])
-def test_the_loss_scale_changes_neither_update_nor_logged_norm(changes: dict[str, Any]) -> None:
+def test_loss_scale_changes_neither_update_nor_logged_norm(changes: dict[str, Any]) -> None:
     expected, plain = Watch(), make_gan(**changes)
     fit(plain, 1, expected)
     system, watch, _ = in_16_bits(1024.0, **changes)
@@ -299,7 +299,7 @@ def test_the_loss_scale_changes_neither_update_nor_logged_norm(changes: dict[str
         torch.testing.assert_close(system.scalars.latest[name], plain.scalars.latest[name], rtol=0.02, atol=1e-3)
 
 
-def test_a_gradient_that_overflows_in_16_bits_is_skipped() -> None:
+def test_overflowing_float16_gradient_is_skipped() -> None:
     system, watch, scaler = in_16_bits(2.0**126)
     before = make_gan()
     assert torch.equal(watch.d[0], nn.utils.parameters_to_vector(before.discriminator.parameters()))

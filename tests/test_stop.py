@@ -36,7 +36,7 @@ def wait_for_steps(run: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_stops_after_the_step(number: signal.Signals, cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_signal_stops_after_the_step(number: signal.Signals, cli: Callable[..., Answer], tmp_path: Path) -> None:
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     process = start(tmp_path, *RUN, f"hydra.run.dir={parts}")
     wait_for_steps(parts, process)
@@ -67,7 +67,7 @@ def test_two_processes_stop_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_with_the_job_that_was_stopped(tmp_path: Path) -> None:
+def test_stopped_job_ends_the_sweep(tmp_path: Path) -> None:
     process = start(tmp_path, "-m", "seed=1,2", *RUN, "hydra.sweep.dir=sweep")
     wait_for_steps(tmp_path / "sweep" / "0", process)
     process.send_signal(signal.SIGINT)

@@ -69,21 +69,21 @@ PUBLISHED = [  # side, channel base, greatest, layers of the mapping, parameters
 
 
 @pytest.mark.parametrize("side, base, greatest, layers, g, d", PUBLISHED)
-def test_published_sizes(side: int, base: int, greatest: int, layers: int, g: int, d: int) -> None:
+def test_networks_have_the_published_parameter_counts(side: int, base: int, greatest: int, layers: int, g: int, d: int) -> None:
     with torch.device("meta"):
         assert count(Generator((3, side, side), 512, 512, base, greatest, layers)) == g
         assert count(Discriminator((3, side, side), base, greatest)) == d
 
 
 @pytest.mark.parametrize("side, g, d", [(32, 1_050_195, 1_153_473), (64, 1_094_520, 1_183_137), (128, 1_109_773, 1_190_545)])
-def test_the_size_of_the_model(side: int, g: int, d: int) -> None:
+def test_model_option_has_the_documented_parameter_counts(side: int, g: int, d: int) -> None:
     """model=stylegan2, without another number."""
     with torch.device("meta"):
         system = build(compose("model=stylegan2", f"data.shape=[3,{side},{side}]")["model"], "model")
     assert (count(system.generator), count(system.discriminator)) == (g, d)
 
 
-def test_the_sizes_for_cifar() -> None:
+def test_cifar_networks_have_the_published_parameter_counts() -> None:
     with torch.device("meta"):
         for classes, g, d in ((None, 19_947_539, 20_720_641), (10, 20_215_315, 23_089_664)):
             assert count(Generator((3, 32, 32), 512, 512, 32768, 512, 2, classes=classes)) == g
@@ -95,7 +95,7 @@ SHAPES = [(1, 8, 8), (3, 16, 16), (1, 28, 28), (3, 32, 32), (4, 24, 32), (3, 256
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("classes", [None, 3])
-def test_images_grey_and_in_colour(shape: tuple[int, ...], classes: int | None) -> None:
+def test_networks_take_grey_and_colour_with_and_without_classes(shape: tuple[int, ...], classes: int | None) -> None:
     x = tiny_g(shape, classes=classes)(torch.randn(4, 5), Y)
     assert x.shape == (4, *shape) and x.isfinite().all()
     for architecture in ("resnet", "orig"):
@@ -107,13 +107,13 @@ def test_images_grey_and_in_colour(shape: tuple[int, ...], classes: int | None) 
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 4, 4), (3, 100, 100), (3, 64, 36), (3, 9, 9), (64, 64)])
-def test_other_images_are_refused(shape: tuple[int, ...]) -> None:
+def test_networks_refuse_other_image_sizes(shape: tuple[int, ...]) -> None:
     for make in (tiny_g, tiny_d):
         with pytest.raises(ValueError, match=r"this network needs images .*, got shape \["):
             make(shape)
 
 
-def test_map_sizes() -> None:
+def test_map_sizes_halve_down_to_the_smallest_map() -> None:
     assert map_sizes([3, 64, 64]) == [(4, 4), (8, 8), (16, 16), (32, 32), (64, 64)]
     assert map_sizes([1, 28, 28]) == [(7, 7), (14, 14), (28, 28)] and map_sizes([1, 8, 16]) == [(4, 8), (8, 16)]
 
@@ -122,7 +122,7 @@ REFUSED: list[tuple[str, Any]] = [("w_dim", 0), ("channel_base", 0), ("channel_m
 
 
 @pytest.mark.parametrize("name, value", REFUSED)
-def test_numbers_that_make_no_sense(name: str, value: Any) -> None:
+def test_generator_refuses_invalid_arguments(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name}: "):
         Generator((1, 8, 8), 4, **{name: value})
 
@@ -130,8 +130,8 @@ def test_numbers_that_make_no_sense(name: str, value: Any) -> None:
 # -- the filter --------------------------------------------------------------------------------------------------------
 
 
-def test_the_filter_keeps_what_is_flat() -> None:
-    """Its taps sum to 1, to 4 where three of four pixels are new."""
+def test_filters_keep_flat_images() -> None:
+    """The taps sum to 1, and to 4 where three of four pixels are new."""
     x = torch.ones(2, 3, 8, 8)
     for y in (up(x)[:, :, 1:-1, 1:-1], down(x)[:, :, 1:-1, 1:-1], blur(x, 2)[:, :, 2:-2, 2:-2]):
         torch.testing.assert_close(y, torch.ones_like(y))
@@ -140,13 +140,13 @@ def test_the_filter_keeps_what_is_flat() -> None:
     assert (blur(point, 2)[0, 0, 4:7, 4] * 64 / 3).tolist() == pytest.approx([3, 3, 1])
 
 
-def test_the_filter_smooths_twice_the_size() -> None:
+def test_upsampling_interpolates_linearly() -> None:
     """A quarter of the way to the next pixel."""
     x = torch.tensor([0.0, 4, 8, 0]).expand(1, 1, 4, 4).contiguous()
     assert up(x)[0, 0, 4].tolist() == pytest.approx([0, 1, 3, 5, 7, 6, 2, 0])
 
 
-def test_the_filters_derivatives() -> None:
+def test_filters_can_be_differentiated_twice() -> None:
     x = torch.randn(2, 2, 4, 6, dtype=torch.float64, requires_grad=True)
     for f in (up, down, lambda x: blur(x, 1, 4.0), lambda x: blur(x, 2)):
         square = lambda x, f=f: f(x).square()  # noqa: E731
@@ -159,8 +159,8 @@ def test_the_filters_derivatives() -> None:
 
 
 @pytest.mark.parametrize("upsample", [False, True])
-def test_the_style_scales_the_weights(upsample: bool) -> None:
-    """Against the published form: for each sample, weights times style, demodulated, one convolution."""
+def test_styled_convolution_equals_the_published_form(upsample: bool) -> None:
+    """For each sample, weights times style, demodulated, one convolution."""
     torch.manual_seed(0)
     layer = StyledConv(5, 7, 6, (8, 8), upsample).double()
     nn.init.normal_(layer.bias)
@@ -178,7 +178,7 @@ def test_the_style_scales_the_weights(upsample: bool) -> None:
         torch.testing.assert_close(found[n : n + 1], y)
 
 
-def test_a_styled_convolution_keeps_the_variance() -> None:
+def test_styled_convolution_keeps_the_variance() -> None:
     torch.manual_seed(0)
     x, style, weight = torch.randn(4, 64, 16, 16), torch.randn(4, 64).exp(), torch.randn(64, 64, 3, 3)
     y = stylegan2.modulated_conv(x, weight, style) * stylegan2.demodulation(weight, style)
@@ -187,7 +187,7 @@ def test_a_styled_convolution_keeps_the_variance() -> None:
     assert inner.var((0, 2, 3)).sub(1).abs().max() < 0.25
 
 
-def test_the_styles_size_does_not_matter_except_for_rgb() -> None:
+def test_style_size_matters_for_rgb_alone() -> None:
     torch.manual_seed(0)
     styled, rgb = StyledConv(5, 7, 6, (8, 8), False), ToRGB(5, 3, 6)
     x, w = torch.randn(3, 5, 8, 8), torch.randn(3, 6)
@@ -200,7 +200,7 @@ def test_the_styles_size_does_not_matter_except_for_rgb() -> None:
     torch.testing.assert_close(rgb(x, w), 10 * before[1])
 
 
-def test_at_the_start_the_noise_is_not_heard() -> None:
+def test_noise_has_no_effect_at_the_start_and_in_evaluation() -> None:
     g, z = tiny_g((3, 16, 16), mixing=0.0), torch.randn(4, 5)
     assert torch.equal(g(z, Y), g(z, Y)) and torch.equal(g(z, Y), g.eval()(z, Y))
     g(z, Y).square().sum().backward()
@@ -210,7 +210,7 @@ def test_at_the_start_the_noise_is_not_heard() -> None:
     assert torch.equal(g(z, Y), g(z, Y))  # a z is one picture
 
 
-def test_the_noise_learns_its_strength() -> None:
+def test_noise_strength_gets_a_gradient() -> None:
     g = tiny_g((3, 16, 16))
     g(torch.randn(4, 5), Y).square().sum().backward()
     strengths = [m.strength for m in g.modules() if isinstance(m, StyledConv)]
@@ -220,7 +220,7 @@ def test_the_noise_learns_its_strength() -> None:
 # -- w -----------------------------------------------------------------------------------------------------------------
 
 
-def test_map_and_synthesize_are_the_generator() -> None:
+def test_map_then_synthesize_equals_the_generator() -> None:
     g, z = noisy(tiny_g((3, 32, 32), classes=3)).eval(), torch.randn(4, 5)
     w = g.map(z, Y)
     assert w.shape == (4, 8, 6) and (w == w[:, :1]).all()  # 2 · log2(32) - 2 layers
@@ -228,19 +228,19 @@ def test_map_and_synthesize_are_the_generator() -> None:
     assert g.w_mean.shape == (6,)
 
 
-def test_every_layer_has_its_own_style() -> None:
+def test_every_layer_uses_its_own_style() -> None:
     g = tiny_g((3, 32, 32)).eval()
     w = torch.randn(1, 8, 6).requires_grad_()
     g.synthesize(w).square().sum().backward()
     assert w.grad is not None and (w.grad.abs().sum(2) > 0).all()
 
 
-def test_the_mapping_does_not_heed_the_length_of_z() -> None:
+def test_mapping_ignores_the_length_of_z() -> None:
     g, z = tiny_g((1, 8, 8)).eval(), torch.randn(4, 5)
     torch.testing.assert_close(g.map(z, Y), g.map(7 * z, Y))
 
 
-def test_styles_are_mixed_only_while_training() -> None:
+def test_styles_are_mixed_in_training_only() -> None:
     torch.manual_seed(0)
     g, z = tiny_g((1, 16, 16), mixing=1.0), torch.randn(4, 5)
     plain = g.synthesize(g.map(z, Y))
@@ -250,8 +250,8 @@ def test_styles_are_mixed_only_while_training() -> None:
     torch.testing.assert_close(never(z, Y), never.synthesize(never.map(z, Y)))
 
 
-def test_where_styles_are_mixed() -> None:
-    """From a layer on that is any but the first, in 9 of 10 images."""
+def test_styles_are_mixed_from_a_random_layer_on() -> None:
+    """From any layer but the first, in 9 of 10 images."""
     torch.manual_seed(0)
     g = tiny_g((1, 32, 32))
     mixed = g.mix(torch.zeros(6000, 8, 6), torch.ones(6000, 6))
@@ -261,7 +261,7 @@ def test_where_styles_are_mixed() -> None:
     assert starts[8].item() == pytest.approx(0.1, abs=0.02) and starts[1:8].tolist() == pytest.approx([0.9 / 7] * 7, abs=0.02)
 
 
-def test_the_mean_of_w_follows_while_training() -> None:
+def test_mean_of_w_follows_in_training_only() -> None:
     g, z = tiny_g((1, 8, 8)), torch.randn(4, 5)
     w = g.eval().map(z, Y)[:, 0]
     assert not g.w_mean.any()
@@ -272,7 +272,7 @@ def test_the_mean_of_w_follows_while_training() -> None:
     assert "w_mean" in g.state_dict() and not g.w_mean.requires_grad
 
 
-def test_truncated_to_nothing_all_are_one_picture() -> None:
+def test_truncation_0_gives_one_picture() -> None:
     system = build(compose("model=stylegan2", "model.width_multiplier=0.04")["model"], "model")
     noisy(system.generator).w_mean.normal_()
     system.ema.update(system.generator, 8, 8)
@@ -286,7 +286,7 @@ def test_truncated_to_nothing_all_are_one_picture() -> None:
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 
-def test_only_conditional_networks_heed_the_label() -> None:
+def test_only_conditional_networks_depend_on_the_label() -> None:
     torch.manual_seed(0)
     z, x = torch.randn(4, 5), torch.randn(4, 1, 16, 16)
     for classes in (None, 3):
@@ -295,7 +295,7 @@ def test_only_conditional_networks_heed_the_label() -> None:
             assert torch.equal(f(Y), f((Y + 1) % 3)) == (classes is None)
 
 
-def test_the_deviation_of_the_batch_is_seen() -> None:
+def test_minibatch_std_makes_logits_depend_on_the_batch() -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 1, 16, 16)
     for size in (4, 0):
@@ -315,7 +315,7 @@ def game(classes: int | None, differentiable: list[str], architecture: Any = "re
 
 @pytest.mark.parametrize("classes", [None, 3])
 @pytest.mark.parametrize("architecture", ["resnet", "orig"])
-def test_r1_is_learned_from(classes: int | None, architecture: str) -> None:
+def test_r1_trains_every_weight_of_d(classes: int | None, architecture: str) -> None:
     played = game(classes, ["real"], architecture)
     R1()(played).backward()
     moved = {name for name, p in played.discriminator.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -323,7 +323,7 @@ def test_r1_is_learned_from(classes: int | None, architecture: str) -> None:
     assert {name for name, p in played.discriminator.named_parameters() if name.endswith("weight")} <= moved
 
 
-def test_path_length_is_learned_from() -> None:
+def test_path_length_trains_g() -> None:
     played, term = game(3, []), PathLength()
     term(played).backward()
     assert term.mean > 0 and played.scalars["path_length"] > 0
@@ -334,7 +334,7 @@ def test_path_length_is_learned_from() -> None:
         assert gradient is not None and gradient.abs().sum() > 0, name
 
 
-def test_second_derivatives_are_right() -> None:
+def test_second_derivatives_match_finite_differences() -> None:
     torch.manual_seed(0)
     d = tiny_d((1, 8, 8), channel_base=16, channel_max=2, minibatch_std=0).double()
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
@@ -350,7 +350,7 @@ SMALL = [*TINY, "model.width_multiplier=0.04", "data.shape=[1,16,16]"]
 TERMS = ["regularizer=[r1,path_length]", "regularizer.path_length.every=1"]
 
 
-def test_two_batches_of_itself() -> None:
+def test_stylegan2_trains() -> None:
     system = play(compose("model=stylegan2", "model.classes=10", "augment=[ada]", "augment.ada.p=0.5", *TERMS, *SMALL))
     assert system.generator.w_mean.abs().sum() > 0
     assert system.ema is not None and torch.equal(system.ema.average.w_mean, system.generator.w_mean)
@@ -358,32 +358,32 @@ def test_two_batches_of_itself() -> None:
 
 
 @pytest.mark.parametrize("half", ["generator", "discriminator"])
-def test_two_batches_with_another(half: str) -> None:
+def test_networks_train_with_another_models_network(half: str) -> None:
     terms = TERMS if half == "generator" else ["regularizer=[r1]"]
     play(compose("model=dcgan", f"model/{half}=stylegan2", "data.shape=[3,16,16]", *TINY, "model.width_multiplier=0.04", *terms))
 
 
-def test_as_an_encoder() -> None:
+def test_discriminator_serves_as_an_encoder() -> None:
     system = build(
         compose("model=vae", "model/discriminator@model.encoder=stylegan2", *SMALL, "model.latent.dim=3")["model"], "model"
     )
     system.check_shapes((1, 16, 16))
 
 
-def test_spectral_norm_finds_the_layers() -> None:
+def test_spectral_norm_applies_to_the_layers() -> None:
     d = SpectralNorm().apply(tiny_d((1, 16, 16)))
     assert d(torch.randn(4, 1, 16, 16), Y).logits.isfinite().all()
     assert sum("original" in name for name, _ in d.named_parameters()) == 1 + 2 * 3 + 3
 
 
-def test_a_copy_is_its_own() -> None:
+def test_copy_has_its_own_mean_of_w() -> None:
     g = tiny_g((1, 8, 8))
     two = copy.deepcopy(g)
     g(torch.randn(4, 5), Y)
     assert not two.w_mean.any()
 
 
-def test_the_experiment_is_as_published() -> None:
+def test_experiment_has_the_published_numbers() -> None:
     composed = compose("experiment=stylegan2_ada")
     model, batch = composed["model"], composed["data"]["batch_size"]
     with torch.device("meta"):

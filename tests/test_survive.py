@@ -177,8 +177,8 @@ class Before:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_killed_thirty_times(tmp_path: Path) -> None:
-    """SIGKILL while it starts, while it writes a checkpoint, and in between: in the end it is the run that never stopped."""
+def test_run_killed_thirty_times_equals_the_whole_one(tmp_path: Path) -> None:
+    """SIGKILL while it starts, while it writes a checkpoint, and in between."""
     whole, parts, chance = tmp_path / "whole", tmp_path / "parts", random.Random(0)
     begun = time.monotonic()
     run = Run(tmp_path, *LONG, f"hydra.run.dir={whole}")
@@ -223,8 +223,8 @@ HEAVY = [
 
 
 @pytest.mark.slow
-def test_stopped_in_every_way(tmp_path: Path) -> None:
-    """SIGTERM, SIGINT, and SIGINT twice within a step, which stops at once: no checkpoint, and it still goes on."""
+def test_run_stopped_by_every_signal_continues(tmp_path: Path) -> None:
+    """SIGTERM, SIGINT, and SIGINT twice within a step, which stops at once without a checkpoint."""
     whole, parts, chance = tmp_path / "whole", tmp_path / "parts", random.Random(1)
     run = Run(tmp_path, *HEAVY, f"hydra.run.dir={whole}")
     assert run.end() == 0, run.said()
@@ -322,10 +322,10 @@ def check_goes_on(cli: Callable[..., Answer], folder: Path, uninterrupted: Path,
         pytest.param(5_000, "csv", "metrics.csv", marks=pytest.mark.slow),
     ],
 )
-def test_a_file_that_may_not_grow(
+def test_run_that_cannot_grow_a_file_fails_and_continues(
     limit: int, logger: str, suspect: str, cli: Callable[..., Answer], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """As where a quota ends: a checkpoint, the event file or the next row does not fit. The record says so."""
+    """As at the end of a quota: a checkpoint, the event file or the next row does not fit. The record says so."""
     folder = tmp_path / "run"
     run = Run(tmp_path, *SINE, f"logger=[{logger}]", f"hydra.run.dir={folder}")
     meanwhile(run, folder, lambda: resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (limit, limit)))
@@ -337,7 +337,9 @@ def test_a_file_that_may_not_grow(
 
 
 @pytest.mark.slow
-def test_a_full_disk(disk: Path, cli: Callable[..., Answer], uninterrupted: Path, tmp_path: Path) -> None:
+def test_run_on_a_full_disk_fails_and_continues(
+    disk: Path, cli: Callable[..., Answer], uninterrupted: Path, tmp_path: Path
+) -> None:
     folder, filler = disk / "run", disk / "filler"
 
     def fill() -> None:
@@ -364,7 +366,7 @@ def allow(folder: Path, writing: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_that_turns_read_only(cli: Callable[..., Answer], uninterrupted: Path, tmp_path: Path) -> None:
+def test_run_whose_folder_turns_read_only_continues(cli: Callable[..., Answer], uninterrupted: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = Run(tmp_path, *SINE, f"hydra.run.dir={folder}", setup=bound_by_rights)
     meanwhile(run, folder, lambda: allow(folder, writing=False))
@@ -419,8 +421,8 @@ def check_constant(counts: np.ndarray) -> None:
 
 
 @pytest.mark.slow
-def test_a_long_run_does_not_grow(tmp_path: Path) -> None:
-    """20,000 steps: the same memory, files and threads after the first 5,000."""
+def test_long_run_leaks_no_memory_files_or_threads(tmp_path: Path) -> None:
+    """20,000 steps: as many as after the first 5,000."""
     run = Run(
         tmp_path, "model=mlp", "data=sine", "hardware=cpu", "hardware.precision=32-true",
     "model.width_multiplier=0.25",
@@ -456,8 +458,8 @@ def in_session(session: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_hundred_jobs_leave_nothing_behind(tmp_path: Path) -> None:
-    """No process, no temporary file, no shared memory, no file or thread that stays open: only the sweep's folder."""
+def test_hundred_jobs_leave_nothing_behind(tmp_path: Path) -> None:
+    """No process, no temporary file, no shared memory, no open file or thread: only the sweep's folder."""
     temporary, work = tmp_path / "temporary", tmp_path / "work"
     temporary.mkdir()
     work.mkdir()
@@ -511,10 +513,10 @@ MATRIX = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model, regularizer, d_steps", MATRIX)
-def test_four_steps_and_four_more_are_eight(
+def test_resumed_run_equals_the_whole_one(
     model: str, regularizer: str, d_steps: int, data_root: Path, cli: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    """In the middle of an epoch, and between two updates of G."""
+    """Stopped in the middle of an epoch, and between two updates of G."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     choices = [f"model={model}", *SHORT, *data_for(model, data_root), "trainer.max_steps=8", "callbacks.checkpoint.keep=9"]
     if model not in ONE_PLAYER:
@@ -532,8 +534,8 @@ def test_four_steps_and_four_more_are_eight(
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_and_one_goes_on_as_two(tmp_path: Path) -> None:
-    """Two ranks bit for bit; from one to two not, and it says so."""
+def test_run_of_two_processes_resumes_on_two_and_on_one(tmp_path: Path) -> None:
+    """Bit for bit on two; going from one to two is not, and the run says so."""
     choices = ["model=cdcgan", "regularizer=[r1]", *SHORT, "trainer.max_steps=8", "callbacks.checkpoint.keep=9"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run = Run(tmp_path, *choices, "hardware=ddp_cpu", f"hydra.run.dir={whole}")

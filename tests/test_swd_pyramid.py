@@ -29,7 +29,7 @@ def smooth(n: int, seed: int, side: int = 64) -> Tensor:
     return torch.stack(parts).sum(0).tanh()
 
 
-def test_by_hand() -> None:
+def test_value_matches_a_computation_by_hand() -> None:
     """Images of one grey, as large as a patch: -1 and 1 against -1, -1, -1 and 1. Scaled, the fakes are thrice -1/√3 and once √3;
     the sorted ones are 1 - 1/√3 apart for a half, 1 + 1/√3 for a quarter, √3 - 1 for a quarter. A direction with the sum s makes
     that |s| times as much."""
@@ -42,7 +42,7 @@ def test_by_hand() -> None:
     assert measure(real, fake, directions=256) == pytest.approx({"swd_pyramid": expected, "swd_pyramid_7": expected}, rel=1e-4)
 
 
-def test_levels() -> None:
+def test_every_level_has_its_own_value() -> None:
     x = smooth(8, 0)
     found = measure(x, x + 0.1 * torch.randn_like(x), patches=16)
     assert list(found) == ["swd_pyramid", "swd_pyramid_64", "swd_pyramid_32", "swd_pyramid_16"]
@@ -50,8 +50,8 @@ def test_levels() -> None:
     assert [tuple(level.shape[2:]) for level in laplacian_pyramid(torch.randn(2, 1, 64, 50), 3)] == [(64, 50), (32, 25), (16, 13)]
 
 
-def test_the_pyramid_is_exact() -> None:
-    """The image is what its levels add up to; a flat one is in the coarsest level alone."""
+def test_pyramid_levels_add_up_to_the_image() -> None:
+    """A flat image is in the coarsest level alone."""
     x = smooth(2, 0, 32)
     fine, coarse = laplacian_pyramid(x, 2)
     spread = torch.zeros_like(x)
@@ -64,7 +64,7 @@ def test_the_pyramid_is_exact() -> None:
     torch.testing.assert_close(coarse, torch.full_like(coarse, 0.7))
 
 
-def test_places_are_random_and_the_same_each_time() -> None:
+def test_patches_are_random_and_reproducible() -> None:
     x = torch.arange(2 * 64 * 64).view(2, 1, 64, 64).float()
     a, b = (patches_of(x, 32, torch.Generator().manual_seed(0)) for _ in range(2))
     assert torch.equal(a, b) and a.shape == (64, 1, 7, 7)
@@ -73,7 +73,7 @@ def test_places_are_random_and_the_same_each_time() -> None:
     assert (a[:32] < 4096).all() and (a[32:] >= 4096).all() and len(a[:, 0, 0, 0].unique()) > 50
 
 
-def test_channels_are_scaled_alone() -> None:
+def test_channels_are_normalized_one_by_one() -> None:
     x = smooth(20, 0) * torch.tensor([1.0, 5, 0.1])[:, None, None] + torch.tensor([0.0, 3, -1])[:, None, None]
     patches = normalized(patches_of(x, 8, torch.Generator()))
     assert patches.mean((0, 2, 3)).abs().max() < 1e-4
@@ -81,7 +81,7 @@ def test_channels_are_scaled_alone() -> None:
     assert not normalized(torch.full((4, 1, 7, 7), 2.0)).any()
 
 
-def test_more_distorted_is_farther() -> None:
+def test_value_grows_with_distortion() -> None:
     """Blur is seen at the finest level and not at the coarsest, a change of large structures there."""
     real, same = smooth(120, 0), smooth(120, 1)
     near = measure(real, same, patches=32)
@@ -94,19 +94,19 @@ def test_more_distorted_is_farther() -> None:
     assert measure(real, squares, patches=32)["swd_pyramid_16"] > 1.5 * near["swd_pyramid_16"]
 
 
-def test_counts_may_differ() -> None:
-    """The same images twice are the same distribution; batches are of 40."""
+def test_counts_of_real_and_fake_may_differ() -> None:
+    """The same images twice have the same distribution; batches are of 40."""
     x = smooth(40, 0)
     assert measure(x, torch.cat([x, x]), patches=32)["swd_pyramid"] < 1e-3
 
 
 @pytest.mark.parametrize("options", [{"patches": 0}, {"directions": 0}])
-def test_refused(options: dict[str, int]) -> None:
+def test_metric_refuses_invalid_options(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         PyramidSlicedWasserstein(Pixels(), **options)
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 6, 64)])
-def test_refused_data(shape: tuple[int, ...]) -> None:
+def test_metric_refuses_points_and_small_images(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="7 px"):
         PyramidSlicedWasserstein(Pixels()).setup(SimpleNamespace(shape=shape))  # type: ignore[arg-type]

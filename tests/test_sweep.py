@@ -18,7 +18,7 @@ def sweep_folder(folder: Path) -> Path:
     return sweep
 
 
-def test_every_combination_and_one_failure(cli: Callable[..., Answer]) -> None:
+def test_sweep_runs_every_combination_and_counts_failures(cli: Callable[..., Answer]) -> None:
     answer = cli("-m", "model=mlp,dcgan", "data=sine", "seed=1,2", *TINY, "trainer.max_steps=2")
     assert answer.code == 1
     sweep = sweep_folder(answer.folder)
@@ -32,7 +32,7 @@ def test_every_combination_and_one_failure(cli: Callable[..., Answer]) -> None:
 
 
 @pytest.mark.slow
-def test_the_seeds_differ(cli: Callable[..., Answer]) -> None:
+def test_sweep_over_seeds_gives_different_values(cli: Callable[..., Answer]) -> None:
     answer = cli("-m", "model=mlp", "data=sine", "seed=1,2", *TINY, *NARROW["mlp"])
     assert answer.code == 0, answer.err
     values = [
@@ -41,7 +41,7 @@ def test_the_seeds_differ(cli: Callable[..., Answer]) -> None:
     assert len(set(values)) == 2 and "all 2 jobs finished" in answer.out
 
 
-def test_flags_and_overrides_in_any_order(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_sweep_takes_flags_and_overrides_in_any_order(cli: Callable[..., Answer], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     answer = cli("model=mlp", "data=sine", "seed=1,2", *TINY, *NARROW["mlp"], "hydra.sweep.subdir=a/${hydra.job.num}",
                  "hydra.sweep.dir='it\\'s'", "--config-dir", "mine", "-m")  # fmt: skip
@@ -52,13 +52,13 @@ def test_flags_and_overrides_in_any_order(cli: Callable[..., Answer], tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_failure_in_a_nested_folder_counts(cli: Callable[..., Answer]) -> None:
+def test_sweep_counts_a_failure_in_a_nested_folder(cli: Callable[..., Answer]) -> None:
     answer = cli("-m", "model=dcgan,mlp", "data=sine", *TINY, "hydra.sweep.subdir=a/${hydra.job.num}", "hydra.output_subdir=null")
     assert answer.code == 1 and "1 of 2 jobs failed" in answer.out
 
 
 @pytest.mark.slow
-def test_jobs_in_parallel(tmp_path: Path) -> None:
+def test_sweep_runs_jobs_in_parallel(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ganexp", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=mlp", "data=sine",
          "seed=1,2", *TINY, *NARROW["mlp"]],

@@ -45,8 +45,8 @@ def vector(network: nn.Module) -> Tensor:
 # -- turns -----------------------------------------------------------------------------------------------------------
 
 
-def test_separate_updates_are_two() -> None:
-    """By hand: a step on the real batch, then one on the fakes, which D judges anew; counted as one."""
+def test_separate_updates_equal_two_steps_by_hand() -> None:
+    """A step on the real batch, then one on the fakes, which D scores again; counted as one."""
     latent, watch = Known(), Watch()
     system = make_gan(latent=latent, separate=True)
     assert fit(system, 1, watch).global_step == 1
@@ -63,7 +63,7 @@ def test_separate_updates_are_two() -> None:
     torch.testing.assert_close(vector(d), watch.d[0])
 
 
-def test_the_loss_is_the_sum_of_both_updates() -> None:
+def test_separate_loss_is_the_sum_of_both_updates() -> None:
     system = make_gan(separate=True)
     fit(system, 1)
     seen = system.scalars.latest
@@ -71,7 +71,7 @@ def test_the_loss_is_the_sum_of_both_updates() -> None:
     torch.testing.assert_close(seen["loss/discriminator"], both)
 
 
-def test_the_penalty_comes_with_the_real_batch() -> None:
+def test_separate_updates_add_the_penalty_to_the_real_batch() -> None:
     calls: list[int] = []
 
     class Count(regularizers.R1):
@@ -84,8 +84,8 @@ def test_the_penalty_comes_with_the_real_batch() -> None:
 
 
 @pytest.mark.parametrize("g_steps", [1, 3])
-def test_g_steps(g_steps: int) -> None:
-    """So many updates of G on fakes of their own; still one step."""
+def test_g_steps_updates_g_on_new_fakes(g_steps: int) -> None:
+    """Each on its own fakes; still one step."""
     latent, updates = Known(), []
 
     class Count(losses.BCE):
@@ -99,7 +99,7 @@ def test_g_steps(g_steps: int) -> None:
     assert len({tuple(u.flatten().tolist()) for u in updates}) == 2 * g_steps
 
 
-def test_refusals() -> None:
+def test_gan_refuses_incompatible_losses_and_steps() -> None:
     with pytest.raises(ValueError, match=r"^separate: Relativistic compares"):
         make_gan(loss=losses.Relativistic(), separate=True)
     with pytest.raises(ValueError, match=r"^loss: MMD is not an adversarial loss"):
@@ -167,7 +167,7 @@ def class_round(real: Tensor, fake: Tensor) -> Round:
     return Round(nn.Identity(), Answers(real, fake), [], ones, none, torch.zeros(2, 2), LABELS)
 
 
-def test_d_learns_the_class_of_the_real_and_generated_for_the_fake() -> None:
+def test_class_d_wants_real_classes_and_generated_for_fakes() -> None:
     round = class_round(LOGITS, LOGITS.flip(0))
     term = make_acgan(4).terms["class_d"](round)
     expected = (cross_entropy(LOGITS[:, 1:], [2, 0]) + cross_entropy(LOGITS.flip(0)[:, 1:], [3, 3])) / 2
@@ -176,28 +176,28 @@ def test_d_learns_the_class_of_the_real_and_generated_for_the_fake() -> None:
     assert round.scalars == {"accuracy/real": 0.5, "accuracy/fake": 0.5}
 
 
-def test_without_that_class_d_learns_the_label_the_fake_was_made_for() -> None:
+def test_class_d_without_a_generated_class_wants_the_label_of_the_fake() -> None:
     term = make_acgan(3).terms["class_d"](class_round(LOGITS[:, :4], LOGITS[:, :4].flip(0)))
     expected = (cross_entropy(LOGITS[:, 1:4], [2, 0]) + cross_entropy(LOGITS.flip(0)[:, 1:4], [2, 0])) / 2
     assert term.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("outputs", [4, 5])
-def test_g_wants_its_fakes_to_be_of_their_class(outputs: int) -> None:
+def test_class_g_wants_the_label_of_the_fake(outputs: int) -> None:
     answer = LOGITS[:, :outputs]
     term = make_acgan(outputs - 1).terms["class_g"](class_round(LOGITS.flip(0)[:, :outputs], answer))
     assert term.item() == pytest.approx(cross_entropy(answer[:, 1:], [2, 0]))
 
 
-def test_the_classifier_has_a_weight() -> None:
+def test_auxiliary_classifier_scales_with_its_weight() -> None:
     round = class_round(LOGITS, LOGITS)
     for player in ("discriminator", "generator"):
         once, thrice = (regularizers.AuxiliaryClassifier(player, 3, weight=weight)(round) for weight in (1.0, 3.0))
         torch.testing.assert_close(thrice, 3 * once)
 
 
-def test_the_step_of_acgan_minimizes_the_adversarial_loss_and_both_terms() -> None:
-    """By hand: one update of D and one of G."""
+def test_acgan_step_equals_plain_torch() -> None:
+    """One update of D and one of G on the adversarial loss and both terms."""
     latent, watch = Known(), Watch()
     fit(make_acgan(4, latent=latent), 1, watch, data=labelled())
     hand = make_acgan(4)
@@ -219,7 +219,7 @@ def test_the_step_of_acgan_minimizes_the_adversarial_loss_and_both_terms() -> No
 
 
 @pytest.mark.parametrize("named", [0, 2, 5])
-def test_the_class_head_fits_the_classes(named: int) -> None:
+def test_acgan_refuses_a_class_head_of_another_size(named: int) -> None:
     expected = rf"^regularizers\.class_d: the discriminator has {named} class logits; .*auxiliary to 3,\s+or to 4 to add a class"
     with pytest.raises(ValueError, match=expected):
         make_acgan(named).check_shapes((2,))
@@ -228,7 +228,7 @@ def test_the_class_head_fits_the_classes(named: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [None, 0])
-def test_acgan_needs_classes(classes: int | None) -> None:
+def test_acgan_refuses_unlabelled_data(classes: int | None) -> None:
     with pytest.raises(ValueError, match=r"^classes: an auxiliary classifier needs data with classes"):
         regularizers.AuxiliaryClassifier("discriminator", classes)
 
@@ -248,7 +248,7 @@ def train(system: System, steps: int) -> pl.Trainer:
     return trainer
 
 
-def test_a_vae_learns_to_reconstruct() -> None:
+def test_vae_learns_to_reconstruct() -> None:
     data = Digits([1, 8, 8], 10, batch_size=64, seed=0)
     data.prepare()
     x, y = data.real_and_labels(200)
@@ -262,7 +262,7 @@ def test_a_vae_learns_to_reconstruct() -> None:
     torch.testing.assert_close(loss["loss"], loss["loss/reconstruction"] + loss["loss/divergence"])
 
 
-def test_encoder_and_decoder_both_move() -> None:
+def test_vae_trains_encoder_and_decoder() -> None:
     system = make_vae()
     before = {name: vector(network) for name, network in system.networks().items()}
     train(system, 1)
@@ -270,7 +270,7 @@ def test_encoder_and_decoder_both_move() -> None:
     assert set(system.optimizers_by_name) == {"generator"}  # one optimizer for both
 
 
-def test_a_vae_refuses() -> None:
+def test_vae_refuses_incompatible_parts() -> None:
     with pytest.raises(ValueError, match=r"^latent: must be normal for a VAE"):
         make_vae(latent=latents.Uniform(2))
     with pytest.raises(ValueError, match=r"^loss: BCE needs a discriminator"):
@@ -279,8 +279,8 @@ def test_a_vae_refuses() -> None:
         make_vae(encoder=mlp.Discriminator([1, 8, 8], [8], outputs=3)).check_shapes((1, 8, 8))
 
 
-def test_moment_matching_draws_the_points() -> None:
-    """No discriminator: after 500 steps the samples lie closer than their spread, from a start far away."""
+def test_moment_matching_learns_the_points() -> None:
+    """No discriminator: after 500 steps the samples are closer than their spread, from a distant start."""
     torch.manual_seed(0)
     system = GMMN(latents.Normal(2), mlp.Generator([2], 2, [32, 32]), losses.MMD(), {"generator": adam}, constant)
     data = fit_data()
@@ -296,7 +296,7 @@ def test_moment_matching_draws_the_points() -> None:
     assert mmd(system.sample(500), data.x[:500]) < 0.05 * before
 
 
-def test_moment_matching_refuses() -> None:
+def test_moment_matching_refuses_incompatible_parts() -> None:
     parts: Any = (latents.Normal(2), mlp.Generator([2], 2, [8]))
     with pytest.raises(ValueError, match=r"^classes: must be null, got 3; moment matching is unconditional"):
         GMMN(*parts, losses.MMD(), {"generator": sgd(0.1)}, constant, classes=3)

@@ -56,8 +56,8 @@ assert not GlobalHydra.instance().is_initialized() and not HydraConfig.initializ
 """
 
 
-def test_without_hydra(cli: Cli, tmp_path: Path) -> None:
-    """sample and evaluate in a process where Hydra composes nothing; the samples are those of the command line."""
+def test_tasks_run_without_hydra(cli: Cli, tmp_path: Path) -> None:
+    """sample and evaluate in a process where Hydra composes nothing; the samples equal those of the command line."""
     assert cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"], "hydra.run.dir=run").code == 0
     done = subprocess.run([sys.executable, "-c", WITHOUT_HYDRA, "run"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -67,13 +67,13 @@ def test_without_hydra(cli: Cli, tmp_path: Path) -> None:
     assert values[0]["values"]["swd/pixels"]["value"] != values[1]["values"]["swd/pixels"]["value"]
 
 
-def test_no_task_asks_hydra_for_anything() -> None:
+def test_tasks_do_not_use_hydra() -> None:
     texts = {file.name: file.read_text() for file in (ROOT / "ganexp" / "tasks").glob("*.py")}
     assert len(texts) >= 8 and not [name for name, text in texts.items() if "HydraConfig" in text or "GlobalHydra" in text]
 
 
-def test_every_option_of_every_task_is_explained() -> None:
-    """Each key of its own has a comment beside it, and is an argument of its class with the same default."""
+def test_every_task_option_has_a_comment_and_its_default() -> None:
+    """Each key has a comment beside it, and is an argument of its class with the same default."""
     import inspect
 
     from hydra.utils import get_object
@@ -101,7 +101,7 @@ def test_every_option_of_every_task_is_explained() -> None:
             assert "  # " in line, (name, key)
 
 
-def test_a_task_gets_what_it_needs_and_no_more(tmp_path: Path) -> None:
+def test_task_gets_only_the_groups_it_needs(tmp_path: Path) -> None:
     from ganexp.cli.jobs import config_of_task
 
     def of(*words: str) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def test_a_task_gets_what_it_needs_and_no_more(tmp_path: Path) -> None:
     assert resume["trainer"]["max_steps"] == 7 and resume["model"] is None
 
 
-def test_the_config_of_a_run_has_nothing_of_other_tasks(cli: Cli) -> None:
+def test_config_of_a_run_has_no_keys_of_other_tasks(cli: Cli) -> None:
     answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"])
     kept = yaml.safe_load((answer.run / "config.yaml").read_text())
     assert kept.keys() == {*config.Config.__dataclass_fields__} - {"task", "run", "trust"}
@@ -171,7 +171,7 @@ def mine(tmp_path: Path) -> Callable[[str], None]:
 WHOLE = "_target_: my_count.Count\nneeds: [seed]\nto: 3\nstep: 1\n"
 
 
-def test_a_task_from_outside(cli: Cli, mine: Callable[[str], None], tmp_path: Path) -> None:
+def test_own_task_runs_from_outside_the_package(cli: Cli, mine: Callable[[str], None], tmp_path: Path) -> None:
     mine(WHOLE)
     answer = cli("--config-dir", "mine", "task=count", "task.to=5", "task.step=2", "seed=4")
     assert answer.code == 0, answer.err
@@ -210,7 +210,7 @@ def test_a_task_from_outside(cli: Cli, mine: Callable[[str], None], tmp_path: Pa
         ("_target_: my_count\n", [], "task._target_: my_count is not a class or a function"),
     ],
 )
-def test_mistakes_in_a_task_from_outside(
+def test_mistakes_in_an_own_task_give_one_message(
     text: str, words: list[str], message: str, cli: Cli, mine: Callable[[str], None], tmp_path: Path
 ) -> None:
     mine(text)
@@ -219,13 +219,13 @@ def test_mistakes_in_a_task_from_outside(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_task_that_fails_while_it_runs(cli: Cli, mine: Callable[[str], None]) -> None:
+def test_failing_task_exits_with_1_and_one_message(cli: Cli, mine: Callable[[str], None]) -> None:
     mine(WHOLE.replace("Count", "Fails"))
     answer = cli("--config-dir", "mine", "task=count")
     assert answer.code == 1 and "RuntimeError: in the middle" in answer.err and "Traceback" not in answer.err
 
 
-def test_a_traceback_for_whoever_asks(cli: Cli, mine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_error_shows_the_traceback(cli: Cli, mine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     mine(WHOLE)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(sys, "argv", ["ganexp", "--config-dir", "mine", "task=count", "task.to=13"])
@@ -235,7 +235,7 @@ def test_a_traceback_for_whoever_asks(cli: Cli, mine: Callable[[str], None], mon
         main()
 
 
-def test_a_task_in_the_folder_of_a_run(cli: Cli, mine: Callable[[str], None], tmp_path: Path) -> None:
+def test_own_task_may_work_in_the_folder_of_a_run(cli: Cli, mine: Callable[[str], None], tmp_path: Path) -> None:
     (tmp_path / "my_in_place.py").write_text(
         "class Count:\n"
         "    def __init__(self, config, run_dir, override_keys):\n"
@@ -249,7 +249,7 @@ def test_a_task_in_the_folder_of_a_run(cli: Cli, mine: Callable[[str], None], tm
     assert (tmp_path / "run" / "counted").read_text() == "task run seed"
 
 
-def test_spelled_like_nothing() -> None:
+def test_unlike_keys_are_not_suggested() -> None:
     with config.config_tree(), pytest.raises(ConfigError, match="alignn: there is no such key") as refused:
         checks.compose_checked(["alignn=true"])
     assert "background" not in str(refused.value) and "colour_only" not in str(refused.value)

@@ -23,7 +23,7 @@ Y = torch.zeros(2, dtype=torch.long)
     (256, [1, 2, 4, 8, 8, 16], [8, 8, 4, 2, 1, 1]), (128, [1, 2, 4, 8, 16], [8, 4, 2, 1, 1]),
     (64, [1, 2, 4, 8], [4, 2, 1, 1]), (28, [1, 2], [1, 1]), (8, [1], [1]),
 ])  # fmt: skip
-def test_the_channels(side: int, down: list[int], up: list[int]) -> None:
+def test_channels_are_as_published(side: int, down: list[int], up: list[int]) -> None:
     """At 256 and 128 px those of the paper, in units of the width."""
     d = Discriminator([3, side, side], 2)
     assert [b.conv2.out_channels // 2 for b in d.modules() if isinstance(b, Down)] == down
@@ -33,7 +33,7 @@ def test_the_channels(side: int, down: list[int], up: list[int]) -> None:
 
 
 @pytest.mark.parametrize("shape", [[1, 8, 8], [3, 32, 48], [1, 28, 28], [3, 64, 64]])
-def test_a_logit_for_the_image_and_for_each_pixel(shape: list[int]) -> None:
+def test_unet_gives_a_logit_for_the_image_and_for_each_pixel(shape: list[int]) -> None:
     n = shape[1] * shape[2]
     output = Discriminator(shape, 2)(torch.randn(2, *shape), Y)
     image, pixels = output.logits[:, :n], output.logits[:, n:]
@@ -42,7 +42,7 @@ def test_a_logit_for_the_image_and_for_each_pixel(shape: list[int]) -> None:
     assert [f.shape[0] for f in output.features] == [2, 2] and output.features[1].shape[2:] == tuple(shape[1:])
 
 
-def test_the_image_counts_as_much_as_its_pixels() -> None:
+def test_image_logit_weighs_as_much_as_all_pixel_logits() -> None:
     """Equation 3: the loss of the encoder and the mean loss of the decoder, here their mean."""
     torch.manual_seed(0)
     logits = Discriminator([3, 16, 16], 2)(torch.randn(2, 3, 16, 16), Y).logits
@@ -51,8 +51,8 @@ def test_the_image_counts_as_much_as_its_pixels() -> None:
     torch.testing.assert_close(found, (Hinge().generator(image, None) + Hinge().generator(pixels, None)) / 2)
 
 
-def test_a_pixel_is_judged_where_it_is() -> None:
-    """The skips tell a corner of itself; of the opposite corner it hears through the smallest map alone."""
+def test_pixel_logit_depends_mostly_on_its_surroundings() -> None:
+    """The skips carry a corner's own pixels; the opposite corner reaches it through the smallest map alone."""
     torch.manual_seed(0)
     d = Discriminator([1, 64, 64], 4).eval()
     x = torch.randn(1, 1, 64, 64, requires_grad=True)
@@ -62,7 +62,7 @@ def test_a_pixel_is_judged_where_it_is() -> None:
     assert slope[:8, :8].mean() > 10 * slope[-8:, -8:].mean()
 
 
-def test_the_way_up_sees_the_way_down() -> None:
+def test_decoder_sees_the_maps_of_the_encoder() -> None:
     torch.manual_seed(0)
     d = Discriminator([1, 16, 16], 2, spectral_norm=False)
     x = torch.randn(1, 1, 16, 16)
@@ -77,7 +77,7 @@ def test_the_way_up_sees_the_way_down() -> None:
     assert pixels.std() > 0 and not torch.equal(pixels, d(x.flip(3), Y[:1]).logits[:, 256:])
 
 
-def test_a_class_counts_in_both() -> None:
+def test_label_changes_image_and_pixel_logits() -> None:
     torch.manual_seed(0)
     x, ys = torch.randn(2, 3, 16, 16), [torch.tensor([0, 1]), torch.tensor([0, 2])]
     d = Discriminator([3, 16, 16], 4, classes=3).eval()
@@ -88,14 +88,14 @@ def test_a_class_counts_in_both() -> None:
     assert torch.equal(plain(x, ys[0]).logits, plain(x, ys[1]).logits)
 
 
-def test_spectral_norm_of_every_layer() -> None:
+def test_spectral_norm_covers_every_layer_or_none() -> None:
     for on in (True, False):
         d = Discriminator([3, 16, 16], 2, classes=3, spectral_norm=on)
         layers = [m for m in d.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]
         assert all(is_parametrized(m, "weight") == on for m in layers) and len(layers) > 10
 
 
-def test_all_of_it_learns_and_so_does_g() -> None:
+def test_every_weight_of_d_and_g_gets_a_gradient() -> None:
     torch.manual_seed(0)
     g, d = Generator([1, 16, 16], 4, 2), Discriminator([1, 16, 16], 4)
     y = Y.repeat(2)
@@ -103,7 +103,7 @@ def test_all_of_it_learns_and_so_does_g() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for network in (g, d) for p in network.parameters())
 
 
-def test_a_checkpoint_restores_the_same() -> None:
+def test_state_dict_restores_the_same_outputs() -> None:
     torch.manual_seed(0)
     one, other = Discriminator([3, 16, 16], 4), Discriminator([3, 16, 16], 4)
     x = torch.randn(2, 3, 16, 16)
@@ -113,7 +113,7 @@ def test_a_checkpoint_restores_the_same() -> None:
 
 
 @pytest.mark.parametrize("options", [["model=cdcgan"], ["model=dcgan", "regularizer=[r1,feature_matching]"]])
-def test_it_plays(options: list[str]) -> None:
+def test_unet_discriminator_trains(options: list[str]) -> None:
     play(compose(*options, "model/discriminator=unet", "loss=hinge", "model.width_multiplier=0.04", *TINY))
 
 
@@ -122,6 +122,6 @@ def test_it_plays(options: list[str]) -> None:
     (r"got shape \[3, 18, 18\]", {"shape": [3, 18, 18]}),
     (r"^width: must be at least 1", {"width": 0}),
 ])  # fmt: skip
-def test_refused(message: str, options: dict[str, Any]) -> None:
+def test_discriminator_refuses_invalid_arguments(message: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=message):
         Discriminator(**{"shape": [3, 32, 32]} | options)

@@ -76,14 +76,14 @@ def test_nan_weights_stop_the_run(spoiled: Callable[..., Answer]) -> None:
         assert all(w.isfinite().all() for w in weights if w.is_floating_point())
 
 
-def test_numbers_that_explode_stop_the_run(cli: Callable[..., Answer]) -> None:
-    """A learning rate that no game survives; nothing was saved before."""
+def test_exploding_numbers_stop_the_run(cli: Callable[..., Answer]) -> None:
+    """A learning rate that no training survives; nothing was saved before."""
     answer = cli(*RUN, "optimizer.discriminator.lr=1e30", "trainer.checkpoint_every=12")
     assert answer.code == 1 and "ganexp: step 1: " in answer.err and "there is no earlier checkpoint" in answer.err
     assert not (answer.folder / "run" / "checkpoints" / "last.ckpt").exists()
 
 
-def test_gradients_that_are_not_finite(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_nan_gradients_stop_the_run(cli: Callable[..., Answer], tmp_path: Path) -> None:
     (tmp_path / "roots.py").write_text(
         "from ganexp.losses import BCE\n\n\nclass Roots(BCE):\n    def generator(self, fake, real):\n"
         "        return super().generator(fake, real) + (0 * fake).sqrt().mean()\n"
@@ -93,7 +93,7 @@ def test_gradients_that_are_not_finite(cli: Callable[..., Answer], tmp_path: Pat
     assert "loss/generator" not in answer.err  # which was finite
 
 
-def test_back_with_lower_rates(spoiled: Callable[..., Answer]) -> None:
+def test_rollback_continues_with_lower_learning_rates(spoiled: Callable[..., Answer]) -> None:
     answer = spoiled(8, float("nan"), 1, "callbacks.watchdog.on_nan=rollback", "schedule=linear")
     assert answer.code == 0, answer.err
     assert "rolling back to step 6, with lower learning rates" in (answer.folder / "run" / "log.txt").read_text() + answer.err
@@ -107,14 +107,14 @@ def test_back_with_lower_rates(spoiled: Callable[..., Answer]) -> None:
         assert rate == pytest.approx(2e-4 * (1 - (step - 1) / 12) * (0.5 if step > 6 else 1))
 
 
-def test_back_only_so_often(spoiled: Callable[..., Answer]) -> None:
+def test_rollbacks_are_limited(spoiled: Callable[..., Answer]) -> None:
     answer = spoiled(8, float("nan"), 9, "callbacks.watchdog.on_nan=rollback", "callbacks.watchdog.max_rollbacks=2")
     assert answer.code == 1 and "the last good checkpoint is run/checkpoints/step-00000006.ckpt" in answer.err
     assert len(record(answer)["rollbacks"]) == 2
 
 
-def test_going_back_survives_a_resume(spoiled: Callable[..., Answer], cli: Callable[..., Answer]) -> None:
-    """The lowered rates are in the checkpoints."""
+def test_lowered_learning_rates_survive_a_resume(spoiled: Callable[..., Answer], cli: Callable[..., Answer]) -> None:
+    """They are in the checkpoints."""
     answer = spoiled(5, float("nan"), 1, "callbacks.watchdog.on_nan=rollback")
     assert answer.code == 0 and record(answer)["rollbacks"][0]["to"] == 4
     for name in ("last.ckpt", "step-00000012.ckpt"):
@@ -125,8 +125,8 @@ def test_going_back_survives_a_resume(spoiled: Callable[..., Answer], cli: Calla
     assert (answer.folder / "run" / "metrics.csv").read_bytes() == whole
 
 
-def test_collapsed_samples(spoiled: Callable[..., Answer]) -> None:
-    """The generator's last layer is 0 all the time: the samples are one point."""
+def test_collapsed_samples_are_reported_or_stop_the_run(spoiled: Callable[..., Answer]) -> None:
+    """The generator's last layer is always 0: the samples are one point."""
     below = "callbacks.watchdog.collapse=0.002"  # so small a generator begins with almost nothing
     answer = spoiled(4, 0.0, 99, below)
     assert answer.code == 0 and "watchdog: step 8: mode collapse" in answer.out
@@ -136,8 +136,8 @@ def test_collapsed_samples(spoiled: Callable[..., Answer]) -> None:
     assert "the last good checkpoint is again/checkpoints/best.ckpt, of step 2" in answer.err
 
 
-def test_a_discriminator_that_has_won(cli: Callable[..., Answer]) -> None:
-    """G does not learn, D does."""
+def test_saturated_discriminator_stops_the_run(cli: Callable[..., Answer]) -> None:
+    """D learns and G does not."""
     won = [
         "optimizer.generator.lr=0", "optimizer.discriminator.lr=0.01", "trainer.max_steps=400", "trainer.metrics_every=50",
         "trainer.checkpoint_every=100", "data=digits", "trainer.log_every=50", "model=dcgan",
@@ -146,7 +146,7 @@ def test_a_discriminator_that_has_won(cli: Callable[..., Answer]) -> None:
     assert answer.code == 1 and "D's loss is saturated at 0.0" in answer.err, answer.err
 
 
-def test_a_metric_that_rebounds(spoiled: Callable[..., Answer]) -> None:
+def test_rebounding_metric_rolls_back(spoiled: Callable[..., Answer]) -> None:
     answer = spoiled(
         7,
         50.0,
@@ -160,7 +160,7 @@ def test_a_metric_that_rebounds(spoiled: Callable[..., Answer]) -> None:
 
 
 @pytest.mark.slow
-def test_one_rank_alone_ends_both(tmp_path: Path) -> None:
+def test_nan_on_one_rank_ends_both(tmp_path: Path) -> None:
     """Rank 1 sees the NaN first; no rank waits for the other."""
     (tmp_path / "spoil.py").write_text(SPOIL)
     node = "{_target_:spoil.Spoil,at:5,value:nan,rank:1}"
@@ -181,12 +181,12 @@ def test_one_rank_alone_ends_both(tmp_path: Path) -> None:
         ("rebound", "1.0", "callbacks.watchdog.rebound: must be above 1, got 1.0"),
     ],
 )
-def test_mistakes(key: str, value: str, message: str, cli: Callable[..., Answer]) -> None:
+def test_invalid_watchdog_options_are_refused(key: str, value: str, message: str, cli: Callable[..., Answer]) -> None:
     answer = cli(*RUN, f"callbacks.watchdog.{key}={value}")
     assert answer.code == 2 and message in answer.err and not (answer.folder / "run").exists()
 
 
-def test_it_can_be_told_to_look_away(spoiled: Callable[..., Answer]) -> None:
+def test_watchdog_can_be_switched_off(spoiled: Callable[..., Answer]) -> None:
     off = [f"callbacks.watchdog.on_{sign}=null" for sign in ("nan", "saturation", "collapse", "rebound")]
     answer = spoiled(8, float("nan"), 1, *off, "metrics=[]")
     assert answer.code == 0 and "watchdog" not in answer.out

@@ -30,7 +30,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(["bin/ganexp"], id="script"),
     ],
 )
-def test_it_runs_elsewhere(command: list[str], installed: Path, tmp_path: Path) -> None:
+def test_installed_wheel_runs_outside_the_checkout(command: list[str], installed: Path, tmp_path: Path) -> None:
     words = [str(installed / word) if word.startswith("bin/") else word for word in command]
     where = "import ganexp.cli.config as c; print(c.CONF_DIR)"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
