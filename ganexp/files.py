@@ -46,12 +46,12 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into, which becomes `folder` by renaming at the end; deleted if anything is raised.
+    """Yields a temporary folder beside `folder`, which is renamed to `folder` at the end, or deleted after an exception.
 
-    Raises FileExistsError where `folder` is there and not empty.
+    Raises FileExistsError if `folder` exists and is not empty.
     """
     temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -43,7 +43,7 @@ def from_hub(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> Model:
-    """The exported model USER/NAME of the Hugging Face Hub; see export.hub.download and load."""
+    """Load the exported model USER/NAME from the Hugging Face Hub; see export.hub.download and load."""
     return load(hub.download(repo, revision, token, endpoint), device, trust)
 
 
@@ -156,7 +156,7 @@ class Model:
         if label is not None and not 0 <= label < (self.classes or 0):
             raise ValueError(f"label: must be from 0 to {(self.classes or 0) - 1} for this model, got {label}")
 
-    # -- taking it elsewhere ------------------------------------------------------------------------------------------
+    # -- exporting ----------------------------------------------------------------------------------------------------
 
     def export(
         self,
@@ -166,6 +166,6 @@ class Model:
         num: int = 64,
         seed: int = 0,
     ) -> Path:
-        """Write a folder to give away, which `load` opens; see export.folder.export. Raises ValueError."""
+        """Write the model to a folder that `load` opens, on any machine; see export.folder.export. Raises ValueError."""
         exporting.export(self, Path(folder), format, data_license, num, seed)
         return Path(folder)

@@ -16,8 +16,8 @@ from ganexp.networks.efficientnet_lite import pretrained
 from ganexp.networks.frozen import Frozen
 from ganexp.round import Round
 
-PLACES = 64  # of a map, at which SlicedFeatures looks in a step
-WHOLE = 8  # px to which it pools a map that it looks at as a whole
+PLACES = 64  # random positions per map and step, for SlicedFeatures
+WHOLE = 8  # px that whole maps are pooled to
 Player = Literal["discriminator", "generator"]
 
 
@@ -265,14 +265,15 @@ class FeatureMatching(Term):
 
 
 class SlicedFeatures(Term):
-    """weight · the squared sliced Wasserstein-2 distance of the batches' features, for G (Deshpande et al. 2018,
-    arXiv:1803.11188, section 3, on features): what keeps G diverse and teaches it from the first step on, where D is a network
-    that knows much.
+    """weight · the squared sliced Wasserstein-2 distance between the features of the fake and the real batch, minimized by G
+    (Deshpande et al. 2018, arXiv:1803.11188, section 3, applied to features). It keeps G diverse, and gives it a gradient from
+    the first step on if D is pretrained.
 
-    Features are D's maps [N, C, H, W], and the images, halved again and again down to 8 px. They are projected on `directions`
-    random ones at random places alone (of images, patches of 5×5 px), and on eight times as many as wholes, pooled to 8×8; a
-    direction's distance is that of the sorted projections, over the variance of the real ones. The mean over all of them. Raises
-    ValueError for what is not an image and for fewer than one direction.
+    Features are D's maps [N, C, H, W] and the images at full size, half the size, and so on down to 8 px. Each is compared twice:
+    at random positions (in images: patches of 5×5 px), projected on `directions` random directions, and as a whole, pooled to 8×8
+    and projected on 8 · `directions`. The distance in one direction is the mean squared difference of the sorted projections,
+    divided by the variance of the real ones; the term is the mean of all. Raises ValueError for data other than images and for
+    fewer than one direction.
     """
 
     player = "generator"
@@ -280,12 +281,12 @@ class SlicedFeatures(Term):
     def __init__(self, weight: float = 1.0, every: int = 1, directions: int = 16):
         super().__init__(weight, every)
         if directions < 1:
-            raise ValueError(f"directions: at least 1, not {directions}")
+            raise ValueError(f"directions: must be at least 1, got {directions}")
         self.directions = directions
 
     def forward(self, round: Round) -> Tensor:
         if round.real.ndim != 4:
-            raise ValueError(f"sliced_features is of images [C, H, W], not of points of shape {list(round.real.shape[1:])}")
+            raise ValueError(f"sliced_features needs images [C, H, W], not points of shape {list(round.real.shape[1:])}")
         real, fake = round.real.detach().float(), round.fake.float()
         distances = [self.of_places(real, fake, 5)]
         while min(real.shape[2:]) >= 2 * WHOLE:
@@ -299,13 +300,14 @@ class SlicedFeatures(Term):
         return self.weight * torch.stack(distances).mean()
 
     def of_places(self, real: Tensor, fake: Tensor, side: int) -> Tensor:
-        """Of patches of `side` px of maps [N, C, H, W], each place by itself."""
+        """Returns the distance between patches of `side` px at random positions of maps [N, C, H, W]."""
         filters = torch.randn(self.directions, real.shape[1], side, side, device=real.device)
         a, b = (F.conv2d(x, filters).flatten(2) for x in (real, fake))
         places = torch.randint(a.shape[2], (PLACES,), device=a.device)
         return self.distance(a[:, :, places].flatten(1), b[:, :, places].flatten(1))
 
     def of_wholes(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Returns the distance between whole maps [N, C, H, W], pooled."""
         size = min(WHOLE, real.shape[2]), min(WHOLE, real.shape[3])
         a, b = (F.adaptive_avg_pool2d(x, size).flatten(1) for x in (real, fake))
         directions = torch.randn(a.shape[1], 8 * self.directions, device=a.device)
@@ -313,8 +315,8 @@ class SlicedFeatures(Term):
 
     @staticmethod
     def distance(real: Tensor, fake: Tensor) -> Tensor:
-        """Of projections [N, K], each column by itself."""
-        real, fake = real.T.contiguous(), fake.T.contiguous()  # rows are sorted in less than half the time
+        """Returns the mean over K of the distances between projections [N, K]."""
+        real, fake = real.T.contiguous(), fake.T.contiguous()  # sorting rows takes less than half the time
         gap = (real.sort(1).values - fake.sort(1).values).square().mean(1)
         variance = (real - real.mean(1, keepdim=True)).square().sum(1) / (real.shape[1] - 1)
         return (gap / variance.clamp(min=1e-8)).mean()

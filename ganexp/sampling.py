@@ -27,9 +27,9 @@ def sample(system: System, n: int, label: int | None = None, seed: int | None = 
 def batches(
     system: System, n: int, label: int | None = None, seed: int | None = None, truncation: float = 1.0
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The samples of `sample`, at most CHUNK at a time, each with its labels; for more of them than memory holds.
+    """Yields the samples of `sample` and their labels, at most CHUNK at a time, so that they need not fit into memory.
 
-    With a seed, the random state is that of the samples from the first one taken until the last.
+    With a seed, the global random state is replaced until the last chunk is taken, and then restored.
     """
     y = torch.arange(n, device=system.device) % system.classes if system.classes else None
     if label is not None:

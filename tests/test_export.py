@@ -136,7 +136,7 @@ def test_exported_picture_shows_the_samples(made: Path) -> None:
     "words, message",
     [
         (["task.format=tflite"], "task.format: tflite; choose one of safetensors, onnx, torch"),
-        (["task.num=0"], "task.num: at least 1 sample, not 0"),
+        (["task.num=0"], "task.num: must be at least 1, got 0"),
         (["task.folder=full"], "task.folder: full is there and not empty; name a new folder"),
         (["task.push_to=ann"], "task.push_to: 'ann' is not USER/NAME of a model on the Hub"),
         (["task.push_to=../ann"], "task.push_to: '../ann' is not USER/NAME of a model on the Hub"),
@@ -452,7 +452,7 @@ DEEP = {"_target_": "ganexp.networks.mlp.Generator", "shape": [1, 8, 8], "latent
         (generator(_target_="ganexp.latents.Normal"), r": model\.generator\.\S+: ganexp\.latents\.Normal has no such argument"),
         (
             lambda f: with_config(f, lambda c: c["model"].update(generator={"_target_": "ganexp.latents.Normal"})),
-            ": model: generator: must be a network, not Normal|: model.generator: must be a network, not Normal",
+            ": model: generator: must be a network, got Normal|: model.generator: must be a network, got Normal",
         ),
         (generator(shape="${oc.env:HOME}"), r": model\.generator\.shape: the file contains an interpolation"),
         (generator(width=10**9), ".*the config asks for more parameters than the file holds"),
@@ -600,7 +600,11 @@ def test_npz_has_the_layout_fid_tools_read(made: Path, cli: Cli) -> None:
 
 def test_sample_refuses_npz_of_points(made: Path, cli: Cli) -> None:
     answer = cli("task=sample", f"run={made}/points", "task.npz=true")
-    assert answer.code == 2 and answer.err.startswith("ganexp: task.npz: this model makes points") and answer.err.count("\n") == 1
+    assert (
+        answer.code == 2
+        and answer.err.startswith("ganexp: task.npz: this model generates points")
+        and answer.err.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -295,7 +295,7 @@ def test_reading_refuses_a_disk_that_is_too_small(tmp_path: Path, cache: Path, m
     write_images(tmp_path / "p", count=8)
     monkeypatch.setattr(array.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 500, 500))
     with pytest.raises(
-        ValueError, match=r"are needed in .*images, but only 0\.0 MiB are free; free some space, or set XDG_CACHE_HOME"
+        ValueError, match=r"MiB are required in .*images, but only 0\.0 MiB are free; free some space, or set XDG_CACHE_HOME"
     ):
         folder(tmp_path / "p")
     assert not arrays(cache)

@@ -195,7 +195,7 @@ def test_fid_refuses_fewer_than_two_samples_a_side(real: int, fake: int, side: s
     for n, is_real in ((real, True), (fake, False)):
         if n:
             metric.update(normal(n, 3), real=is_real)
-    with pytest.raises(ValueError, match=f"{min(real, fake)} {'real' if side == 'real' else 'generated'} samples"):
+    with pytest.raises(ValueError, match=f"2 {'real' if side == 'real' else 'generated'} samples, got {min(real, fake)}"):
         metric.compute()
 
 
@@ -267,7 +267,7 @@ def test_swd_is_deterministic_and_leaves_the_random_state_unchanged() -> None:
 def test_swd_refuses_a_missing_side(side: bool) -> None:
     metric = SlicedWasserstein(Pixels())
     metric.update(normal(5, 3), real=side)
-    with pytest.raises(ValueError, match=f"0 {'generated' if side else 'real'} samples"):
+    with pytest.raises(ValueError, match=f"{'generated' if side else 'real'} samples, got 0"):
         metric.compute()
 
 
@@ -657,11 +657,11 @@ def test_ms_ssim_refuses_classes_of_single_samples() -> None:
 @pytest.mark.parametrize(
     "metric, fake, message",
     [
-        (KID(Pixels()), normal(50, 3), "50 real samples; at least 1000 are needed"),
-        (PRDC(Pixels()), normal(5, 3), "5 generated samples; at least 6 are needed"),
+        (KID(Pixels()), normal(50, 3), "requires at least 1,000 real samples, got 50"),
+        (PRDC(Pixels()), normal(5, 3), "requires at least 6 generated samples, got 5"),
         (FID(Pixels()), torch.ones(50, 3), "all generated samples are identical"),
         (PRDC(Pixels()), torch.ones(50, 3), "all generated samples are identical"),
-        (InceptionScore(LogitsAsTheyAre(), splits=60), normal(50, 3), "50 generated samples; at least 60"),
+        (InceptionScore(LogitsAsTheyAre(), splits=60), normal(50, 3), "requires at least 60 generated samples, got 50"),
     ],
 )
 def test_metrics_refuse_too_few_or_identical_samples(metric: FeatureMetric, fake: Tensor, message: str) -> None:
@@ -720,8 +720,8 @@ def test_diversity_is_a_ratio_of_distances() -> None:
 @pytest.mark.parametrize(
     "real, fake, message",
     [
-        (torch.zeros(1, 2), torch.ones(5, 2), "1 real samples"),
-        (normal(5, 2), torch.ones(1, 2), "1 generated"),
+        (torch.zeros(1, 2), torch.ones(5, 2), "real samples, got 1"),
+        (normal(5, 2), torch.ones(1, 2), "generated samples, got 1"),
         (torch.ones(5, 2), normal(5, 2), "all real samples are identical"),
     ],
 )
@@ -751,7 +751,7 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
         (torch.zeros(3, 2), torch.zeros(3, 2), "needs images"),
         (torch.zeros(3, 1, 3, 8), torch.zeros(3, 1, 3, 8), "at least 4 px a side"),
         (torch.zeros(3, 1, 8, 8), normal(3, 64).view(3, 1, 8, 8), "no edges"),
-        (torch.zeros(0, 1, 8, 8), normal(3, 64).view(3, 1, 8, 8), "0 real samples"),
+        (torch.zeros(0, 1, 8, 8), normal(3, 64).view(3, 1, 8, 8), "real samples, got 0"),
         (normal(3, 64).view(3, 1, 8, 8), torch.full((3, 1, 8, 8), float("nan")), "3 of 3 generated samples have NaN"),
     ],
 )

@@ -84,8 +84,8 @@ def test_features_of_d_change_the_distance() -> None:
 
 
 def test_term_refuses_invalid_options_and_points() -> None:
-    with pytest.raises(ValueError, match="directions: at least 1"):
+    with pytest.raises(ValueError, match="directions: must be at least 1"):
         SlicedFeatures(directions=0)
     points = torch.zeros(4, 1)
-    with pytest.raises(ValueError, match="is of images"):
+    with pytest.raises(ValueError, match="needs images"):
         SlicedFeatures()(Round(nn.Identity(), Same(), [], points, points, points, torch.zeros(4, dtype=torch.long)))

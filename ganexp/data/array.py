@@ -202,7 +202,7 @@ class Reader:
         free = shutil.disk_usage(self.part).free
         if needed + HEADER > free:
             raise ValueError(
-                f"{format_size(needed)} are needed in {self.folder.parent}, but only {format_size(free)} are free; "
+                f"{format_size(needed)} are required in {self.folder.parent}, but only {format_size(free)} are free; "
                 "free some space, or set XDG_CACHE_HOME to a larger disk"
             )
 

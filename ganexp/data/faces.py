@@ -203,7 +203,7 @@ class Cats(Faces):
     """
 
     folder = "cats"
-    source = "cropped cat faces (AFHQ, or what task=prepare made), or the folders CAT_00 to CAT_06 of the CAT data set"
+    source = "cropped cat faces (AFHQ, or the output of task=prepare), or the folders CAT_00 to CAT_06 of the CAT data set"
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class Lite0(Extractor):
         return self.digest
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The network's four maps of images [N, C, H, W]; differentiable in them."""
+        """Returns the network's four maps of images [N, C, H, W], differentiable in the images."""
         assert self.network is not None
         x = x[:, :1].expand(-1, 3, -1, -1) if x.shape[1] < 3 else x[:, :3]
         if x.shape[2:] != (self.size, self.size):

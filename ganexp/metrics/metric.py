@@ -72,7 +72,7 @@ class FeatureMetric(Metric):
             if bad:
                 raise ValueError(f"{self.name}: {bad} of {count} {KINDS[kind]} samples have NaN or infinite features")
             if count < self.min_samples:
-                raise ValueError(f"{self.name}: {count} {KINDS[kind]} samples; at least {self.min_samples} are needed")
+                raise ValueError(f"{self.name}: requires at least {self.min_samples:,} {KINDS[kind]} samples, got {count:,}")
         values = zip(self.names, self.values(), strict=True)
         return {f"{name}/{self.features.name}": value for name, value in values}
 

@@ -1,5 +1,5 @@
-"""Sliced Wasserstein distance of the patches of a Laplacian pyramid (Karras et al. 2018, arXiv:1710.10196, section 5): how like
-the real ones structures are at every scale, to a network that knows nothing."""
+"""The sliced Wasserstein distance between patches of a Laplacian pyramid (Karras et al. 2018, arXiv:1710.10196, section 5), which
+compares structures at every scale without a trained network."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from ganexp.metrics.metric import FeatureMetric
 from ganexp.metrics.swd import quantiles
 
 SIDE = 7  # px of a patch
-SMALLEST = 16  # px of the coarsest level, as published, or the image's own where that is smaller
-AT_ONCE = 64  # directions, for less memory
+SMALLEST = 16  # px of the coarsest level, as published; smaller images have one level
+AT_ONCE = 64  # directions at a time, to save memory
 
 
 class PyramidSlicedWasserstein(FeatureMetric):
-    """Mean over random directions of the Wasserstein-1 distance of projected patches, times 1,000; ≥ 0, smaller is better.
+    """The mean over random directions of the Wasserstein-1 distance between projected patches, times 1,000; ≥ 0, lower is better.
 
-    `swd_pyramid` is the mean over the levels; `swd_pyramid_64` that of the level of 64 px, on its shorter side, and so on down to
-    16 px: differences between the image and its blurred half, and the coarsest image itself. Patches are 7×7 px, `patches` of
-    every image and level at random places, and are scaled to mean 0 and variance 1 in each channel, on either side by itself.
-    Places and `directions` are drawn from fixed seeds. It keeps all patches: 1.2 MB for an image of 64 px in colour and its real
-    counterpart. Raises ValueError for what is not an image of 7 px and more.
+    `swd_pyramid` is the mean over the levels, `swd_pyramid_64` the value of the level whose shorter side has 64 px, and so on
+    down to 16 px. A level is the difference between an image and its upsampled half; the last one is the smallest image itself.
+    From each image and level, `patches` patches of 7×7 px are taken at random positions. Each channel of all real patches, and of
+    all generated ones, is normalized to mean 0 and variance 1. Positions and `directions` are sampled with fixed seeds. All
+    patches are kept in memory: 1.2 MB for a real and a generated image of 64 px in colour. Raises ValueError for data other than
+    images, and for images below 7 px.
     """
 
     names: tuple[str, ...] = ("swd_pyramid",)
@@ -38,7 +39,7 @@ class PyramidSlicedWasserstein(FeatureMetric):
         super().__init__(features)
         if min(patches, directions) < 1:
             name = "patches" if patches < 1 else "directions"
-            raise ValueError(f"{name}: at least 1, not {min(patches, directions)}")
+            raise ValueError(f"{name}: must be at least 1, got {min(patches, directions)}")
         self.patches, self.directions = patches, directions
         self.levels: list[int] = []
 
@@ -48,7 +49,7 @@ class PyramidSlicedWasserstein(FeatureMetric):
 
     def setup(self, data: Data) -> None:
         if len(data.shape) != 3 or min(data.shape[1:]) < SIDE:
-            raise ValueError(f"swd_pyramid: is of images [C, H, W] of {SIDE} px and more, not of shape {list(data.shape)}")
+            raise ValueError(f"swd_pyramid needs images [C, H, W] of at least {SIDE} px a side, got shape {list(data.shape)}")
         super().setup(data)
         self.levels = [min(data.shape[1:])]
         while self.levels[-1] >= 2 * SMALLEST:
@@ -59,7 +60,7 @@ class PyramidSlicedWasserstein(FeatureMetric):
                 self.add_state(f"{side}_{level}", [], "cat")
 
     def add(self, features: Tensor, side: str, y: Tensor | None) -> None:
-        seeded = torch.Generator().manual_seed(0)  # the n-th images of all batches have the same places
+        seeded = torch.Generator().manual_seed(0)  # the n-th images of all batches have the same positions
         for level, image in zip(self.levels, laplacian_pyramid(features.float(), len(self.levels)), strict=True):
             getattr(self, f"{side}_{level}").append(patches_of(image, self.patches, seeded))
 
@@ -71,7 +72,7 @@ class PyramidSlicedWasserstein(FeatureMetric):
         return [torch.stack(distances).mean(), *distances]
 
     def distance(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Of patches [N, C, 7, 7]."""
+        """Returns the distance between patches [N, C, 7, 7]."""
         seeded = torch.Generator().manual_seed(0)
         directions = torch.randn(real[0].numel(), self.directions, generator=seeded).to(real.device)
         directions /= directions.norm(dim=0)
@@ -84,7 +85,7 @@ class PyramidSlicedWasserstein(FeatureMetric):
 
 
 def laplacian_pyramid(images: Tensor, levels: int) -> list[Tensor]:
-    """Images [N, C, H, W] -> one for each level, each of half the size: differences, and last what is left."""
+    """Images [N, C, H, W] -> `levels` tensors, each half as large as the one before: differences, then the smallest image."""
     differences = []
     for _ in range(levels - 1):
         small = blurred(images)[:, :, ::2, ::2]
@@ -96,14 +97,14 @@ def laplacian_pyramid(images: Tensor, levels: int) -> list[Tensor]:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """By the binomial filter of 5×5 px; edges are mirrored."""
+    """Images filtered with the binomial filter of 5×5 px, with reflection padding."""
     taps = images.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     kernel = torch.outer(taps, taps).expand(images.shape[1], 1, 5, 5)
     return F.conv2d(F.pad(images, [2, 2, 2, 2], mode="reflect"), kernel, groups=images.shape[1])
 
 
 def patches_of(images: Tensor, count: int, seeded: torch.Generator) -> Tensor:
-    """`count` of each of the images [N, C, H, W], at random places: [N · count, C, 7, 7]."""
+    """Returns `count` patches from random positions of each image [N, C, H, W]: [N · count, C, 7, 7]."""
     n = len(images)
     rows, columns = (
         (torch.randint(size - SIDE + 1, (n, count, 1), generator=seeded) + torch.arange(SIDE)).to(images.device)
@@ -115,6 +116,6 @@ def patches_of(images: Tensor, count: int, seeded: torch.Generator) -> Tensor:
 
 
 def normalized(patches: Tensor) -> Tensor:
-    """Mean 0 and variance 1 of every channel over all of them; a channel without variance becomes 0."""
+    """Normalizes each channel to mean 0 and variance 1 over all patches; a channel without variance becomes 0."""
     deviation, mean = torch.std_mean(patches, (0, 2, 3), correction=0, keepdim=True)
     return (patches - mean) / deviation.clamp(min=1e-8)

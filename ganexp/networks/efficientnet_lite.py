@@ -96,8 +96,8 @@ class EfficientNetLite0(nn.Module):
         return tuple(maps)
 
     def folded(self) -> EfficientNetLite0:
-        """The same function in evaluation mode, for weights that stay: every batch norm becomes part of the convolution before
-        it, which saves a quarter of the time. Changes this network and returns it."""
+        """Merge each batch norm into the convolution before it, for fixed weights in evaluation mode. The network computes the
+        same function in three quarters of the time. Works in place, and returns the network."""
         for path in [self.stem, self.head, *(block.path for stage in self.stages for block in cast(Any, stage))]:
             layers = cast(nn.Sequential, path)
             for i, (conv, norm) in enumerate(pairwise(layers)):

@@ -1,4 +1,4 @@
-"""Several discriminators as one, such as a plain one beside one that knows ImageNet (Kumari et al. 2022, arXiv:2112.09130)."""
+"""Several discriminators as one, such as a plain one and one pretrained on ImageNet (Kumari et al. 2022, arXiv:2112.09130)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ganexp.networks.projected import equal_columns
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output: the logits of all `members`, each with as many columns, and their features.
+    """image [N, *shape], y [N] -> Output with the logits of all `members`, repeated to equally many columns, and their features.
 
-    Raises ValueError for no members.
+    Raises ValueError if there are no members.
     """
 
     def __init__(self, members: Mapping[str, nn.Module]):
         super().__init__()
         if not members:
-            raise ValueError("members: at least one discriminator")
+            raise ValueError("members: at least one discriminator is required")
         self.members = nn.ModuleDict(members)
 
     def forward(self, x: Tensor, y: Tensor) -> Output:

@@ -1,4 +1,4 @@
-"""What is left of a trained system when it is given away: it samples and does not learn."""
+"""A trained system that can only sample, as in an exported model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ganexp.systems.base import System
 class Sampler(System):
     """The averaged generator of an exported model, its prior, and the label counts of its training data.
 
-    `generator(z, y) -> x` and `classes`: see System. Raises ValueError where one of the parts is something else.
+    `generator(z, y) -> x` and `classes`: see System. Raises ValueError for a part of another type.
     """
 
     def __init__(self, latent: Latent, generator: nn.Module, classes: int | None = None):
         if not isinstance(generator, nn.Module):
-            raise ValueError(f"generator: must be a network, not {type(generator).__name__}")
+            raise ValueError(f"generator: must be a network, got {type(generator).__name__}")
         if not isinstance(getattr(latent, "dim", None), int) or not callable(getattr(latent, "sample", None)):
-            raise ValueError(f"latent: must be a prior with dim and sample(n, device), not {type(latent).__name__}")
+            raise ValueError(f"latent: must be a prior with dim and sample(n, device), got {type(latent).__name__}")
         super().__init__(latent, generator, {}, lambda optimizer: None, classes, ema_half_life=None)  # type: ignore[arg-type,return-value]
-        self.to(memory_format=torch.channels_last)  # as the systems that train: other layouts round differently
+        self.to(memory_format=torch.channels_last)  # as in training: other layouts round differently
 
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator}

@@ -1,4 +1,4 @@
-"""task=attributes: the direction of a latent space towards a class of the data."""
+"""task=attributes: find the direction in latent space towards a class of the data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ganexp.tasks.tool import Tool
 
 
 class Attributes(Tool):
-    """attribute.png: a row for each seed, of `steps` samples moved by −reach to reach standard deviations towards the class
-    `attribute`; and attribute.json, the direction and its accuracy.
+    """Writes attribute.png, with a row per seed: `steps` samples moved by −reach to reach standard deviations towards the class
+    `attribute`; and attribute.json with the direction and its accuracy.
 
-    `source`, `extremes`: see Model.attribute; `num`: samples that it is found from. Without `seeds` they are four from
-    config["seed"] on. Raises ValueError for an attribute that the data does not have.
+    `source`, `extremes`, `num`: see Model.attribute. `seeds`: default: four, starting at config["seed"]. Raises ValueError for a
+    class that the data does not have.
     """
 
     def __init__(
@@ -50,5 +50,5 @@ class Attributes(Tool):
         self.save_sheet(samples, "attribute")
         self.save_numbers({"attribute": self.attribute, "reach": self.reach} | found.summary(), "attribute")
         self.report(
-            f"class {self.attribute} by {found.source}, in {found.space}: {found.accuracy:.0%} of unseen codes are told apart"
+            f"class {self.attribute} by {found.source}, in {found.space}: accuracy {found.accuracy:.0%} on held-out codes"
         )

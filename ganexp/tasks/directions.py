@@ -1,4 +1,4 @@
-"""task=directions: along which directions samples change most."""
+"""task=directions: find the directions in latent space along which samples change most."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ganexp.tasks.tool import Tool
 
 
 class Directions(Tool):
-    """direction-01.png, …: for each direction a row for each seed, of `steps` samples from −reach to reach; and directions.json,
-    the vectors.
+    """Writes direction-01.png, …, one per direction with a row per seed: `steps` samples from −reach to reach; and
+    directions.json with the vectors.
 
-    `method`: sefa or pca, see Model.directions. `num`: directions. `reach`: without one 3 for SeFa, and for PCA 2 standard
-    deviations of w, or 2 where there is none. Without `seeds` they are three from config["seed"] on. Raises ValueError where no
-    layer of the generator sees the code itself.
+    `method`: sefa or pca, see Model.directions. `num`: number of directions. `reach`: default: 3 for sefa; 2 for pca, in w
+    standard deviations. `seeds`: default: three, starting at config["seed"]. Raises ValueError if no layer of the generator takes
+    the code itself.
     """
 
     def __init__(

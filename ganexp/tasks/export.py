@@ -1,4 +1,4 @@
-"""task=export: a trained model as a folder to give away."""
+"""task=export: export a trained model as a folder that can be shared."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ganexp.runtime.trainer import device
 
 
 class Export:
-    """The averaged generator of config["run"] with all that it needs to sample, in a folder that ganexp.load opens.
+    """Writes the averaged generator of config["run"], and everything it needs to sample, to a folder that ganexp.load opens.
 
-    Written whole or not at all, and read again for comparison: model.safetensors, config.yaml, README.md, and samples.png of
-    `num` samples of config["seed"]. `format`: `onnx` adds model.onnx, `torch` adds model.pt2. `folder`: a new one; null is
-    `model` in the task's own. `push_to`: USER/NAME on the Hugging Face Hub. Raises ValueError for arguments that cannot be and
-    for a network that the format cannot take.
+    The folder has model.safetensors, config.yaml, README.md, and samples.png with `num` samples of config["seed"]. It is written
+    completely or not at all, and read back to check it. `format`: `onnx` adds model.onnx, `torch` adds model.pt2. `folder`: a new
+    folder; null: `model` in the run folder of this task. `push_to`: USER/NAME on the Hugging Face Hub. Raises ValueError for
+    invalid arguments, and for a network that the format does not support.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Export:
     ):
         exporting.check_format(format)
         if num < 1:
-            raise ValueError(f"num: at least 1 sample, not {num}")
+            raise ValueError(f"num: must be at least 1, got {num}")
         self.folder = run_dir / "model" if folder is None else Path(folder).expanduser()
         exporting.check_empty(self.folder)
         if push_to is not None:
@@ -48,7 +48,7 @@ class Export:
         self.model = load(self.config["run"], device(self.config["hardware"]), self.config["trust"])
 
     def run(self) -> None:
-        """Write the folder, and send it to the Hub where that is asked for."""
+        """Write the folder, and push it to the Hub if `push_to` is set."""
         model = self.model
         exporting.export(model, self.folder, self.format, self.data_license, self.num, self.config["seed"])
         print(f"  checkpoint {display_path(model.checkpoint)}, step {model.step:,}")

@@ -1,4 +1,4 @@
-"""task=interpolate: samples between seeds, and between classes."""
+"""task=interpolate: interpolate between seeds, and between classes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from ganexp.tasks.tool import Tool
 
 
 class Interpolate(Tool):
-    """interpolation.png: a row from each keyframe to the next, of `steps` samples; and the same as a film of the kind `film`.
+    """Writes interpolation.png, with a row of `steps` samples from each keyframe to the next, and the same as a film of type
+    `film`.
 
-    A keyframe is a seed and a class; of `seeds` and `labels`, the fewer are repeated in turn. Without `seeds` they are `num` from
-    config["seed"] on, without `labels` all classes in turn. `space`, `curve`, `truncation`: see Model.interpolate. Raises
-    ValueError for what the model does not have.
+    A keyframe is a seed and a class; the shorter of `seeds` and `labels` is repeated. `seeds`: default: `num`, starting at
+    config["seed"]. `labels`: default: all classes in turn. `space`, `curve`, `truncation`: see Model.interpolate. Raises
+    ValueError if the model does not have the space or the classes.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Interpolate(Tool):
         self.check_sheet("steps", len(self.codes.x) // self.steps, self.steps)
 
     def run(self) -> None:
-        """Write the pictures."""
+        """Write the picture and the film."""
         with torch.no_grad():
             samples = render(self.model, self.codes).unflatten(0, (-1, self.steps))
         self.save_sheet(samples, "interpolation")

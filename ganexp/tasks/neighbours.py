@@ -1,4 +1,4 @@
-"""task=neighbours: the nearest training samples of generated ones."""
+"""task=neighbours: find the nearest training samples of generated ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ganexp.tasks.tool import Tool
 
 
 class Neighbours(Tool):
-    """neighbours.png: a row for each of `num` samples, in front the sample, behind it its `k` nearest training samples by the
-    features of config["extractor"]; and neighbours.json, their distances, and those of real samples to each other.
+    """Writes neighbours.png, with a row for each of `num` samples: the sample, then its `k` nearest training samples by the
+    features of config["extractor"]; and neighbours.json with their distances, and the distances between real samples.
 
-    `num_real`: training samples to look at, at most. See Model.neighbours. Raises ValueError for classes that are not there and
-    for data that cannot be loaded.
+    `num_real`: maximum number of training samples to search. See Model.neighbours. Raises ValueError for classes that the model
+    does not have, and for data that cannot be loaded.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Neighbours(Tool):
         check_number("k", self.k, 1, min(len(self.data.x), self.num_real) - 1)
 
     def run(self) -> None:
-        """Find them, and write."""
+        """Search, and write the results."""
         found = self.model.neighbours(self.num, self.k, self.num_real, self.labels, self.seed, self.extractor, self.data)
         real = to_float(self.data.take(found.numbers.flatten())).unflatten(0, (-1, self.k))
         self.save_sheet(torch.cat([found.samples[:, None], real], 1), "neighbours")

@@ -1,4 +1,4 @@
-"""task=project: the latent of a picture."""
+"""task=project: find the latent whose sample is nearest to a picture."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ganexp.tasks.tool import Tool
 
 
 class Project(Tool):
-    """projection.png: the target, the search at several steps, and the result; code.npy, the latent; projection.json, distances.
+    """Writes projection.png with the target, the search at several steps, and the result; code.npy, the latent; projection.json
+    with distances.
 
-    `picture`: a file; without one the training sample `number` of a fixed permutation. The others: see Model.project; the
-    features are those of config["extractor"]. Raises ValueError for a file that is not a picture of at most 40 megapixels in grey
-    or RGB.
+    `picture`: a file; default: the training sample `number` of a fixed permutation. The other arguments: see Model.project; the
+    features are those of config["extractor"]. Raises ValueError for a file that is not a grey or RGB picture of at most 40
+    megapixels.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Project(Tool):
             self.target, self.label = training_sample(self.model, self.data, self.number, self.label)
 
     def run(self) -> None:
-        """Search, and write."""
+        """Search, and write the results."""
         found = self.model.project(
             self.target, self.label, self.space, self.steps, self.lr, self.perceptual, self.pixels, self.seed,
             self.extractor, self.data,
@@ -49,4 +50,4 @@ class Project(Tool):
         self.save_array(found.code, "code")
         numbers = found.summary() | {"picture": self.picture, "distances": found.distances}
         self.save_numbers(numbers, "projection")
-        self.report(f"in {found.space}, mean square difference: {found.start_mse:.4g} at the start, {found.mse:.4g} at the end")
+        self.report(f"in {found.space}, mean squared error: {found.start_mse:.4g} at the start, {found.mse:.4g} at the end")

@@ -1,4 +1,4 @@
-"""task=reconstruct: real samples through a model's encoder and back."""
+"""task=reconstruct: encode and decode real samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ganexp.tasks.tool import Tool
 
 
 class Reconstruct(Tool):
-    """reconstruction.png: rows of training samples, each above a row of their reconstructions; and reconstruction.json, the mean
-    square difference. See Model.reconstruct. Raises ValueError for a model without an encoder."""
+    """Writes reconstruction.png, with rows of training samples, each above a row of their reconstructions; and
+    reconstruction.json with the mean squared error. See Model.reconstruct. Raises ValueError for a model without an encoder."""
 
     def __init__(self, config: dict[str, Any], run_dir: Path, num: int = 32):
         super().__init__(config, run_dir)
@@ -27,7 +27,7 @@ class Reconstruct(Tool):
         _ = self.data  # loads it
 
     def run(self) -> None:
-        """Reconstruct, and write."""
+        """Reconstruct, and write the results."""
         found = self.model.reconstruct(self.num, self.data)
         if found.real.ndim == 4:
             self.save_sheet(above(found.real, found.reconstructed), "reconstruction")
@@ -35,11 +35,11 @@ class Reconstruct(Tool):
             self.save_sheet(torch.stack([found.real, found.reconstructed], 1), "reconstruction")
         numbers = found.summary()
         self.save_numbers(numbers, "reconstruction")
-        self.report(f"mean square difference of {numbers['samples']} samples: {numbers['mse']:.4g}")
+        self.report(f"mean squared error of {numbers['samples']} samples: {numbers['mse']:.4g}")
 
 
 def above(real: torch.Tensor, reconstructed: torch.Tensor, columns: int = 8) -> torch.Tensor:
-    """[2 · rows, columns, *shape]: rows of real samples, each above their reconstructions; what is missing of the last is -1."""
+    """Returns rows of real samples, each above their reconstructions: [2 · rows, columns, *shape]. Empty cells are -1."""
     columns = min(columns, len(real))
     missing = -len(real) % columns
     both = [torch.cat([x, x.new_full((missing, *x.shape[1:]), -1)]).unflatten(0, (-1, columns)) for x in (real, reconstructed)]

@@ -46,7 +46,7 @@ class Sample:
         self.model = load(self.config["run"], device(self.config["hardware"]), self.config["trust"])
         self.model.check_label(self.label)
         if self.npz and len(self.model.shape) != 3:
-            raise ValueError("npz: this model makes points, which are written to samples.npy")
+            raise ValueError("npz: this model generates points, which are written to samples.npy")
 
     def run(self) -> None:
         """Sample, and write into the run folder."""
@@ -70,7 +70,7 @@ class Sample:
         self.say(written)
 
     def write_images(self) -> Path:
-        """Batch by batch: the file or the folder that they are in."""
+        """Write images batch by batch. Returns the file or folder."""
         made = sampling.batches(self.model.system, self.num, self.label, self.config["seed"])
         batches = tqdm(made, desc="sampling", total=-(-self.num // sampling.CHUNK), leave=False, disable=None)
         if self.npz:

@@ -1,4 +1,4 @@
-"""task=spectrum: the power spectra of real and generated images."""
+"""task=spectrum: compare the power spectra of real and generated images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ganexp.tasks.tool import Tool
 
 
 class Spectrum(Tool):
-    """spectrum.png: the mean log power spectra of `num` generated images and of as many real ones, and their azimuthal averages;
-    and spectrum.json, the averages. See Model.spectrum. Raises ValueError for points."""
+    """Writes spectrum.png with the mean log power spectra of `num` generated and as many real images, and their azimuthal
+    averages; and spectrum.json with the averages. See Model.spectrum. Raises ValueError for points."""
 
     def __init__(self, config: dict[str, Any], run_dir: Path, num: int = 1000):
         super().__init__(config, run_dir)
@@ -25,7 +25,7 @@ class Spectrum(Tool):
         _ = self.data  # loads it
 
     def run(self) -> None:
-        """Measure, and write."""
+        """Measure, and write the results."""
         found = self.model.spectrum(self.num, self.seed, self.data)
         self.save_picture(drawing.spectra(found), "spectrum.png")
         numbers = found.summary()

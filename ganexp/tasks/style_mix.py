@@ -1,4 +1,4 @@
-"""task=style_mix: samples with the styles of other samples."""
+"""task=style_mix: mix the styles of samples."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ganexp.tasks.tool import Tool
 
 
 class StyleMix(Tool):
-    """styles.png: the seeds `rows` down, the seeds `columns` across, between them the row's sample with the column's styles
-    in some `layers`; see Model.style_mix.
+    """Writes styles.png, a table with the samples of the seeds `rows` on the left and those of the seeds `columns` on top; each
+    cell has the row's sample with the column's styles in `layers`. See Model.style_mix.
 
-    Without seeds they are `num` from config["seed"] on for the rows, and the next ones for the columns. Raises ValueError for a
+    `rows`: default: `num` seeds, starting at config["seed"]. `columns`: default: the next `num` seeds. Raises ValueError for a
     generator without styles.
     """
 
@@ -43,4 +43,4 @@ class StyleMix(Tool):
         """Write the picture."""
         samples = self.model.style_mix(self.down, self.across, self.chosen, self.labels, self.truncation)
         self.save_sheet(samples, "styles")
-        self.report(f"layers {', '.join(map(str, self.chosen))} of the columns in {len(self.down)} rows")
+        self.report(f"{len(self.down)} rows, with the styles of the columns in layers {', '.join(map(str, self.chosen))}")

@@ -1,4 +1,4 @@
-"""What the tasks that explore a trained model share."""
+"""The base class of the tasks that explore a trained model."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from ganexp.runtime.trainer import device
 
 
 class Tool:
-    """A task on config["run"]; a subclass has arguments of its own and `run`.
+    """A task on the model config["run"]; a subclass adds arguments and implements `run`.
 
-    `setup` loads the model and calls `check`, which raises ValueError for arguments that do not fit it.
+    `setup` loads the model and calls `check`, which raises ValueError for arguments that do not fit the model.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path):
@@ -41,25 +41,26 @@ class Tool:
         self.check()
 
     def check(self) -> None:
-        """Refuse what the model cannot do, before anything is written."""
+        """Raises ValueError for anything that the model cannot do, before anything is written."""
 
     @property
     def seed(self) -> int:
         return self.config["seed"]
 
     def seeds(self, given: Sequence[int] | None, num: int, offset: int = 0) -> list[int]:
-        """The given seeds, or `num` of them from config["seed"] + offset on."""
+        """Returns the given seeds, or `num` seeds starting at config["seed"] + offset."""
         return list(given) if given is not None else [self.seed + offset + i for i in range(num)]
 
     @cached_property
     def data(self) -> DataModule:
-        """The run's own data, or those of the command line, loaded. Raises ConfigError where they are of another shape."""
+        """The data of the command line, or else the run's own, loaded. Raises ConfigError if their shape differs from the
+        model's."""
         node = self.config.get("data")
         data = restore_data(self.model.config, self.config["trust"]) if node is None else build(node, "data")
         try:
             return prepared(data, self.model)
         except (ValueError, OSError) as error:
-            raise type(error)(f"data of the run: {error}; or name other data: data=… data.root=…") from error
+            raise type(error)(f"data of the run: {error}; or choose other data: data=… data.root=…") from error
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -73,7 +74,7 @@ class Tool:
             self.written.append(name)
 
     def save_sheet(self, samples: Tensor, name: str) -> None:
-        """Samples [rows, columns, *shape] as NAME.png; points also as NAME.npy."""
+        """Save samples [rows, columns, *shape] as NAME.png, points also as NAME.npy."""
         points = samples.ndim == 3
         real = self.data.real(2000) if points and samples.shape[2] == 2 else None
         self.save_picture(drawing.sheet(samples, real, f"step {self.model.step:,}"), f"{name}.png")
@@ -90,17 +91,17 @@ class Tool:
         self.written.append(f"{name}.json")
 
     def save_film(self, codes: Codes, name: str, kind: str | None, fps: float) -> None:
-        """The codes' samples as NAME.KIND; nothing without a kind."""
+        """Save the samples of the codes as the film NAME.KIND, if there is a `kind`."""
         if kind is not None:
             film.write_film(film.frames(self.model, codes), self.run_dir / f"{name}.{kind}", fps)
             self.written.append(f"{name}.{kind}")
 
     def check_sheet(self, key: str, rows: int, columns: int) -> None:
-        """Raises ValueError for a picture of too many pixels."""
+        """Raises ValueError if the picture would have too many pixels."""
         drawing.check_sheet(key, rows, columns, self.model.shape)
 
     def report(self, *lines: str) -> None:
-        """What came out, and where it is."""
+        """Print the checkpoint, the given lines and the names of the files."""
         print(f"  checkpoint {display_path(self.model.checkpoint)}, step {self.model.step:,}")
         for line in [*lines, f"written to {display_path(self.run_dir)}: {', '.join(self.written)}"]:
             print(f"  {line}")

@@ -1,4 +1,4 @@
-"""task=truncate: the same seeds at several truncations."""
+"""task=truncate: sample the same seeds at several truncations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ganexp.tasks.tool import Tool
 
 
 class Truncate(Tool):
-    """truncation.png: a row a seed, a column a truncation of `psi`; see Model.truncate.
+    """Writes truncation.png, with a row per seed and a column per truncation in `psi`; see Model.truncate.
 
-    Without `seeds` they are `num` from config["seed"] on, without `labels` all classes in turn.
+    `seeds`: default: `num`, starting at config["seed"]. `labels`: default: all classes in turn.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""task=walk: a looping film through keyframes."""
+"""task=walk: make a looping film through keyframes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ganexp.tasks.tool import Tool
 
 
 class Walk(Tool):
-    """walk.gif, or of another kind: a closed path through keyframes, `frames` from one to the next, shown `fps` a second; and
-    walk.png, the keyframes. The path of points is one picture, walk.png, and walk.npy.
+    """Writes walk.gif, or another type of film: a closed path through keyframes, with `frames` frames from one to the next, shown
+    at `fps` frames per second; and walk.png with the keyframes. For points, walk.png shows the path, and walk.npy has its points.
 
-    The others: see Interpolate and Model.walk.
+    The other arguments: see Interpolate and Model.walk.
     """
 
     def __init__(
