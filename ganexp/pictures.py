@@ -20,6 +20,7 @@ from ganexp.images import to_uint8
 
 log = logging.getLogger(__name__)
 GRID = 640  # px: smaller grids are enlarged to about this
+SINGLE = 256  # px: the same for one image
 
 
 def render(samples: Tensor, columns: int, real: Tensor, title: str) -> Image.Image:
@@ -39,10 +40,31 @@ def grid(images: Tensor, columns: int) -> Image.Image:
     images = to_uint8(images.detach().float().cpu())
     if images.shape[1] == 2:  # grey and alpha
         images = images[:, :1]
-    sheet = make_grid(images, nrow=columns, padding=2 if images.shape[-1] >= 24 else 1)
+    sheet = make_grid(images, nrow=columns, padding=padding(images.shape[1:]))
     picture = Image.fromarray(sheet.permute(1, 2, 0).numpy())
-    factor = max(1, round(GRID / picture.width))
+    factor = enlargement(picture.width)
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
+
+
+def padding(shape: Sequence[int]) -> int:
+    """Pixels between the images of a grid."""
+    return 2 if shape[-1] >= 24 else 1
+
+
+def enlargement(width: int) -> int:
+    return max(1, round(GRID / width))
+
+
+def number_at(point: Sequence[float], n: int, columns: int, shape: Sequence[int]) -> int:
+    """The number of the image at a point (x, y) in px of the grid of n images of this shape; of the nearest one, between them."""
+    if n == 1:  # it is drawn without a border
+        return 0
+    columns, border = min(columns, n), padding(shape)
+    cells = [side + border for side in (shape[2], shape[1])]
+    factor = enlargement(columns * cells[0] + border)
+    column, row = ((at / factor - border / 2) / cell for at, cell in zip(point, cells, strict=True))
+    inside = int(min(max(row, 0), (n - 1) // columns)), int(min(max(column, 0), columns - 1))
+    return min(inside[0] * columns + inside[1], n - 1)
 
 
 def scatter(points: Tensor, real: Tensor, title: str) -> Image.Image:
@@ -83,6 +105,13 @@ def single(image: Tensor) -> Image.Image:
     """Convert one image [C, H, W] in [-1, 1], not enlarged; 1 to 4 channels are grey, grey and alpha, RGB, RGBA."""
     array = to_uint8(image).permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def enlarged(image: Tensor) -> Image.Image:
+    """One image [C, H, W] in [-1, 1], by an integer factor to about 256 px, bicubic."""
+    picture = single(image).convert("RGB")
+    factor = max(1, round(SINGLE / max(picture.size)))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
 
 
 def save(picture: Image.Image, path: Path) -> None:

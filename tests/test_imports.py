@@ -43,6 +43,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "latent_space": LATENT_SPACE,
     "export": {"systems", "sampling", "pictures", "images", "files", "runs", "runtime", "cli"},
     "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "export", "latent_space"},
+    "explorer": LATENT_SPACE | {"latent_space", "model", "runs", "export"},
     "cli": {"files", "runs", "runtime"},
     "tasks": EVERYTHING - {"__main__"},
     "__main__": {"cli"},

@@ -18,16 +18,12 @@ from ganexp.latent_space.codes import Codes, TrainedModel, check_choice, check_n
 
 Kind = Literal["gif", "webp", "mp4"]
 KINDS = ("gif", "webp", "mp4")
-SIDE = 256  # px: smaller frames are enlarged to about this
 
 
 def frames(model: TrainedModel, codes: Codes) -> Iterator[Image.Image]:
-    """The samples of codes as pictures, made when they are asked for. Small ones are enlarged smoothly, by a whole factor."""
+    """The samples of codes as enlarged pictures, made when they are asked for."""
     for samples in render_parts(model, codes):
-        for image in samples:
-            picture = pictures.single(image).convert("RGB")
-            factor = max(1, round(SIDE / max(picture.size)))
-            yield picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
+        yield from map(pictures.enlarged, samples)
 
 
 def check_film(model: TrainedModel, kind: str | None, fps: float) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ganexp.data.module import DataModule
 from ganexp.images import to_float, to_uint8
-from ganexp.latent_space.codes import MOST, Space, TrainedModel, check_number, from_prior, render
+from ganexp.latent_space.codes import MOST, TrainedModel, check_number, from_prior, render
 from ganexp.latent_space.real import ready, real_features, training_data
 from ganexp.metrics.features import Extractor
 
@@ -64,6 +64,25 @@ def nearest(queries: Tensor, keys: Tensor, k: int, same: bool = False) -> tuple[
     return torch.cat(distances), torch.cat(numbers)
 
 
+class RealFeatures:
+    """The features of at most `num` real samples, two or more. `extractor`: null is that of extractor=auto."""
+
+    def __init__(self, data: DataModule, num: int, device: torch.device, extractor: Extractor | None = None):
+        self.extractor, self.device = ready(extractor, data, device), device
+        self.features, self.order = real_features(data, self.extractor, num, device)
+        self.distances = nearest(self.features, self.features, 1, same=True)[0][:, 0]
+
+    @torch.no_grad()
+    def neighbours(self, samples: Tensor, k: int) -> Neighbours:
+        """The k nearest real samples of each of samples [N, *shape]; images are rounded to 256 levels first. Raises ValueError
+        for a k that is out of range."""
+        check_number("k", k, 1, min(100, len(self.order) - 1))
+        seen = to_float(to_uint8(samples)) if samples.ndim == 4 else samples
+        fake = torch.cat([self.extractor(part.to(self.device))["features"].cpu() for part in seen.split(64)])
+        distances, numbers = nearest(fake, self.features, k)
+        return Neighbours(samples, self.order[numbers], distances, self.distances, self.extractor.name)
+
+
 @torch.no_grad()
 def neighbours(
     model: TrainedModel,
@@ -74,21 +93,17 @@ def neighbours(
     seed: int = 0,
     extractor: Extractor | None = None,
     data: DataModule | None = None,
+    samples: Tensor | None = None,
 ) -> Neighbours:
     """The k nearest of at most `num_real` training samples for each of n generated ones, by the distance of their features.
 
-    `extractor`: null is that of extractor=auto. `data`: null is the model's own. Images are rounded to 256 levels first.
-    Raises ValueError for more neighbours than there are real samples, and what loading the data raises.
+    `extractor`: null is that of extractor=auto. `data`: null is the model's own. `samples` [N, *shape]: instead of n from the
+    prior. Raises ValueError for more neighbours than there are real samples, and what loading the data raises.
     """
     check_number("num", n, 1, MOST)
     data = training_data(model) if data is None else data
     check_number("num_real", num_real, 2, 10**7)
     check_number("k", k, 1, min(100, min(num_real, len(data.x)) - 1))
-    extractor = ready(extractor, data, model.device)
-    space: Space = "z"
-    samples = render(model, from_prior(model, n, seed, labels, space))
-    seen = to_float(to_uint8(samples)) if samples.ndim == 4 else samples
-    fake = torch.cat([extractor(part.to(model.device))["features"].cpu() for part in seen.split(64)])
-    real, order = real_features(data, extractor, num_real, model.device)
-    distances, numbers = nearest(fake, real, k)
-    return Neighbours(samples, order[numbers], distances, nearest(real, real, 1, same=True)[0][:, 0], extractor.name)
+    if samples is None:
+        samples = render(model, from_prior(model, n, seed, labels, "z"))
+    return RealFeatures(data, num_real, model.device, extractor).neighbours(samples.cpu(), k)

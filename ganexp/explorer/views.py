@@ -1,0 +1,248 @@
+"""What the tabs show: pictures of a model, each with a caption and the lines of Python that make it again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ganexp import pictures
+from ganexp.explorer.opened import Opened
+from ganexp.images import to_float
+from ganexp.latent_space import drawing
+from ganexp.latent_space.codes import Codes, check_number, from_prior, from_seeds, render
+from ganexp.latent_space.directions import Method, moved
+from ganexp.latent_space.interpolation import chosen_curve, code_path, interpolation
+from ganexp.latent_space.projection import Target, training_sample
+from ganexp.latent_space.real import read_picture
+
+MOST_SAMPLES = 100  # of one grid
+STRIP = 8  # samples of a path
+NEAREST = 7  # training samples
+
+
+class View(NamedTuple):
+    picture: Image.Image
+    caption: str
+    code: str
+
+
+class Grid(NamedTuple):
+    """The samples of the seeds from `seed` on: `n` in rows of `columns`, of the class `label`, or of all classes in turn."""
+
+    seed: int
+    n: int
+    columns: int
+    label: int | None
+
+    def picked(self, opened: Opened, point: Sequence[float]) -> tuple[int, int | None]:
+        """The seed and the class of the sample at a point (x, y) of the picture."""
+        if not opened.images:
+            raise ValueError("Only pictures are picked by a click; type a seed to pick a point.")
+        number = pictures.number_at(point, self.n, self.columns, opened.model.shape)
+        classes = opened.model.classes
+        return self.seed + number, number % classes if classes and self.label is None else self.label
+
+
+# -- samples -------------------------------------------------------------------------------------------------------------
+
+
+def grid_of(opened: Opened, seed: int, num: int, label: int | None) -> Grid:
+    """About `num` samples in whole rows; a multiple of the classes in a row, if all of up to 20 come in turn."""
+    check_number("samples", num, 1, MOST_SAMPLES)
+    classes = opened.model.classes if label is None else None
+    columns = pictures.columns_for(num, classes if classes and classes <= 20 else None)
+    rows = max(1, min(round(num / columns), MOST_SAMPLES // columns))
+    return Grid(seed, rows * columns, columns, label)
+
+
+def samples(opened: Opened, grid: Grid, truncation: float) -> View:
+    seeds, labels = range(grid.seed, grid.seed + grid.n), labels_of(grid.label)
+    x = render(opened.model, from_seeds(opened.model, seeds, labels, truncation=truncation))
+    made = f"x = model.truncate({seeds}, labels={labels}, psi=[{truncation}])[:, 0]  # {shape_text(x)}"
+    picture = sheet(opened, x.unflatten(0, (-1, grid.columns))) if opened.images else scatter(opened, x)
+    return View(picture, f"seeds {seeds[0]} to {seeds[-1]}", lines(opened, made, columns=grid.columns))
+
+
+def sample(opened: Opened, seed: int, label: int | None, truncation: float) -> View:
+    """One sample, enlarged."""
+    x = render(opened.model, from_seeds(opened.model, [seed], labels_of(label), truncation=truncation))
+    made = f"x = model.sample(1, label={label}, seed={seed}, truncation={truncation})"
+    return View(single(opened, x), name_of(seed, label), lines(opened, made, None))
+
+
+def neighbours(opened: Opened, seed: int, label: int | None, truncation: float) -> View:
+    """The sample, and its nearest training samples."""
+    x = render(opened.model, from_seeds(opened.model, [seed], labels_of(label), truncation=truncation))
+    found = opened.real_features.neighbours(x, min(NEAREST, len(opened.real_features.order) - 1))
+    nearest = to_float(opened.data.take(found.numbers[0]))
+    distance, typical = float(found.distances[0, 0]), float(found.real_distances.median())
+    closer = float((found.real_distances < distance).float().mean())
+    caption = f"The sample, and behind it its nearest training samples by {found.extractor}. The nearest is {distance:.3g} away. "
+    caption += f"A training sample's nearest other one is {typical:.3g} away (median); {closer:.0%} of them have a nearer one."
+    body = f"x = model.sample(1, label={label}, seed={seed}, truncation={truncation})\n"
+    body += f"found = model.neighbours(samples=x, k={found.numbers.shape[1]})\n"
+    body += "x = torch.cat([x, to_float(training_data(model).take(found.numbers[0]))])"
+    more = ["from ganexp.images import to_float", "from ganexp.latent_space.real import training_data"]
+    picture = sheet(opened, torch.cat([x, nearest])[None])
+    return View(picture, caption, lines(opened, body, columns=1 + NEAREST, imports=more, torch=True))
+
+
+# -- morphs --------------------------------------------------------------------------------------------------------------
+
+
+def morph(opened: Opened, ends: Sequence[tuple[int, int | None]], t: float, truncation: float) -> View:
+    """The sample at t in [0, 1] of the path from one (seed, class) to another."""
+    check_number("position", t, 0, 1)
+    keys = keyframes(opened, ends, truncation)
+    curve = chosen_curve(opened.model, keys.space, None)
+    codes = code_path(keys, torch.tensor([t], dtype=torch.float64), curve, False, opened.model.classes)
+    labels = [label for _, label in ends] if opened.model.classes else None
+    body = f"ends = from_seeds(model, {[seed for seed, _ in ends]}, {labels}, truncation={truncation})\n"
+    body += f'x = render(model, code_path(ends, torch.tensor([{t}]).double(), "{curve}", False, model.classes))'
+    more = [
+        "from ganexp.latent_space.codes import from_seeds, render",
+        "from ganexp.latent_space.interpolation import code_path",
+    ]
+    return View(
+        single(opened, render(opened.model, codes)), f"{t:.0%} of the way", lines(opened, body, None, imports=more, torch=True)
+    )
+
+
+def strip(opened: Opened, ends: Sequence[tuple[int, int | None]], truncation: float) -> View:
+    """The whole path in eight samples."""
+    seeds = [seed for seed, _ in ends]
+    labels = [label or 0 for _, label in ends] if opened.model.classes else None
+    x = render(opened.model, interpolation(opened.model, seeds, labels, STRIP, truncation=truncation))
+    made = f"x = model.interpolate({seeds}, {labels}, steps={STRIP}, truncation={truncation})[0]  # {shape_text(x)}"
+    return View(sheet(opened, x[None]), "the whole way", lines(opened, made, columns=STRIP))
+
+
+def keyframes(opened: Opened, ends: Sequence[tuple[int, int | None]], truncation: float) -> Codes:
+    labels = [label or 0 for _, label in ends] if opened.model.classes else None
+    return from_seeds(opened.model, [seed for seed, _ in ends], labels, truncation=truncation)
+
+
+# -- directions ----------------------------------------------------------------------------------------------------------
+
+
+def along(opened: Opened, method: Method, amounts: Sequence[float], seed: int, label: int | None, truncation: float) -> View:
+    """A sample moved along the first directions at once; `amounts`: how far along each, in its units."""
+    found = opened.directions(method)
+    n = min(len(amounts), len(found.vectors))
+    direction = torch.tensor(amounts[:n]) * found.units[:n] @ found.vectors[:n]
+    codes = from_seeds(opened.model, [seed], labels_of(label), found.space, truncation)
+    x = render(opened.model, moved(codes, direction, torch.ones(1)))
+    body = f'found = model.directions("{method}", num={n})\n'
+    body += f"direction = torch.tensor({list(amounts[:n])}) * found.units @ found.vectors\n"
+    body += f"codes = from_seeds(model, [{seed}], {labels_of(label)}, found.space, {truncation})\n"
+    body += "x = render(model, moved(codes, direction, torch.ones(1)))"
+    more = ["from ganexp.latent_space.codes import from_seeds, render", "from ganexp.latent_space.directions import moved"]
+    return View(single(opened, x), name_of(seed, label), lines(opened, body, None, imports=more, torch=True))
+
+
+# -- projection ----------------------------------------------------------------------------------------------------------
+
+
+def target(opened: Opened, file: str | None, number: int) -> Tensor:
+    """The picture to project [1, *shape]: a file, or the training sample `number`. Raises ValueError for a file that cannot be
+    read or is too large."""
+    if file is not None:
+        return read_picture(file, opened.model.shape, "the picture")
+    check_number("number", number, 0, len(opened.data.x) - 1)
+    return training_sample(opened.model, opened.data, number, None)[0]
+
+
+def project(
+    opened: Opened, file: str | None, number: int, label: int | None, space: Target | None, steps: int
+) -> tuple[View, Image.Image]:
+    """The result beside the target, and the search: the target, then some of its stages."""
+    check_number("steps", steps, 1, 1000)
+    wanted = target(opened, file, number)
+    if file is None:
+        label = training_sample(opened.model, opened.data, number, label)[1]
+    found = opened.model.project(wanted, label, space, steps, extractor=opened.make_extractor(), data=opened.data)
+    both = torch.cat([found.target[None], found.picture[None]])
+    caption = f"Left the picture, right the nearest sample that was found in {found.space}. The mean square difference fell from "
+    caption += f"{found.start_mse:.3g} to {found.mse:.3g} in {len(found.distances)} steps."
+    body = "" if file is None else f"target = read_picture({Path(file).name!r}, model.shape)\n"
+    body += f"found = model.project({'None' if file is None else 'target'}, {label}, {space!r}, {steps}"
+    body += f", number={number}" if file is None else ""
+    body += ")\nx = torch.cat([found.target[None], found.picture[None]])  # found.code is the latent"
+    more = ["from ganexp.latent_space.real import read_picture"] if file is not None else []
+    search = sheet(opened, torch.cat([found.target[None], found.stages])[None])
+    return View(sheet(opened, both[None]), caption, lines(opened, body, 2, imports=more, torch=True)), search
+
+
+# -- real or generated ---------------------------------------------------------------------------------------------------
+
+
+def question(opened: Opened) -> tuple[Image.Image, bool]:
+    """A training picture or a sample, by chance, and whether it is real. Raises ValueError for points."""
+    if not opened.images:
+        raise ValueError("The quiz shows pictures; this model makes points.")
+    real = bool(random.getrandbits(1))
+    if real:
+        x = to_float(opened.data.take(torch.tensor([random.randrange(len(opened.data.x))])))
+    else:
+        label = None if opened.model.classes is None else [random.randrange(opened.model.classes)]
+        x = render(opened.model, from_prior(opened.model, 1, random.getrandbits(31), label))
+    return single(opened, x), real
+
+
+def verdict(real: bool, answer: bool, right: int, asked: int) -> str:
+    """What is said after an answer; `right` of `asked` with this one."""
+    said = "Right" if real == answer else "Wrong"
+    return f"{said}: it is {'real' if real else 'generated'}. {right} of {asked} right; guessing gives half."
+
+
+# -- pictures and lines ----------------------------------------------------------------------------------------------------
+
+
+def single(opened: Opened, x: Tensor) -> Image.Image:
+    """One sample [1, *shape]; a point over the real ones."""
+    return pictures.enlarged(x[0]) if opened.images else sheet(opened, x[None])
+
+
+def sheet(opened: Opened, x: Tensor) -> Image.Image:
+    """Samples [rows, columns, *shape] as a grid, points over the real ones. Raises ValueError for points not in a plane."""
+    real = None if opened.images else opened.data.real(2000)
+    picture = drawing.sheet(x, real, f"step {opened.model.step:,}")
+    if picture is None:
+        raise ValueError(f"Points of {opened.model.shape[0]} coordinates cannot be drawn, only those of 2.")
+    return picture
+
+
+def scatter(opened: Opened, x: Tensor) -> Image.Image:
+    """Points [N, 2] over the real ones. Raises ValueError for points of another dimension."""
+    return pictures.render(x, 1, opened.data.real(2000), f"step {opened.model.step:,}")
+
+
+def lines(opened: Opened, body: str, columns: int | None, imports: Sequence[str] = (), torch: bool = False) -> str:
+    """Python that makes samples x by `body` and writes their picture: `columns` of them, or the one that there is."""
+    trust = f", trust={list(opened.trust)}" if opened.trust else ""
+    head = ["from pathlib import Path", ""] if opened.images else []
+    head += ["import torch", ""] if torch else []
+    head += ["import ganexp"]
+    head += ["from ganexp import pictures"] if opened.images else []
+    head += list(imports)
+    text = "\n".join([*head, "", f"model = ganexp.load({str(opened.model.checkpoint)!r}{trust})", body])
+    drawn = "enlarged(x[0])" if columns is None else f"grid(x, {columns})"
+    return text + (f'\npictures.save(pictures.{drawn}, Path("picture.png"))' if opened.images else "")
+
+
+def labels_of(label: int | None) -> list[int] | None:
+    return None if label is None else [label]
+
+
+def name_of(seed: int, label: int | None) -> str:
+    return f"seed {seed}" + ("" if label is None else f", class {label}")
+
+
+def shape_text(x: Tensor) -> str:
+    return f"[{', '.join(map(str, x.shape))}]"
