@@ -1,4 +1,4 @@
-"""Stop a run on Ctrl-C or SIGTERM after the current step, with a checkpoint."""
+"""Stop a run on Ctrl-C, SIGTERM or SIGUSR1 after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REQUEUE = getattr(signal, "SIGUSR1", None)  # SLURM's, as set by `--signal=USR1@SECONDS`; Windows has none
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([REQUEUE] if REQUEUE is not None else []))
 
 
 class Stop(pl.Callback):
-    """Ends the run after the current step on the first SIGINT or SIGTERM; the checkpoint callback then saves. A second SIGINT
-    stops at once.
+    """Ends the run after the current step on the first of SIGNALS; the checkpoint callback then saves. A second SIGINT stops at
+    once.
 
     Ranks synchronize only every tenth step, to keep this cheap. `received`: the signal, 0 for none.
     """

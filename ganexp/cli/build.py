@@ -41,18 +41,16 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
 
 
 def build_task(
-    node: Mapping[str, Any], config: dict[str, Any], run_dir: pathlib.Path, override_keys: Sequence[str] | None = None
+    node: Mapping[str, Any], config: dict[str, Any], run_dir: pathlib.Path, further: Mapping[str, Any] | None = None
 ) -> Any:
     """Build a task, `Task(config=config, run_dir=run_dir, **arguments)`, and call its `setup()` if it has one. `node`: `_target_`
     and the arguments.
 
-    `override_keys`: the keys that the command line sets, a further argument of a task that works in a run's folder. Raises
+    `further`: more arguments that the command line gives to some tasks, see TASK_KEYS. Raises
     ConfigError for an unknown, missing or reserved argument, for any error of constructor and setup (HYDRA_FULL_ERROR=1 shows the
     traceback instead), and for an object without run().
     """
-    given = {"config": config, "run_dir": run_dir}
-    if override_keys is not None:
-        given["override_keys"] = list(override_keys)
+    given = {"config": config, "run_dir": run_dir, **(further or {})}
     target = node["_target_"]
     for key in sorted(given.keys() & node.keys()):
         raise ConfigError(f"task.{key}: is set by ganexp itself")

@@ -161,12 +161,14 @@ def check_nodes(config: dict[str, Any]) -> None:
         raise ConfigError(f"name: must be a folder below outputs/, got {config['name']!r}")
     if any(len(part.encode()) > 200 for part in name.parts):
         raise ConfigError(f"name: must have at most 200 bytes, got {len(config['name'].encode())}")
+    if config.get("resume") not in (None, "auto"):
+        raise ConfigError(f"resume: must be auto or null, got {config['resume']!r}; to continue one run: task=resume run=FOLDER")
     if not 0 <= config["seed"] < 2**32:
         raise ConfigError(f"seed: must be from 0 to {2**32 - 1}, got {config['seed']}")
     if "LOCAL_WORLD_SIZE" not in os.environ and HydraConfig.get().runtime.choices.get("hardware") == "multinode":
         raise ConfigError(
-            "hardware=multinode: requires torchrun, started once on every node: torchrun --nnodes=2 --nproc-per-node=8 "
-            "--node-rank=0 --master-addr=HOST --master-port=29500 -m ganexp hardware=multinode …"
+            "hardware=multinode: requires srun with several tasks, or torchrun, started once on every node: torchrun --nnodes=2 "
+            "--nproc-per-node=8 --node-rank=0 --master-addr=HOST --master-port=29500 -m ganexp hardware=multinode …"
         )
 
 
@@ -227,6 +229,9 @@ def check_task(config: dict[str, Any]) -> None:
     in_run_folder = node.get("in_run_folder", False)
     if not isinstance(in_run_folder, bool) or (in_run_folder and "run" not in node.get("needs", [])):
         raise ConfigError(f"task.in_run_folder: must be false, or true with needs: [run, …], got {in_run_folder!r}")
+    leaves_nothing = node.get("leaves_nothing", False)
+    if not isinstance(leaves_nothing, bool) or (leaves_nothing and in_run_folder):
+        raise ConfigError(f"task.leaves_nothing: must be false, or true without in_run_folder, got {leaves_nothing!r}")
 
 
 def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:

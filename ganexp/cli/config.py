@@ -76,18 +76,21 @@ class Config:
     trainer: Training = field(default_factory=Training)
     run: str | None = None
     start_from: str | None = None
+    resume: str | None = None
     trust: list[str] = field(default_factory=list)
 
 
 PICK_ANY = ("regularizer", "augment", "constraint", "anneal", "metrics", "callbacks", "logger")
 TYPED: dict[str, Any] = {"": Config, "trainer": Training, "optimizer": Optimizers}
-CALL_KEYS = ("task", "run", "trust")  # keys of the command line that are not part of a run's config
+CALL_KEYS = ("task", "run", "resume", "trust")  # keys of the command line that are not part of a run's config
 # Keys of a task node that are not arguments of the task:
 # needs: top-level keys and config groups that the task gets. Only these may be set on its command line; none may be null.
 # optional: further ones. A group is null unless the command line chooses it.
 # in_run_folder: true if the task works in the folder of run=… instead of a new one. Its constructor also gets `override_keys`,
 #   the full keys that the command line sets.
-TASK_KEYS = ("_target_", "needs", "optional", "in_run_folder")
+# leaves_nothing: true if the task works in a temporary folder, which is deleted at its end. Its constructor also gets
+#   `override_keys`, the `destination` that a run of this command line would have, and the `notes` on what has no effect.
+TASK_KEYS = ("_target_", "needs", "optional", "in_run_folder", "leaves_nothing")
 ConfigStore.instance().store(name="schema", node=Config)
 
 
@@ -109,7 +112,7 @@ OmegaConf.register_new_resolver("scaled", scaled, replace=True)
 OmegaConf.register_new_resolver("packed", lambda shape, n: [n * shape[0], *shape[1:]], replace=True)
 OmegaConf.register_new_resolver("combinations", lambda names: 2 ** len(names) if names else 0, replace=True)
 OmegaConf.register_new_resolver(
-    "run_name", lambda task, model, data: f"{model}_{data}" if task in ("train", "resume") else task, replace=True
+    "run_name", lambda task, model, data: f"{model}_{data}" if task in ("train", "resume", "check") else task, replace=True
 )
 OmegaConf.register_new_resolver("plus", lambda a, b: (a or 0) + b, replace=True)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import hydra
@@ -26,10 +28,11 @@ from ganexp.files import read_json, write_json
 from ganexp.runs import find_run
 
 log = logging.getLogger(__name__)
+EARLY = {".hydra", "log.txt", "error.txt", ".config.yaml.part"}  # what a run folder holds before its config.yaml
 
 
-def build_task(cfg: DictConfig, folder: Path) -> Any:
-    """Build and set up the task, without running it. Raises ConfigError; writes nothing."""
+def build_task(cfg: DictConfig, folder: Path, further: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """Build and set up the task, without running it. Raises ConfigError; writes nothing. `further`: more of its arguments."""
     from ganexp.cli.build import build_task as build  # imports torch
 
     whole = config.resolved(cfg)
@@ -37,24 +40,39 @@ def build_task(cfg: DictConfig, folder: Path) -> Any:
     arguments = {key: value for key, value in whole["task"].items() if key == "_target_" or key not in config.TASK_KEYS}
     try:
         task_config = config_of_task(whole, override_keys)
-        return build(arguments, task_config, folder, override_keys if in_run_folder(cfg) else None)
+        keys = {"override_keys": override_keys} if in_run_folder(cfg) or leaves_nothing(cfg) else {}
+        return build(arguments, task_config, folder, {**keys, **further})
     except ConfigError as mistake:
         raise ConfigError(checks.with_written_key(cfg, str(mistake))) from mistake
 
 
 def config_of_task(whole: dict[str, Any], override_keys: list[str]) -> dict[str, Any]:
-    """Returns the part of the config that a task gets, see TASK_KEYS. An experiment chooses options of all groups."""
+    """Returns the part of the config that a task gets, see TASK_KEYS. An experiment chooses options of all groups; resume=auto
+    compares all."""
     task, top = whole["task"], {key.split(".")[0] for key in override_keys}
     part = {key: whole[key] for key in task.get("needs", []) if key in whole}
     for key in task.get("optional", []):
         if key in whole:
-            part[key] = whole[key] if top & {key, "experiment"} or not isinstance(whole[key], dict) else None
+            part[key] = whole[key] if top & {key, "experiment", "resume"} or not isinstance(whole[key], dict) else None
     return part
 
 
 def in_run_folder(cfg: DictConfig) -> bool:
     """Whether the task works in the folder of run=…"""
     return bool(cfg.task.get("in_run_folder"))
+
+
+def leaves_nothing(cfg: DictConfig) -> bool:
+    """Whether the task works in a temporary folder."""
+    return bool(cfg.task.get("leaves_nothing"))
+
+
+def destination(cfg: DictConfig) -> Path:
+    """Returns the folder that a run of this command line would have, for a task that leaves nothing. Raises ConfigError if it
+    could not have it."""
+    folder = Path(str(cfg.hydra.run.dir)).resolve()
+    continues = cfg.get("resume") and is_set(cfg, "run") and (folder / "config.yaml").is_file()
+    return folder if continues else free_folder(cfg, "run")
 
 
 def exit_code(result: Any) -> int:
@@ -110,17 +128,24 @@ def record(notes: Sequence[str], folder: Path) -> None:
 
 def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
     """Build the task, then create the run folder, then run. Returns the exit code. `notes`: printed and logged first."""
+    if not leaves_nothing(cfg):
+        return build_and_run(cfg, notes)
+    with tempfile.TemporaryDirectory(prefix="ganexp-", ignore_cleanup_errors=True) as folder:  # one for each rank
+        return build_and_run(cfg, notes, destination(cfg), Path(folder) / "run")
+
+
+def build_and_run(cfg: DictConfig, notes: Sequence[str], target: Path | None = None, temporary: Path | None = None) -> int:
+    """`target`, `temporary`: the destination and the folder of a task that leaves nothing."""
     while True:
-        folder, early = choose_folder(cfg), EarlyRecords()
+        folder, early = choose_folder(cfg, temporary), EarlyRecords()
         with early.listening():
-            task = build_task(cfg, folder)
+            task = build_task(cfg, folder, {"destination": target, "notes": list(notes)} if temporary else {})
         if under_torchrun() and os.environ["RANK"] != "0":  # only rank 0 creates the folder
-            task.run()
-            return 0
+            return exit_code(task.run())
         if in_run_folder(cfg):
             break
         try:
-            folder.mkdir(parents=True, exist_ok=is_set(cfg, "run"))
+            folder.mkdir(parents=True, exist_ok=is_set(cfg, "run") and not temporary)
             break
         except FileExistsError:  # another run started in the same second
             if under_torchrun():
@@ -137,7 +162,8 @@ def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
     try:
         result = result_of(run_job(run_task, cfg, "hydra.run.dir", None, context))
     except (KeyboardInterrupt, SystemExit):  # Lightning turns KeyboardInterrupt into SystemExit
-        print(f"ganexp: interrupted; results so far are in {folder}", file=sys.stderr)
+        results = "" if leaves_nothing(cfg) else f"; results so far are in {folder}"
+        print(f"ganexp: interrupted{results}", file=sys.stderr)
         return 130
     finally:
         record(notes, folder)
@@ -151,10 +177,10 @@ def under_torchrun() -> bool:
     return "LOCAL_WORLD_SIZE" in os.environ
 
 
-def choose_folder(cfg: DictConfig) -> Path:
+def choose_folder(cfg: DictConfig, temporary: Path | None = None) -> Path:
     """Returns the absolute run folder, and sets it in Hydra's part of the config, for interpolations.
 
-    The folder is new, except for a task that works in the folder of run=…. Raises ConfigError if that does not exist.
+    The folder is new, except for a task that works in the folder of run=…; `temporary`: that of a task that leaves nothing. Raises ConfigError if that does not exist.
     """
     if in_run_folder(cfg):
         if is_set(cfg, "run"):
@@ -163,16 +189,41 @@ def choose_folder(cfg: DictConfig) -> Path:
         if not os.access(folder, os.W_OK):
             raise ConfigError(f"run: the folder {folder} is not writable")
     else:
-        folder = free_folder(cfg, "run")
+        folder = temporary or free_folder(cfg, "run")
     if under_torchrun():
         from ganexp.runtime.processes import broadcast_text
 
-        folder = Path(broadcast_text(str(folder)))
+        folder = temporary or Path(broadcast_text(str(folder)))
     with read_write(cfg.hydra), open_dict(cfg.hydra):
         cfg.hydra.run.dir = str(folder)
         cfg.hydra.runtime.output_dir = str(folder)
     HydraConfig.instance().set_config(cfg)
     return folder
+
+
+def to_continue(cfg: DictConfig, overrides: Sequence[str]) -> list[str] | None:
+    """Returns, for resume=auto, the command line that continues the run in `hydra.run.dir`; None if there is none yet.
+
+    Under torchrun rank 0 decides: it will create the folder while the others may still look. Raises ConfigError if the command
+    line names no folder.
+    """
+    if not cfg.get("resume") or leaves_nothing(cfg):
+        return None
+    if not is_set(cfg, "run"):
+        raise ConfigError("resume: auto requires the run's folder, the same at every start: hydra.run.dir=FOLDER")
+    folder = Path(str(cfg.hydra.run.dir)).resolve()
+    exists = (folder / "config.yaml").is_file()
+    if under_torchrun():
+        from ganexp.runtime.processes import broadcast_text
+
+        exists = broadcast_text(str(exists)) == str(True)
+    others = [word for word in overrides if not word.startswith(("hydra.run.dir=", "task="))]
+    return [*others, "task=resume", f"run={quoted(folder)}"] if exists else None
+
+
+def quoted(folder: Path) -> str:
+    """Returns a path in the grammar of Hydra's command line."""
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def is_set(cfg: DictConfig, mode: str) -> bool:
@@ -182,10 +233,13 @@ def is_set(cfg: DictConfig, mode: str) -> bool:
 
 def free_folder(cfg: DictConfig, mode: str) -> Path:
     """Returns the folder of a `run` or a `sweep`, with a number appended if it exists. Raises ConfigError if the command line
-    sets one that is not empty."""
+    sets one that is not empty. With resume=auto it may hold what a start leaves that was killed before its config was written."""
     default = Path(str(cfg.hydra[mode].dir)).resolve()
     if is_set(cfg, mode):
-        if default.is_dir() and any(default.iterdir()):
+        if default.exists() and not default.is_dir():
+            raise ConfigError(f"hydra.{mode}.dir: {default} is a file, not a folder")
+        found = {path.name for path in default.iterdir()} if default.is_dir() else set()
+        if found - (EARLY if cfg.get("resume") else set()):
             raise ConfigError(f"hydra.{mode}.dir: {default} is not empty; every {mode} needs a new folder")
         return default
     folder, n = default, 1
@@ -214,6 +268,16 @@ def hydra_main() -> int:
     return 0
 
 
+def refuse_multirun(cfg: DictConfig) -> None:
+    """Raises ConfigError if the first job of a sweep is one that only makes sense alone."""
+    if in_run_folder(cfg):
+        raise ConfigError("-m: starts new runs, but task=resume continues one")
+    if leaves_nothing(cfg):
+        raise ConfigError("-m: starts several runs, but task=check tries one command line")
+    if cfg.get("resume"):
+        raise ConfigError("-m: starts several runs, but resume=auto continues the run of one command line")
+
+
 def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) -> int:
     """Run all jobs, each in its own folder, and print a summary. Returns 1 if any failed or is missing, otherwise 0.
 
@@ -224,9 +288,8 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"hydra.sweep.dir: cannot create {folder}: {error.strerror}") from error
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     others = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
-    sys.argv[1:] = ["--multirun", *flags, *others, f"hydra.sweep.dir='{quoted}'"]
+    sys.argv[1:] = ["--multirun", *flags, *others, f"hydra.sweep.dir={quoted(folder)}"]
     try:
         hydra_main()
     finally:

@@ -16,6 +16,7 @@ from typing import NoReturn
 from ganexp.cli import checks, config, jobs
 from ganexp.cli.hydra_internals import get_args_parser
 from ganexp.cli.messages import ConfigError
+from ganexp.runtime.slurm import describe_as_torchrun
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
     # cores take 12 s with this and 146 s without; a single run takes 9 s and 8 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # unsupported operations run on the CPU with a warning
+    describe_as_torchrun()
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
     sys.argv[1:] = config.with_colours(config.with_home(sys.argv[1:]))
     parser = get_args_parser()
@@ -65,12 +67,14 @@ def answer(args: Namespace) -> int:
             todo = config.sweep_jobs(args.overrides) if args.multirun else [args.overrides]
             notes: list[str] = []
             checked = [checks.compose_checked(job, name, notes) for job in todo]
+            cfg = checked[0]
             if not args.multirun:
-                return jobs.run(checked[0], notes)
-            if jobs.in_run_folder(checked[0]):
-                raise ConfigError("-m: starts new runs, but task=resume continues one")
+                if (again := jobs.to_continue(cfg, args.overrides)) is not None:
+                    cfg, notes = checks.compose_checked(again, name), []  # its run.json has the notes
+                return jobs.run(cfg, notes)
+            jobs.refuse_multirun(cfg)
             size = math.prod(len(axis) for axis in config.sweep_axes(args.overrides))
     if about_config:
         return jobs.hydra_main()
     flags = [*(["--config-dir", args.config_dir] if args.config_dir else []), "--config-name", name]
-    return jobs.sweep(checked[0], args.overrides, flags, size)
+    return jobs.sweep(cfg, args.overrides, flags, size)

@@ -1,4 +1,4 @@
-"""Distributed training: our own processes on one machine, or torchrun's on many."""
+"""Distributed training: our own processes on one machine, or those of torchrun or srun on many."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.multiprocessing import spawn as spawn_processes
 
+from ganexp.callbacks.stop import SIGNALS
 from ganexp.cli.messages import Diverged
 from ganexp.files import read_json
 
 
 def external() -> bool:
-    """Whether this process is already one of several, started by torchrun or by `launch`."""
+    """Whether this process is already one of several, started by torchrun, srun or `launch`."""
     return "LOCAL_RANK" in os.environ
 
 
@@ -55,7 +57,7 @@ def launch(train: Callable[[], object], ranks: int, hardware: dict[str, Any], ru
                 with suppress(ProcessLookupError):  # it has ended
                     os.kill(pid, signal.SIGTERM)
 
-        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, forward) for number in SIGNALS}
         try:
             while not workers.join():
                 pass
@@ -112,9 +114,8 @@ def main_process_first(work: Callable[[], None]) -> None:
 
 def broadcast_text(value: str) -> str:
     """Returns rank 0's value on every rank of torchrun, for values that differ between ranks, such as the run folder's time."""
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not dist.is_initialized():
+        join_ranks()
     text = value.encode()
     size = torch.tensor([len(text)])
     dist.broadcast(size, 0)
@@ -123,3 +124,18 @@ def broadcast_text(value: str) -> str:
         content.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     dist.broadcast(content, 0)
     return bytes(content.tolist()).decode()
+
+
+def join_ranks() -> None:
+    """Initialize torch.distributed for the processes of torchrun or srun.
+
+    torchrun's restarts share one store, in which a rank would find the addresses of processes that have died (pytorch issue
+    135712); a prefix hides them. The count of restarts is a node's own, so this is right for one node only.
+    """
+    store, rank, ranks = next(rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -60,6 +61,9 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
         )
     if precision == "16-mixed" and (node.get("accelerator") == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("hardware.precision: 16-mixed needs a GPU; on the CPU choose bf16-mixed")
+    if "plugins" not in node and not torch.distributed.is_torchelastic_launched():
+        # Otherwise Lightning takes SLURM's variables for its processes, which sbatch sets even where srun is not used.
+        arguments = {**arguments, "plugins": [LightningEnvironment()]}
     try:
         # On GPUs batch norm uses the statistics of the whole batch; torch has no SyncBatchNorm on CPUs.
         on_gpu = torch.cuda.is_available() and node.get("accelerator") != "cpu"

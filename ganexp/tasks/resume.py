@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ganexp.cli.checks import check_nodes
 from ganexp.cli.config import CALL_KEYS, TYPED
 from ganexp.cli.messages import ConfigError
 from ganexp.files import read_json
-from ganexp.runtime.processes import external
+from ganexp.runtime.console import display_path
 from ganexp.runtime.restoring import OtherFormat, read
 from ganexp.tasks.train import Train
 
@@ -36,13 +37,17 @@ class Resume:
     logs and pictures equal those of a run that never stopped. A run without a checkpoint starts at its first step.
 
     `override_keys`: full keys whose values in `config` replace the run's; only keys below MAY_CHANGE may change, here or in
-    config.yaml. Damaged checkpoints are skipped. Raises ConfigError if the folder has no run of this version or only damaged
-    checkpoints, if config or data differ from the checkpoint's, if config.yaml names classes that are neither ganexp's nor in
-    config["trust"], if the run is at its last step, or if the steps exceed its schedule.
+    config.yaml. With resume=auto, `config` is that of the command that started the run: all of it is compared, except for
+    `start_from`, its classes are trusted, and a run at its last step is done rather than an error. Damaged checkpoints are
+    skipped. Raises ConfigError if the folder has no run of this version or only damaged checkpoints, if config or data differ
+    from the checkpoint's, if config.yaml names classes that are neither ganexp's nor in config["trust"], if the run is at its
+    last step, or if the steps exceed its schedule.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path, override_keys: Sequence[str] = ()):
         self.config, self.run_dir, self.override_keys = config, run_dir, override_keys
+        self.auto = config.get("resume") == "auto"
+        self.train: Train | None = None  # None: the run is at its last step
 
     def setup(self) -> None:
         """Find the checkpoint, apply the changes to the run's config, and set up training."""
@@ -53,13 +58,17 @@ class Resume:
         step = content["global_step"] if content else 0
         before = content["config"] if content else config
         refuse_changes(differences(before, config), f"run: {run_dir / 'config.yaml'} differs from the checkpoint's config")
-        change(config, self.config, self.override_keys)
+        change(config, self.config, self.compared())
         check_schedule(before, config)
         self.notes += [f"{key} from {old} to {new}" for key, (old, new) in differences(before, config).items()]
         if step >= config["trainer"]["max_steps"]:
+            if self.auto:
+                self.notes = [f"{display_path(run_dir)} is at its last step, {step:,}: nothing to do"]
+                return
             raise ConfigError(f"run: {run_dir} is at its last step, {step}; to continue, add trainer.max_steps={2 * step}")
         self.notes.insert(0, f"resumed at step {step:,}" if content else "no checkpoint yet: starts at the first step")
-        allowed = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in self.config.get("trust", []))]
+        trusted = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in self.config.get("trust", []))]
+        allowed = None if self.auto else trusted
         self.train = Train(config, run_dir, checkpoint, allowed)
         self.train.setup()
         if content and content["data"] != self.train.data.fingerprint:
@@ -73,10 +82,16 @@ class Resume:
 
     def run(self) -> int:
         """Returns the exit code, see Train.run."""
-        for note in self.notes if not external() or self.train.trainer.is_global_zero else []:
+        for note in self.notes if os.environ.get("RANK", "0") == "0" else []:
             print(f"  {note}")
             log.info(note)
-        return self.train.run()
+        return self.train.run() if self.train else 0
+
+    def compared(self) -> list[str]:
+        """Returns the keys whose values the run must have, or gets where they may change."""
+        if not self.auto:
+            return [*self.override_keys, *(self.config if "experiment" in self.override_keys else [])]
+        return [key for key in (*self.override_keys, *self.config) if not is_below(key, ["start_from"])]
 
 
 def check_paths(run_dir: Path) -> None:
@@ -136,8 +151,7 @@ def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 
 def change(config: dict[str, Any], new: dict[str, Any], override_keys: Sequence[str]) -> None:
     """Copy the values of `override_keys` from `new` into the run's config. Raises ConfigError for keys that must not change."""
-    keys = [*override_keys, *(config if "experiment" in override_keys else [])]
-    keys = [key for key in keys if not is_below(key, (*NOT_COMPARED, "hydra"))]
+    keys = [key for key in override_keys if not is_below(key, (*NOT_COMPARED, "hydra"))]
     changes = {key: pair for key, pair in differences(config, new).items() if is_below(key, keys)}
     refuse_changes(changes, "run: a resumed run keeps its config")
     for key in keys:

@@ -22,7 +22,7 @@ from ganexp.callbacks.log import Log
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
 from ganexp.callbacks.state import State, truncate_metrics
-from ganexp.callbacks.stop import Stop
+from ganexp.callbacks.stop import REQUEUE, Stop
 from ganexp.callbacks.watchdog import Watchdog
 from ganexp.cli.build import build, to_config_error
 from ganexp.cli.messages import ConfigError, Diverged
@@ -30,7 +30,7 @@ from ganexp.data.module import DataModule
 from ganexp.files import read_json, replace, write_json
 from ganexp.lightning_internals import purge_events
 from ganexp.runs import find_checkpoint
-from ganexp.runtime import processes
+from ganexp.runtime import processes, slurm
 from ganexp.runtime.console import announcement, count, display_path, final_summary, quiet
 from ganexp.runtime.memory import keep_freed_memory
 from ganexp.runtime.restoring import step_of, transfer
@@ -119,12 +119,16 @@ class Train:
     # -- training ----------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Train in the run folder, with one process per device. Returns the exit code: 0, or 128 plus the signal that ended the
-        run early."""
+        """Train in the run folder, with one process per device, and requeue a SLURM job that SIGUSR1 has ended. Returns the exit
+        code: 0, or 128 plus the signal that ended the run early."""
         if processes.must_launch(self.trainer):
             train = partial(train_on_rank, self.config, self.run_dir, self.checkpoint, self.allowed)
-            return processes.launch(train, self.trainer.num_devices, self.config["hardware"], self.run_dir)
-        return self.fit()
+            code = processes.launch(train, self.trainer.num_devices, self.config["hardware"], self.run_dir)
+        else:
+            code = self.fit()
+        if REQUEUE is not None and code == 128 + REQUEUE and self.trainer.is_global_zero:
+            slurm.requeue()
+        return code
 
     def fit(self) -> int:
         """Train in this process; see `run`."""

@@ -1,0 +1,62 @@
+"""SLURM: the processes of srun, and jobs that go back into the queue."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+
+from ganexp.cli.messages import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def describe_as_torchrun() -> None:
+    """Set torchrun's variables for a process that srun started as one of several: everything else knows one launcher only.
+
+    Does nothing in a job's batch script, where srun was not used, and under torchrun. Raises ConfigError if the nodes have
+    different numbers of tasks.
+    """
+    env = os.environ
+    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) == 1 or "LOCAL_RANK" in env:
+        return
+    per_node = env["SLURM_STEP_TASKS_PER_NODE"]  # 8(x2): eight on each of two nodes; 2,1: two and one
+    tasks = re.fullmatch(r"(\d+)(\(x\d+\))?", per_node)
+    if tasks is None:
+        raise ConfigError(f"srun: every node must have the same number of tasks, got {per_node}; set --ntasks-per-node")
+    node = first_node(env["SLURM_STEP_NODELIST"])
+    job, step = env["SLURM_JOB_ID"], env["SLURM_STEP_ID"]
+    defaults = {"MASTER_ADDR": node, "MASTER_PORT": str(15000 + (int(job) + int(step)) % 10000)}
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": f"{job}.{step}",
+        "RANK": env["SLURM_PROCID"],
+        "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": env["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": tasks[1],
+        "GROUP_RANK": env["SLURM_NODEID"],
+        "GROUP_WORLD_SIZE": env["SLURM_STEP_NUM_NODES"],
+        **{key: env.get(key, value) for key, value in defaults.items()},
+    }
+
+
+def first_node(nodes: str) -> str:
+    """Returns the first host of SLURM's notation: `gpu03` of `gpu[03-05,09],login1`."""
+    parts = re.match(r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
+    assert parts is not None  # it may match nothing
+    return "".join(part or "" for part in parts.groups())
+
+
+def requeue() -> None:
+    """Put this job back into the queue; SLURM starts it again under the same number. Does nothing outside of SLURM."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if job is None:
+        return
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=True)
+        log.warning("SLURM: job %s is requeued%s", job, f": {done.stdout.strip()}" if done.stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        log.warning("SLURM: job %s cannot be requeued; submit it again: %s", job, str(reason).strip())
