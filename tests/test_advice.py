@@ -23,7 +23,7 @@ NEEDS = {  # what a key belongs to
     "task.runs": ["task=compare"],
     "run": ["task=sample"],
 }
-USERS = r"run: required by|task\.source: is required|hardware=multinode: requires torchrun"  # what only a user can give
+USERS = r"run: required by|task\.source: is required|hardware=multinode: requires"  # what only a user can give
 
 
 def messages(file: Path) -> list[str]:

@@ -116,7 +116,7 @@ MISTAKES = [
     ("hardware.accelerator=quantum", "hardware: You selected an invalid accelerator name"),
     ("hardware.precision=17", "hardware.precision: must be one of auto, 32-true, bf16-mixed, 16-mixed, got 17"),
     ("hardware=multinode", "torchrun --nnodes=2"),
-    ("hardware=ddp_cpu +hardware.num_nodes=2", "hardware.num_nodes: training on several machines requires torchrun"),
+    ("hardware=ddp_cpu +hardware.num_nodes=2", "hardware.num_nodes: training on several machines requires torchrun or srun"),
     # data and files that are not there, or not what they should be
     ("model=dcgan data=folder", "data.root: is required"),
     ("model=dcgan data=folder data.root=nowhere", "/nowhere"),

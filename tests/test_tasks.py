@@ -82,7 +82,7 @@ def test_every_task_option_has_a_comment_and_its_default() -> None:
         names = options("task")
     tools = {"interpolate", "walk", "truncate", "style_mix", "neighbours", "directions", "attributes", "project", "spectrum"}
     tools |= {"reconstruct", "export", "explore"}
-    assert {"train", "resume", "sample", "evaluate", "compare", "prepare", "inspect"} | tools == set(names)
+    assert {"train", "check", "resume", "sample", "evaluate", "compare", "prepare", "inspect"} | tools == set(names)
     for name in names:
         text = (config.CONF_DIR / "task" / f"{name}.yaml").read_text()
         node = yaml.safe_load(text)

@@ -180,7 +180,8 @@ def under_torchrun() -> bool:
 def choose_folder(cfg: DictConfig, temporary: Path | None = None) -> Path:
     """Returns the absolute run folder, and sets it in Hydra's part of the config, for interpolations.
 
-    The folder is new, except for a task that works in the folder of run=…; `temporary`: that of a task that leaves nothing. Raises ConfigError if that does not exist.
+    The folder is new, except for a task that works in the folder of run=…. Raises ConfigError if that does not exist.
+    `temporary`: the folder of a task that leaves nothing.
     """
     if in_run_folder(cfg):
         if is_set(cfg, "run"):

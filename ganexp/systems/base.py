@@ -115,6 +115,10 @@ class System(pl.LightningModule):
         """Returns, for the name of each optimizer, the networks it updates."""
         return {name: [network] for name, network in self.networks().items()}
 
+    def period(self) -> int:
+        """Returns the number of steps after which the work of a step repeats: some steps update G, some have lazy terms."""
+        return 1
+
     def make_optimizers(self) -> tuple[dict[str, Optimizer], list[LRScheduler]]:
         """Returns the optimizers by name, and their schedules. Raises ValueError if one of them rejects its arguments."""
         optimizers, schedulers = {}, []

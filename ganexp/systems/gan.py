@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from math import prod
+from math import lcm, prod
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -167,6 +167,10 @@ class GAN(System):
         """Returns the terms of a player that are due at its update with this index, from 0."""
         terms = cast(Mapping[str, Term], self.terms)
         return {name: term for name, term in terms.items() if term.player == player and update % term.every == 0}
+
+    def period(self) -> int:
+        terms = cast(Mapping[str, Term], self.terms).values()
+        return lcm(self.d_steps, *(term.every * (self.d_steps if term.player == "generator" else 1) for term in terms))
 
     def term_losses(self, due: Mapping[str, Term], round: Round) -> dict[str, Tensor]:
         """Returns the terms' losses times their intervals, in float32 outside of the networks; a term may return None."""

@@ -55,7 +55,7 @@ class Resume:
         check_paths(run_dir)
         checkpoint, content, self.notes = newest(run_dir / "checkpoints")
         config = read_config(run_dir / "config.yaml")
-        step = content["global_step"] if content else 0
+        step = self.step = content["global_step"] if content else 0
         before = content["config"] if content else config
         refuse_changes(differences(before, config), f"run: {run_dir / 'config.yaml'} differs from the checkpoint's config")
         change(config, self.config, self.compared())

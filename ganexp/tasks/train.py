@@ -271,7 +271,7 @@ def check_fit(system: System, data: DataModule) -> None:
 def check_devices(trainer: pl.Trainer, data: DataModule, system: System) -> None:
     """Raises ConfigError if a batch cannot be split over the devices, or the number of processes is wrong."""
     if trainer.num_nodes > 1 and not processes.external():
-        raise ConfigError("hardware.num_nodes: training on several machines requires torchrun, see hardware=multinode")
+        raise ConfigError("hardware.num_nodes: training on several machines requires torchrun or srun, see hardware=multinode")
     ranks = trainer.world_size
     started = int(os.environ.get("WORLD_SIZE", "1")) if processes.external() else ranks
     if started != ranks:
