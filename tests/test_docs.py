@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from conftest import NARROW, TINY
 from PIL import Image
 
@@ -240,17 +241,35 @@ def test_option_tables_match_conf() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{name_of(path)}: run python docs/options.py"
 
 
-def test_glossary_has_every_group_method_and_log_name(trained: Path) -> None:
-    """Groups, the names of what changes the game, and every column of a run's metrics.csv."""
+@cache
+def glossary_names() -> list[str]:
     names: list[str] = []
     for code in re.findall(r"`([^`]+)`", TEXTS[DOCS / "glossary.md"]):
         names.append(f"{names[-1].rpartition('/')[0]}{code}" if code.startswith("/") else code)
+    return names
+
+
+def test_glossary_has_every_group_option_and_key() -> None:
+    """Experiments, which have a page of their own, and Hydra's own keys are left out."""
+    words = {name.partition("=")[0].rpartition(".")[2] for name in glossary_names()}
+
+    def keys(node: Any) -> Iterator[str]:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            if not key.startswith("_") and key not in ("defaults", "hydra"):
+                yield key
+                yield from keys(value)
+
     options = script("options")
-    groups = options.list_groups()
-    wanted = {group for group in groups if "/" not in group}
-    wanted |= {name for group in ("loss", "regularizer", "augment", "constraint") for name in options.option_names(group)}
-    assert wanted <= set(names)
-    patterns = [re.sub(r"NETWORK|NAME|METRIC|EXTRACTOR", "[a-z0-9_]+", re.escape(name)) for name in names]
+    for group in options.list_groups():
+        assert {group} <= {*words, *glossary_names()}
+        for name in options.option_names(group) if group != "experiment" else ():
+            content = yaml.safe_load((config.CONF_DIR / group / f"{name}.yaml").read_text(encoding="utf-8"))
+            missing = {word.rpartition(".")[2] for word in (name, *keys(content))} - words
+            assert not missing, f"{group}={name}: docs/glossary.md lacks {missing}"
+
+
+def test_glossary_has_every_log_name(trained: Path) -> None:
+    patterns = [re.sub(r"NETWORK|NAME|METRIC|EXTRACTOR", "[a-z0-9_]+", re.escape(name)) for name in glossary_names()]
     (file, *_) = (trained / "outputs" / "cdcgan_digits").glob("*/metrics.csv")
     with file.open(newline="") as opened:
         columns = csv.DictReader(opened).fieldnames or []
