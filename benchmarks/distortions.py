@@ -1,9 +1,9 @@
-"""What each extractor notices: eight distortions of real images, each in four strengths, measured against other real images.
+"""The distances by each extractor for eight distortions of real images, each in four strengths, against other real images.
 
     python benchmarks/distortions.py FOLDER [--num 1000] [--size 64]
 
 prints a table in Markdown: Fréchet distances of lite0 and random features, and the sliced Wasserstein distance of pixels. A `<`
-stands between two values where the stronger distortion has the greater distance.
+between two values means that the stronger distortion has the larger distance.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def jpeg(quality: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def shift(fraction: float) -> Callable[[np.ndarray], np.ndarray]:
-    """To the right, the border repeated."""
+    """Shift to the right, repeating the border."""
 
     def change(x: np.ndarray) -> np.ndarray:
         px = round(fraction * x.shape[2])
@@ -65,7 +65,7 @@ def shift(fraction: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def erase(side: float) -> Callable[[np.ndarray], np.ndarray]:
-    """A grey square somewhere, with so large a part of the image's side."""
+    """A grey square at a random position, whose side is this fraction of the image's."""
 
     def change(x: np.ndarray) -> np.ndarray:
         x, px = x.copy(), round(side * x.shape[1])
@@ -78,7 +78,7 @@ def erase(side: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def swap_colours(fraction: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Red and blue exchanged in this fraction of the images."""
+    """Swap red and blue in this fraction of the images."""
 
     def change(x: np.ndarray) -> np.ndarray:
         x, n = x.copy(), round(fraction * len(x))
@@ -89,7 +89,7 @@ def swap_colours(fraction: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def fewer_classes(kept: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Only images of the first clusters of 16, by k-means on 8×8 px; as many images as before."""
+    """Keep images of the first of 16 clusters, by k-means on 8×8 px, repeated to the same number of images."""
 
     def change(x: np.ndarray) -> np.ndarray:
         small = np.stack([np.asarray(Image.fromarray(image).resize((8, 8))) for image in x]).reshape(len(x), -1)
@@ -100,7 +100,7 @@ def fewer_classes(kept: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def lose_modes(distinct: float) -> Callable[[np.ndarray], np.ndarray]:
-    """This fraction of the images, each repeated."""
+    """Keep this fraction of the images, each repeated."""
     return lambda x: x[np.arange(len(x)) % max(2, round(distinct * len(x)))]
 
 
@@ -117,7 +117,7 @@ DISTORTIONS = {
 
 
 class Half:
-    """Images uint8 [N, H, W, 3] as the real side of an evaluation, or as its samples."""
+    """Images uint8 [N, H, W, 3] as one side of an evaluation, real or generated."""
 
     split, resize, labels_by_channel, left_out = "all", "none", False, {}
 

@@ -1,11 +1,11 @@
-"""Samples per second that reach the disk, against a plain loop that throws them away, in the same process.
+"""Samples per second that are written to disk, against a plain loop that discards them, in the same process.
 
     python benchmarks/sampling.py [--model dcgan] [--data cifar10] [--side 64] [--num 4096] [--rounds 5] [--set KEY=VALUE …]
     python benchmarks/sampling.py --memory
 
-Networks are not trained: what they show does not change how long it takes. The loop is `latent.sample`, the generator and nothing
-else, in batches of the same size. Rounds alternate, and the ratio of each round is taken, so that a machine that is shared slows
-all of them. `--memory`: the peak of the process's memory with 100,000 and 1,000,000 samples of a small network, written to .npz.
+Networks are not trained, since that does not change the speed. The loop is `latent.sample` and the generator alone, in batches of
+the same size. Rounds alternate and the ratio is computed per round, so that other load on the machine slows both. `--memory`: the
+peak memory of the process with 100,000 and 1,000,000 samples of a small network, written to .npz.
 """
 
 from __future__ import annotations

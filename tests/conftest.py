@@ -1,4 +1,4 @@
-"""What the tests share: the command line in this process, tiny runs, and data in the real file layouts, made here."""
+"""Shared fixtures: the command line in this process, tiny runs, and generated data in the real file layouts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NARROW_ALL = ["model.width_multiplier=0.04"]
 
 @dataclass
 class Answer:
-    """What a command line came to."""
+    """The result of a command line."""
 
     code: int
     out: str
@@ -57,7 +57,7 @@ class Answer:
 
     @property
     def run(self) -> Path:
-        """The only run folder there is."""
+        """The only run folder."""
         (folder,) = [path.parent for path in self.folder.glob("outputs/**/.hydra")]
         return folder
 
@@ -68,7 +68,7 @@ class Answer:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Classifiers and features that tests make stay out of the user's cache; all workers share them."""
+    """Keeps classifiers and features of tests out of the user's cache; all workers share them."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp().parent / "cache")
 
 
@@ -115,7 +115,7 @@ def write_idx(folder: Path, images: int = 64, compress: bool = False) -> None:
 
 
 def write_cifar(root: Path, images: int = 16) -> None:
-    """CIFAR-10's files with random content; torchvision is told their checksums."""
+    """Writes CIFAR-10's files with random content, and gives torchvision their checksums."""
     folder = root / datasets.CIFAR10.base_folder
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -156,7 +156,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data_overrides(name: str, root: Path) -> list[str]:
-    """What each data option needs beside its name."""
+    """Returns the further overrides that each data option needs."""
     return {
         "mnist": [f"data.root={root}"],
         "fashion_mnist": [f"data.root={root}"],

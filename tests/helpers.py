@@ -1,4 +1,4 @@
-"""What several test modules use."""
+"""Helpers of several test modules."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from ganexp.systems.vae import VAE
 
 
 def options(group: str) -> list[str]:
-    """The options the shipped config tree has: a new one is tested from the moment it is there."""
+    """Returns the options of a group in the config tree, so that a new one is tested at once."""
     with config.config_tree():
         return messages.options(group)
 
 
 @cache
 def composed_once(*overrides: str) -> dict[str, Any]:
-    """Without the checks of the command line, which compose several times."""
+    """Compose without the checks of the command line, which compose several times."""
     with config.config_tree():
         cfg = config.compose_config(overrides, "config")
         config.drop_leftovers(cfg, overrides)
@@ -59,8 +59,8 @@ def narrow(model: str) -> list[str]:
 
 
 def play(composed: dict[str, Any], precision: Any = "32-true") -> pl.LightningModule:
-    """Two batches, straight on Lightning's loop: finite scalars, all networks moved."""
-    torch.manual_seed(1)  # of a few narrow networks one has no unit that learns
+    """Train for two batches on Lightning's loop, and check that all scalars are finite and all networks have changed."""
+    torch.manual_seed(1)  # in a few narrow networks every unit may be dead
     system, module = build(composed["model"], "model"), build(composed["data"], "data")
     system.check_shapes(module.shape)
     module.prepare()
@@ -96,14 +96,14 @@ def same(a: Any, b: Any) -> bool:
 
 
 def state(run: Path) -> dict[str, Any]:
-    """All of the last checkpoint that the folder's name and the clock do not change."""
+    """Returns the content of the last checkpoint that does not depend on the folder's name and the clock."""
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     kept = ("state_dict", "optimizer_states", "lr_schedulers", "random", "images_seen", "callbacks")
     return {key: content[key] for key in kept}
 
 
 def kill_after(step: int, run: Path) -> None:
-    """Leave the folder as if the run had been killed in the middle of writing what comes after a step."""
+    """Leave the folder as if the run had been killed while writing the files after a step."""
     for file in (run / "checkpoints").iterdir():
         if file.name != f"step-{step:08d}.ckpt":
             file.unlink()
@@ -149,7 +149,7 @@ def fit(system: GAN, steps: int, *callbacks: pl.Callback, data: Any = None) -> p
 
 
 class Watch(pl.Callback):
-    """The weights of both networks after every batch."""
+    """Records the weights of both networks after every batch."""
 
     def __init__(self) -> None:
         self.d: list[Tensor] = []
@@ -177,7 +177,7 @@ def fit_data() -> Any:
 
 
 def labelled() -> Any:
-    """The sine's points, with three classes."""
+    """Returns the points of the sine curve, with three classes."""
     data = fit_data()
     data.y = torch.arange(len(data.x)) % 3
     return data
@@ -197,7 +197,7 @@ def make_vae(**changes: Any) -> VAE:
 
 
 class Shift(Augmentation):
-    """All images moved by a number that is its state; it notes what it observes."""
+    """Adds a number, its state, to all images; records what it observes."""
 
     def __init__(self, by: float = 1.0):
         super().__init__()
@@ -216,7 +216,8 @@ Y = torch.tensor([0, 1, 2])
 
 
 def count(make: Any, *arguments: Any, **options: Any) -> int:
-    """Trainable scalars of a network, of which only the shapes are made; spectral norm has none, and takes a while."""
+    """Returns the number of trainable weights of a network built on the meta device. Spectral norm adds none, and is slow to
+    build."""
     with torch.device("meta"):
         return sum(p.numel() for p in make(*arguments, **options).parameters())
 
@@ -229,7 +230,7 @@ def image(side: int) -> tuple[int, int, int]:
 
 
 def far(network: nn.Module) -> nn.Module:
-    """Every parameter far from its start, biases and attention's gamma as well."""
+    """Moves every parameter far from its initial value, including biases and attention's gamma."""
     torch.manual_seed(0)
     with torch.no_grad():
         for p in network.parameters():
@@ -238,7 +239,7 @@ def far(network: nn.Module) -> nn.Module:
 
 
 def call(folder: Path, *arguments: str) -> int:
-    """`python -m ganexp ARGUMENTS` in a folder, in this process; for fixtures that several tests share. The exit code."""
+    """Runs `python -m ganexp ARGUMENTS` in a folder, in this process, for shared fixtures. Returns the exit code."""
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         patch.chdir(folder)
         patch.setattr(sys, "path", list(sys.path))

@@ -1,4 +1,4 @@
-"""Each operation against its closed form; p against what the paper says it does."""
+"""Each operation against its closed form; p against the paper's rule."""
 
 from __future__ import annotations
 

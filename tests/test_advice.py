@@ -1,4 +1,4 @@
-"""What a message advises, `extractor=classifier`, can be typed: every KEY=VALUE in a message composes."""
+"""Advice in messages, such as `extractor=classifier`, can be typed: every KEY=VALUE in a message composes."""
 
 from __future__ import annotations
 

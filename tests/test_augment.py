@@ -1,4 +1,4 @@
-"""What D sees is changed as it says, and stays differentiable."""
+"""Flip and crop: what D sees, and that gradients pass through."""
 
 from __future__ import annotations
 

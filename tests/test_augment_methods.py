@@ -1,4 +1,4 @@
-"""Differentiable augmentation and packing: what becomes of each image."""
+"""Differentiable augmentation and packing: the result for each image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BigGAN: published sizes, hierarchical z, what its batch norms heed, and how it plays with others."""
+"""BigGAN: published sizes, hierarchical z, conditional batch norm, and training with other parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every model, data set, loss and regularizer trains for two batches from a base point, every other option in a run of its own.
+"""Every model, data set, loss and regularizer, combined with a base option, trains for two batches; every other option in a run.
 
 The full products are slow tests."""
 

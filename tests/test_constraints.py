@@ -1,4 +1,4 @@
-"""What D is held to: its weights, or the function that it is."""
+"""Constraints on D: on its weights, and on its function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that change while training: their curves, what they reach, what they refuse, and that resuming changes nothing."""
+"""Annealed numbers: their curves, the numbers they set, what they refuse, and exact resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a machine with an NVIDIA GPU can show: run there with `python -m pytest -m slow tests/test_cuda.py`."""
+"""Tests that need an NVIDIA GPU: `python -m pytest -m slow tests/test_cuda.py`."""
 
 from __future__ import annotations
 

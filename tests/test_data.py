@@ -1,4 +1,4 @@
-"""Data as it is read, checked and put in batches."""
+"""Data: reading, checks and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded default, whole: `pytest -m slow tests/test_default.py`, about two minutes."""
+"""The whole default run: `pytest -m slow tests/test_default.py`, about two minutes."""
 
 from __future__ import annotations
 

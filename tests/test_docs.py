@@ -1,4 +1,4 @@
-"""What README.md and docs/ say is so: commands compose, Python runs, links lead somewhere, option tables are those of conf/."""
+"""README.md and docs/: commands compose, Python blocks run, links resolve, option tables match conf/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The averaged generator follows at the pace it says."""
+"""The averaged generator follows at the documented pace."""
 
 from __future__ import annotations
 

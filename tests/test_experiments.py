@@ -1,4 +1,4 @@
-"""Every experiment of the config tree trains, draws, resumes and samples; shrunk."""
+"""Every experiment of the config tree, shrunk, trains, writes pictures, resumes and samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking a model elsewhere: exported folders, programs, the Hub, samples as files; and what arrives from elsewhere."""
+"""Exported folders, programs, the Hub, samples as files; and hostile files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FastGAN: skip-layer excitation in both networks, and a discriminator that decodes what it has seen."""
+"""FastGAN: skip-layer excitation in both networks, and a discriminator with decoders."""
 
 from __future__ import annotations
 

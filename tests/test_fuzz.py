@@ -1,11 +1,11 @@
-"""Whatever one writes on the command line, and whatever happens to a file: a run, or one message.
+"""Random command lines and damaged files: the result is a run, or one message.
 
 The contract of every case: it ends within a minute, with
 - exit code 0: it ran; or
-- exit code 2: exactly one line on stderr, which begins with `ganexp: `, no traceback, no warning beside it, and every file and
-  folder is as it was; or
-- exit code 1, for what could not be seen before the first step (UNFORESEEN): one `ganexp: ` line that names the error.
-Functions that read a file directly give what they read, or raise what they say they raise, in one line.
+- exit code 2: exactly one line on stderr, which begins with `ganexp: `, no traceback, no other warning, and every file and folder
+  is unchanged; or
+- exit code 1, for errors that could not be found before the first step (UNFORESEEN): one `ganexp: ` line that names the error.
+Functions that read a file directly return its content, or raise a documented exception with a one-line message.
 """
 
 from __future__ import annotations

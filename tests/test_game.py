@@ -1,4 +1,4 @@
-"""What the parts of the game may rely on: passes that are made once, terms of both players, augmentations, constraints."""
+"""What the parts of the game rely on: passes made once, terms of both players, augmentations, constraints."""
 
 from __future__ import annotations
 

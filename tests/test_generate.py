@@ -1,4 +1,4 @@
-"""What a trained system makes of z and y, and which labels its samples have where nobody asks for one."""
+"""Samples of a trained system from z and y, and the labels of samples by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes: the same weights everywhere, other latents, and torchrun's nodes."""
+"""Several processes: equal weights, different latents, torchrun's nodes; precision and compilation."""
 
 from __future__ import annotations
 

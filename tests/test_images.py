@@ -1,4 +1,4 @@
-"""Pictures on the disk: every kind of file, labels, archives, the published face sets, and the array they are read into once."""
+"""Pictures on disk: every file type, labels, archives, the published face sets, and the cached array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom, as docs/explanation/design.md has it: read from the source."""
+"""The import layers of docs/explanation/design.md, read from the source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private names of Lightning, Hydra and OmegaConf: each library's in one file, all of them there, and doing what is assumed."""
+"""Private names of Lightning, Hydra and OmegaConf: used in one file per library, present, and working as assumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment has set for options that somebody then does not choose is dropped, and said; a typo is refused."""
+"""Settings of an experiment for options that are not chosen are dropped with a note; a typo is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published methods in training: with every model, in one run together, resumed; and those that without their number are none."""
+"""Published methods in training: with every model, in combination, resumed, and with settings that have no effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances with a known value, and extractors that stay what they are."""
+"""Metrics with a known value, and reproducible extractors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people get wrong: one message with the full key or file and what would be right, exit code 2, nothing made."""
+"""Mistakes of users: one message with the full key or file and what would be right, exit code 2, nothing written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a published method adds to the networks: minibatch standard deviation, and a discriminator of patches."""
+"""Minibatch standard deviation, and the patch discriminator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Network shapes, sizes and what they depend on."""
+"""Shapes and sizes of networks, and what their outputs depend on."""
 
 from __future__ import annotations
 

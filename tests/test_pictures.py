@@ -1,4 +1,4 @@
-"""Samples as pictures, pixel by pixel where that is promised."""
+"""Samples as pictures, pixel by pixel."""
 
 from __future__ import annotations
 

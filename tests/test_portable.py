@@ -1,4 +1,4 @@
-"""What Windows, macOS and Apple's GPUs lack, taken away here."""
+"""What Windows, macOS and Apple's GPUs lack, simulated here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""task=prepare: what is kept, what is not, and why."""
+"""task=prepare: what is kept, what is dropped, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The discriminator that sees images through a fixed network."""
+"""The projected discriminator, on the features of a fixed network."""
 
 from __future__ import annotations
 

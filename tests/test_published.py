@@ -1,4 +1,4 @@
-"""The published systems, number by number. Every number was typed from their specification, not from the code."""
+"""The published systems, number by number. Every number was copied from their specification, not from the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""R3GAN: sizes as published, linear at the start, and derivatives of every order that training asks for."""
+"""R3GAN: published sizes, a linear start, and derivatives of every order that training needs."""
 
 from __future__ import annotations
 

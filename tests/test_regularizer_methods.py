@@ -1,4 +1,4 @@
-"""Published regularizers against closed forms: linear players, and numbers worked by hand."""
+"""Published regularizers against closed forms: linear players, and values computed by hand."""
 
 from __future__ import annotations
 

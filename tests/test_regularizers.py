@@ -1,4 +1,4 @@
-"""The gradient penalties where D's gradient is known."""
+"""The gradient penalties for discriminators with known gradients."""
 
 from __future__ import annotations
 

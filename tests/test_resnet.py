@@ -1,4 +1,4 @@
-"""SNGAN's residual networks and self-attention: published sizes, order of operations, and how they play with others."""
+"""SNGAN's residual networks and self-attention: published sizes, order of operations, and training with other parts."""
 
 from __future__ import annotations
 

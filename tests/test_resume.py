@@ -1,4 +1,4 @@
-"""A resumed run is the run that never stopped."""
+"""A resumed run equals the run that never stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and what its numbers count."""
+"""What a run writes, and what its numbers count."""
 
 from __future__ import annotations
 

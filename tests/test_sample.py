@@ -1,4 +1,4 @@
-"""task=sample and task=evaluate: the checkpoint alone is enough."""
+"""task=sample and task=evaluate: a checkpoint alone is sufficient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transfer learning: a run that starts with the weights of another."""
+"""Transfer learning: a run that starts from the weights of another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The adversarial step: who learns when, from what, and how it is counted."""
+"""The adversarial step: which network is updated when, on what, and how steps are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is told to stop ends after its step, saved; resumed, it is the run that never stopped."""
+"""A stopped run ends after its step with a checkpoint; resumed, it equals the run that never stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""StyleGAN2: sizes as published, what its style, noise and w do, and derivatives of every order that training asks for."""
+"""StyleGAN2: published sizes, the effects of style, noise and w, and derivatives of every order that training needs."""
 
 from __future__ import annotations
 

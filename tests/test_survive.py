@@ -1,4 +1,4 @@
-"""What a run outlives: being killed at any moment, a full disk, a folder it may no longer write to, length, and other runs."""
+"""What a run survives: being killed at any moment, a full disk, a read-only folder, many steps, and other runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance of a Laplacian pyramid's patches: a number by hand, and the order of distortions."""
+"""The sliced Wasserstein distance of a Laplacian pyramid's patches: a value by hand, and the order of distortions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: every job in its own folder, one that fails stops no other, and the end says how each ended."""
+"""Sweeps: each job has its own folder, a failed job does not stop the others, and a summary is printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ACGAN, VAE and moment matching learn from, and the ways D and G may take turns."""
+"""The losses of ACGAN, VAE and moment matching, and how updates of D and G alternate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The discriminator that judges an image and each of its pixels."""
+"""The U-Net discriminator, with a logit for the image and for each pixel."""
 
 from __future__ import annotations
 

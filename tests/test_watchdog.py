@@ -1,4 +1,4 @@
-"""The watchdog sees each way a game goes wrong, made to happen here, and does what it was told."""
+"""The watchdog detects each kind of failure, provoked here, and takes the chosen action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel carries its configs and runs from any folder."""
+"""The wheel has its config tree and runs in any folder."""
 
 from __future__ import annotations
 
