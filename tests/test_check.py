@@ -1,4 +1,4 @@
-"""task=check: what it says before a long run, what it refuses, and that it leaves nothing."""
+"""task=check: its report, what it refuses, and that it writes nothing else."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def test_check_reports_and_leaves_nothing(cli: Callable[..., Answer], tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["check.json"]
     for text in (
         "transposed conv 4×4, stride 2 + tanh", "1×8×8", "cdcgan_digits: discriminator", "32-true (as set by hardware.precision)",
-        "whole run", "of main memory", "are free", "finds the weights, the average of G, both optimizers", "every 2 steps",
-        "trainer.log_every: 400 is more than trainer.max_steps, 300", "the run can start: data, weights and devices are there",
+        "whole run", "of main memory", "are free", "holds the weights, the average of G, both optimizers", "every 2 steps",
+        "trainer.log_every: 400 is more than trainer.max_steps, 300",
+        "the run can start: data, weights and devices are available",
     ):  # fmt: skip
         assert text in answer.out, text
     facts = json.loads((tmp_path / "check.json").read_text())
@@ -59,8 +60,8 @@ def test_check_reports_and_leaves_nothing(cli: Callable[..., Answer], tmp_path: 
 
 
 @pytest.mark.usefixtures("quick")
-def test_check_of_a_run_that_continues(cli: Callable[..., Answer], tmp_path: Path) -> None:
-    """Its remaining steps are counted; nothing in its folder changes."""
+def test_check_estimates_the_rest_of_a_run_to_continue(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """Nothing in the folder of the run changes."""
     run = [*TINY, *NARROW["cdcgan"], "resume=auto", "hydra.run.dir=run"]
     assert cli(*run).code == 0
     before = contents(tmp_path / "run")
@@ -112,23 +113,23 @@ class Breaks(Callback):
 
 
 @pytest.mark.usefixtures("quick")
-def test_check_of_a_run_that_breaks(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_check_reports_a_run_that_fails_in_its_first_steps(cli: Callable[..., Answer], tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     answer = cli(*CHECK, "+callbacks.breaks._target_=broken.Breaks")
     assert answer.code == 2 and "fails within its first steps: MemoryError: no room for the second step" in answer.out
-    assert "the run cannot go like this" in answer.out and not (tmp_path / "outputs").exists()
+    assert "the run would fail" in answer.out and not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.usefixtures("quick")
-def test_check_of_a_run_that_the_disk_cannot_hold(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reports_a_disk_that_is_too_small(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganexp.tasks.check.free_disk", lambda folder: 5000)
     answer = cli(*CHECK)
     assert answer.code == 2 and "but 5 kB are free" in answer.out
 
 
 @pytest.mark.slow
-def test_check_in_processes_of_its_own(cli: Callable[..., Answer], tmp_path: Path) -> None:
-    """One, and two that train together; a rank that dies is said."""
+def test_check_rehearses_in_new_processes(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """In one, and in two that train together; a rank that dies is reported."""
     for hardware in ("cpu", "ddp_cpu"):
         arguments = [word for word in CHECK if word != "hardware=cpu"]
         answer = cli(*arguments, f"hardware={hardware}", "task.json=check.json")
@@ -140,14 +141,14 @@ def test_check_in_processes_of_its_own(cli: Callable[..., Answer], tmp_path: Pat
         "import os\n" + BROKEN.replace('raise MemoryError("no room for the second step")', "os.kill(os.getpid(), 9)")
     )
     answer = cli(*CHECK, "+callbacks.breaks._target_=broken.Breaks")
-    assert answer.code == 2 and "its process was killed, most likely because memory was short" in answer.out
+    assert answer.code == 2 and "its process was killed, most likely because memory ran out" in answer.out
 
 
 # -- its parts -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("overrides", [["model=biggan"], ["model=stylegan2"], ["model=vae"], ["experiment=sngan_cifar10"]])
-def test_layers_have_all_parameters_and_end_in_the_data(overrides: list[str]) -> None:
+def test_layers_hold_all_parameters_and_end_in_the_data_shape(overrides: list[str]) -> None:
     composed = compose(*overrides)
     system, shape = build(composed["model"], "model"), composed["data"]["shape"]
     for name, layers in layers_of_system(system, tuple(shape)).items():
@@ -157,7 +158,7 @@ def test_layers_have_all_parameters_and_end_in_the_data(overrides: list[str]) ->
             assert layers[-1].shape == list(shape)
 
 
-def test_a_deep_network_is_shown_by_its_blocks() -> None:
+def test_deep_network_is_listed_by_its_blocks() -> None:
     block = [nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(30)]
     network = nn.Sequential(*block)
     (layers,) = layers_of({"D": network}, lambda: network(torch.zeros(1, 3, 8, 8))).values()
@@ -168,7 +169,7 @@ def test_a_deep_network_is_shown_by_its_blocks() -> None:
     assert layers[0].shape == [3, 8, 8] and layers[1].name == "0.1"
 
 
-def test_the_period_covers_lazy_terms_and_steps_of_d() -> None:
+def test_period_covers_lazy_terms_and_d_steps() -> None:
     terms = {"r1": regularizers.R1(1.0, every=4), "r2": regularizers.R2(1.0, every=6)}
     assert make_gan().period() == 1
     assert make_gan(regularizers=terms, d_steps=5).period() == math.lcm(4, 6, 5)
@@ -184,7 +185,7 @@ def test_the_period_covers_lazy_terms_and_steps_of_d() -> None:
         (["trainer.max_steps=100"], "callbacks.metrics.every: 250 is more than trainer.max_steps, 100"),
     ],
 )
-def test_what_has_no_effect_is_listed(overrides: list[str], line: str) -> None:
+def test_settings_without_effect_are_listed(overrides: list[str], line: str) -> None:
     keys = [word.partition("=")[0] for word in overrides]
     assert line in without_effect(compose(*overrides), keys)
     assert without_effect(compose(), []) == []
@@ -205,8 +206,9 @@ def times(**changes: Any) -> dict[str, float]:
     return {name: part["times"] for name, part in parts.items()} | {"end_seconds": parts["end"]["seconds"]}
 
 
-def test_the_parts_of_a_run_are_counted() -> None:
-    """Metrics at 300, 600, 900 and 1000; each but the last may write a best.ckpt beside those of 500 and 1000."""
+def test_parts_of_a_run_are_counted() -> None:
+    """Metrics at 300, 600, 900 and 1000; each but the last may write a best.ckpt in addition to the checkpoints of 500 and
+    1000."""
     found = times()
     assert found["samples"] == 4 and found["metrics"] == 4 and found["watchdog"] == 3 and found["checkpoint"] == 2 + 3
     assert found["steps"] == 1000 and found["log"] == 20 and found["record"] == 2

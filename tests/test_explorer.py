@@ -54,8 +54,8 @@ def opened(run: Path) -> Opened:
 @pytest.mark.parametrize(
     "shape, n, columns", [((1, 8, 8), 100, 10), ((3, 64, 48), 13, 5), ((3, 32, 32), 2, 7), ((1, 9, 9), 1, 1)]
 )
-def test_a_click_finds_the_image_under_it(shape: tuple[int, ...], n: int, columns: int) -> None:
-    """Each image in turn is white: the middle of the white pixels is a click on it."""
+def test_click_finds_the_image_under_it(shape: tuple[int, ...], n: int, columns: int) -> None:
+    """Each image in turn is white: a click in the middle of the white pixels finds it."""
     for i in range(n):
         images = -torch.ones(n, *shape)
         images[i] = 1
@@ -64,7 +64,7 @@ def test_a_click_finds_the_image_under_it(shape: tuple[int, ...], n: int, column
         assert pictures.number_at(point, n, columns, shape) == i
 
 
-def test_a_click_beside_the_images_finds_the_nearest() -> None:
+def test_click_beside_the_images_finds_the_nearest() -> None:
     assert pictures.number_at((-5, -5), 6, 3, (1, 8, 8)) == 0
     assert pictures.number_at((10_000, 10_000), 6, 3, (1, 8, 8)) == 5
     assert pictures.number_at((10_000, 10_000), 5, 3, (1, 8, 8)) == 4  # the last row is not full
@@ -85,7 +85,7 @@ def all_views(opened: Opened, picture: Path) -> dict[str, Any]:
     }
 
 
-def test_the_lines_beside_a_picture_make_it_again(opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_of_a_view_reproduces_its_picture(opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save("mine.png")
     monkeypatch.setattr("ganexp.latent_space.real.AutoExtractor", Pixels)
@@ -96,7 +96,7 @@ def test_the_lines_beside_a_picture_make_it_again(opened: Opened, tmp_path: Path
         Path("picture.png").unlink()
 
 
-def test_a_grid_has_a_sample_for_each_seed(opened: Opened) -> None:
+def test_grid_has_a_sample_for_each_seed(opened: Opened) -> None:
     grid = views.grid_of(opened, 5, 20, None)
     assert (grid.n, grid.columns) == (20, 10)
     view = views.samples(opened, grid, 1.0)
@@ -107,12 +107,12 @@ def test_a_grid_has_a_sample_for_each_seed(opened: Opened) -> None:
         views.grid_of(opened, 0, 101, None)
 
 
-def test_no_direction_changes_nothing(opened: Opened) -> None:
+def test_zero_amounts_along_directions_change_nothing(opened: Opened) -> None:
     still, moved = (views.along(opened, "sefa", amounts, 3, 4, 1.0).picture for amounts in ([0.0] * 6, [3.0] * 6))
     assert still.tobytes() == views.sample(opened, 3, 4, 1.0).picture.tobytes() != moved.tobytes()
 
 
-def test_the_quiz_shows_both_kinds(opened: Opened) -> None:
+def test_quiz_shows_real_and_generated_images(opened: Opened) -> None:
     asked = [views.question(opened) for _ in range(40)]
     real = {views.single(opened, image[None]).tobytes() for image in (opened.data.real(2000))}
     assert {is_real for _, is_real in asked} == {True, False}
@@ -121,7 +121,7 @@ def test_the_quiz_shows_both_kinds(opened: Opened) -> None:
     assert views.verdict(False, True, 3, 5).startswith("Wrong: it is generated.")
 
 
-def test_the_training_is_read_from_the_run(run: Path) -> None:
+def test_history_reads_pictures_and_curves_of_the_run(run: Path) -> None:
     found = history.History(run)
     assert found.steps == [0, 2, 3]
     assert found.picture(2).tobytes() == Image.open(run / "samples" / "step-00000002.png").convert("RGB").tobytes()
@@ -133,8 +133,8 @@ def test_the_training_is_read_from_the_run(run: Path) -> None:
     assert abs(changed.nonzero()[1].mean() - found.curves.boxes[0][1]) < 3  # the last step is at the right end
 
 
-def test_what_cannot_be_shown_is_said(run: Path, tmp_path: Path) -> None:
-    """A model that is deleted while it is open stays open; what must be read again is missed by a sentence."""
+def test_deleted_files_are_reported_and_open_models_stay(run: Path, tmp_path: Path) -> None:
+    """A model that is deleted stays open; what must be read again is reported in a sentence."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     library = library_of(copy)
@@ -155,7 +155,7 @@ def test_what_cannot_be_shown_is_said(run: Path, tmp_path: Path) -> None:
         history.History(None)
 
 
-def test_a_library_keeps_the_last_models(run: Path) -> None:
+def test_library_caches_opened_models(run: Path) -> None:
     library = library_of(run)
     assert len(library.all_checkpoints) >= 3  # best or last, and step-N
     first = next(iter(library.all_checkpoints))
@@ -165,7 +165,7 @@ def test_a_library_keeps_the_last_models(run: Path) -> None:
     assert {"last.ckpt", "step-00000003.ckpt"} <= set(names)
 
 
-def test_points_are_shown_where_it_makes_sense(tmp_path: Path) -> None:
+def test_views_of_points_are_shown_or_refused(tmp_path: Path) -> None:
     assert (
         call(tmp_path, "model=mlp", "data=ring", "data.points=600", *NARROW["mlp"], *TINY, "metrics=[]", "hydra.run.dir=ring")
         == 0
@@ -192,11 +192,11 @@ def test_points_are_shown_where_it_makes_sense(tmp_path: Path) -> None:
     "host, local",
     [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("10.0.0.1", False), ("me", False)],
 )
-def test_loopback(host: str, local: bool) -> None:
+def test_loopback_addresses_are_recognized(host: str, local: bool) -> None:
     assert is_loopback(host) == local
 
 
-def test_without_gradio_one_message_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explore_without_gradio_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganexp.tasks.explore.find_spec", lambda name: None)
     answer = cli("task=explore", "run=latest")
     assert answer.code == 2 and answer.err == 'ganexp: task: the page needs Gradio: pip install "ganexp[explore]"\n'
@@ -211,7 +211,7 @@ def test_without_gradio_one_message_says_what_to_install(cli: Cli, monkeypatch: 
         (["task=explore", "run=none", "task.port=70000"], "task.port: must be from 1 to 65535, got 70000"),
     ],
 )
-def test_the_task_refuses(words: list[str], message: str, cli: Cli) -> None:
+def test_explore_refuses_bad_input_in_one_line(words: list[str], message: str, cli: Cli) -> None:
     answer = cli(*words)
     assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1
 
@@ -350,7 +350,7 @@ def opened_page(browser: Any, library: Library) -> Iterator[Page]:
 
 @pytest.mark.slow
 @browser_test
-def test_every_control_works(browser: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with opened_page(browser, library_of(made / "images", made / "styles")) as page:
         # samples
@@ -457,7 +457,7 @@ def test_every_control_works(browser: Any, made: Path, tmp_path: Path, monkeypat
 @pytest.mark.slow
 @browser_test
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_model_has_its_page(name: str, browser: Any, made: Path) -> None:
+def test_page_works_for_every_kind_of_model(name: str, browser: Any, made: Path) -> None:
     with opened_page(browser, library_of(made / name)) as page:
         for tab, picture in {
             "morph": "morph-picture", "directions": "directions-picture", "training": "training-picture",
@@ -473,8 +473,8 @@ def test_every_kind_of_model_has_its_page(name: str, browser: Any, made: Path) -
 
 @pytest.mark.slow
 @browser_test
-def test_errors_are_sentences(browser: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bombs and wrong files are refused, a model that is deleted stays open, and names with markup are shown as they are."""
+def test_page_shows_errors_as_sentences(browser: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bombs and wrong files are refused, a deleted model stays open, and names with markup are shown as text."""
     from ganexp.explorer import page as pages
 
     monkeypatch.chdir(tmp_path)
@@ -510,7 +510,7 @@ def test_errors_are_sentences(browser: Any, made: Path, tmp_path: Path, monkeypa
 
 @pytest.mark.slow
 @browser_test
-def test_it_listens_on_this_machine_only(made: Path) -> None:
+def test_page_listens_on_this_machine_only(made: Path) -> None:
     import socket
 
     from ganexp.explorer.page import serving

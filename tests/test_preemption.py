@@ -1,4 +1,4 @@
-"""The same command goes on where it was: after a signal, after a kill, under torchrun's restarts and in SLURM's queue."""
+"""The same command continues its run: after a signal, a kill, torchrun's restarts and SLURM's requeueing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_command_continues_its_run(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_same_command_continues_its_run(cli: Callable[..., Answer], tmp_path: Path) -> None:
     """Started, killed, started, and once more after its end."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert cli(*SINE, "trainer.max_steps=6", f"hydra.run.dir={whole}").code == 0
@@ -44,7 +44,7 @@ def test_the_same_command_continues_its_run(cli: Callable[..., Answer], tmp_path
     assert state(run)["images_seen"] == 8 * 512
 
 
-def test_a_start_that_left_only_a_log_starts_again(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_resume_auto_starts_in_a_folder_with_only_a_log(cli: Callable[..., Answer], tmp_path: Path) -> None:
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     (tmp_path / "run" / "log.txt").write_text("killed here\n")
     assert cli(*AUTO).code == 0
@@ -64,7 +64,9 @@ def test_a_start_that_left_only_a_log_starts_again(cli: Callable[..., Answer], t
         (["resume=auto", "hydra.run.dir=."], "is not empty; every run needs a new folder"),
     ],
 )
-def test_resume_auto_refuses(arguments: list[str], message: str, cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_resume_auto_refuses_other_folders_and_sweeps(
+    arguments: list[str], message: str, cli: Callable[..., Answer], tmp_path: Path
+) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     answer = cli(*arguments)
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err
@@ -72,7 +74,7 @@ def test_resume_auto_refuses(arguments: list[str], message: str, cli: Callable[.
 
 
 def test_resume_auto_refuses_another_command(cli: Callable[..., Answer], tmp_path: Path) -> None:
-    """Changed, added and left out; the run stays as it is."""
+    """Settings changed, added and left out; the run is unchanged."""
     assert cli(*AUTO, "loss=hinge").code == 0
     before = contents(tmp_path / "run")
     for other, message in [
@@ -106,7 +108,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return env
 
 
-def test_srun_is_described_as_torchrun(environment: dict[str, str]) -> None:
+def test_srun_sets_the_variables_of_torchrun(environment: dict[str, str]) -> None:
     environment |= of_srun(11, tasks=16, nodes=2, per_node="8(x2)", node_list="gpu[07-08]")
     slurm.describe_as_torchrun()
     expected = {
@@ -116,7 +118,7 @@ def test_srun_is_described_as_torchrun(environment: dict[str, str]) -> None:
     assert expected.items() <= environment.items()
 
 
-def test_srun_keeps_a_given_address(environment: dict[str, str]) -> None:
+def test_srun_keeps_a_given_master_address(environment: dict[str, str]) -> None:
     environment |= {**of_srun(1), "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"}
     slurm.describe_as_torchrun()
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("10.0.0.7", "29500")
@@ -131,14 +133,14 @@ def test_srun_keeps_a_given_address(environment: dict[str, str]) -> None:
         {**of_srun(0), "LOCAL_RANK": "1", "RANK": "1"},  # torchrun, started by srun
     ],
 )
-def test_other_processes_stay_as_they_are(env: dict[str, str], environment: dict[str, str]) -> None:
+def test_processes_without_srun_keep_their_environment(env: dict[str, str], environment: dict[str, str]) -> None:
     environment |= env
     before = dict(environment)
     slurm.describe_as_torchrun()
     assert environment == before
 
 
-def test_unequal_nodes_are_refused(environment: dict[str, str]) -> None:
+def test_nodes_with_unequal_tasks_are_refused(environment: dict[str, str]) -> None:
     environment |= of_srun(0, tasks=3, nodes=2, per_node="2,1")
     with pytest.raises(ConfigError, match="every node must have the same number of tasks, got 2,1"):
         slurm.describe_as_torchrun()
@@ -155,7 +157,7 @@ def test_unequal_nodes_are_refused(environment: dict[str, str]) -> None:
         ("x,gpu[1-2]", "x"),
     ],
 )
-def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
+def test_first_node_is_parsed_from_a_node_list(nodes: str, first: str) -> None:
     assert slurm.first_node(nodes) == first
 
 
@@ -227,7 +229,7 @@ BATCH = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLUR
     ],
     ids=["job", "array", "no SLURM", "SIGTERM"],
 )
-def test_a_signal_saves_and_requeues(number: signal.Signals, env: dict[str, str], called: str | None, tmp_path: Path) -> None:
+def test_signal_saves_and_requeues(number: signal.Signals, env: dict[str, str], called: str | None, tmp_path: Path) -> None:
     command = ["ganexp", "hardware=cpu", *LONG, "hydra.run.dir=run"]
     run, env = tmp_path / "run", {**env, **fake_scontrol(tmp_path)}
     process = start(tmp_path, *command, **env)
@@ -248,7 +250,7 @@ def test_a_signal_saves_and_requeues(number: signal.Signals, env: dict[str, str]
 
 
 @pytest.mark.slow
-def test_a_job_that_cannot_be_requeued_is_saved(tmp_path: Path) -> None:
+def test_job_that_cannot_be_requeued_is_saved(tmp_path: Path) -> None:
     process = start(tmp_path, "ganexp", "hardware=cpu", *LONG, "hydra.run.dir=run", **BATCH, **fake_scontrol(tmp_path, 1))
     wait_for_rows(tmp_path / "run", 20, process)
     process.send_signal(signal.SIGUSR1)
@@ -258,8 +260,8 @@ def test_a_job_that_cannot_be_requeued_is_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_srun_without_torchrun(tmp_path: Path, free_port: int) -> None:
-    """Two tasks find each other by SLURM's variables alone; the signal of both requeues the job once; the next start goes on."""
+def test_two_srun_tasks_train_without_torchrun(tmp_path: Path, free_port: int) -> None:
+    """SLURM's variables alone connect them; the signal to both requeues the job once; the next start continues."""
     run, scontrol = tmp_path / "run", fake_scontrol(tmp_path)
     command = ["ganexp", "hardware=multinode", "hardware.accelerator=cpu", *LONG]
 
@@ -304,8 +306,9 @@ class Dies(Callback):
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_after_a_rank_was_killed(tmp_path: Path) -> None:
-    """The second rank dies between two checkpoints; the agent starts both again; in the end it is the run that never stopped."""
+def test_torchrun_restarts_after_a_killed_rank(tmp_path: Path) -> None:
+    """The second rank dies between two checkpoints and the agent starts both again; the result equals the run that never
+    stopped."""
     (tmp_path / "dies.py").write_text(DIES)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2", "-m", "ganexp"]
     command = ["hardware=multinode", "hardware.accelerator=cpu", *LONG, "+callbacks.dies._target_=dies.Dies"]

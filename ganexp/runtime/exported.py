@@ -1,4 +1,4 @@
-"""An exported folder back into a system: model.safetensors and config.yaml, read as data: no pickle, no code from the files."""
+"""Load an exported folder, model.safetensors and config.yaml, as a system. No pickle is read, and no code from the files runs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from ganexp.cli.messages import ConfigError
 from ganexp.runs import CONFIG
 from ganexp.systems.sampler import Sampler
 
-FORMAT = 1  # of an exported folder; to be counted up whenever an older ganexp, or this one, could not read the other's
-LARGEST_CONFIG = 2**16  # bytes; that of a run has a few thousand
-DEEPEST = 50  # mappings and lists in each other
+FORMAT = 1  # version of the folder's format; increase it with every incompatible change
+LARGEST_CONFIG = 2**16  # bytes; a run's config has a few thousand
+DEEPEST = 50  # nested mappings and lists
 SLACK = 2**20  # parameters
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What model.safetensors and the config.yaml beside it hold: `config`, `state_dict`, `global_step` and `facts`, which is what
-    the model card said of the training. Raises ValueError, saying what is wrong, and ConfigError without safetensors."""
+    """Returns the content of model.safetensors and the config.yaml beside it: `config`, `state_dict`, `global_step`, and `facts`
+    about the training for the model card. Raises ValueError for a damaged file, and ConfigError if safetensors is not
+    installed."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise ConfigError('run: an exported model is read by safetensors: pip install "ganexp[export]"') from error
+        raise ConfigError('run: an exported model requires safetensors: pip install "ganexp[export]"') from error
     try:
         with safe_open(file, "pt") as opened:  # checks that header, shapes and length agree; maps the file
             metadata = opened.metadata() or {}
@@ -42,7 +43,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def read_metadata(text: str | None) -> dict[str, Any]:
-    """`step` and `facts`. Raises ValueError for anything else, and for another format."""
+    """Returns `step` and `facts`. Raises ValueError for any other content, and for another format."""
     if text is None:
         raise ValueError("was not written by ganexp: export a run with task=export")
     try:
@@ -58,7 +59,8 @@ def read_metadata(text: str | None) -> dict[str, Any]:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file from elsewhere. Raises ValueError for a file that is missing, too large, or not plain YAML."""
+    """Returns the mapping in an untrusted YAML file. Raises ValueError for a file that is missing, too large or not plain
+    YAML."""
     try:
         if file.stat().st_size > LARGEST_CONFIG:
             raise ValueError(f"comes with a {file.name} of more than {LARGEST_CONFIG:,} bytes: refused")
@@ -79,10 +81,10 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def build_sampler(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Sequence[str]) -> Sampler:
-    """The system that `state` is the state of, from the model's node in a run's config; the weights are still random.
+    """Returns a system for the weights `state`, built from the model's node in a run's config; its weights are still random.
 
-    It is first built without memory and compared with `state`: a config cannot ask for more than the file holds. Where `trust`
-    names modules, whose classes may not allow that, it is not. Raises ConfigError, naming the key or the tensor.
+    It is first built on the meta device and compared with `state`, so that a config cannot ask for more memory than the file
+    holds; not so with `trust`, since other classes may not support that. Raises ConfigError, naming the key or the tensor.
     """
     model = config.get("model")
     if not isinstance(model, Mapping):
@@ -116,7 +118,7 @@ def check_state(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Non
 
 @contextmanager
 def at_most(parameters: int) -> Iterator[None]:
-    """Inside, networks of more parameters cannot be made: ConfigError."""
+    """Raises ConfigError if networks built inside have more parameters."""
     left = parameters
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

@@ -1,4 +1,4 @@
-"""The layers of networks: what each is called in papers, what it returns, and how many parameters it has."""
+"""The layers of networks: their names in papers, output shapes and parameter counts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-ROWS = 32  # of one network: a deeper one is shown by its blocks
+ROWS = 32  # most rows of one network; a deeper one is listed by its blocks
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-BELONGS = (  # to the layer before
+BELONGS = (  # listed with the layer before
     nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.LayerNorm, nn.GroupNorm, nn.Dropout, nn.Dropout2d,
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.GELU, nn.GLU, nn.Tanh, nn.Sigmoid,
 )  # fmt: skip
@@ -38,7 +38,7 @@ NAMES = {
 
 @dataclass
 class Layer:
-    """`name`: in the network, `blocks.0.conv`. `kind`: as papers call it. `shape`: of what it returns for one sample."""
+    """`name`: in the network, such as `blocks.0.conv`. `kind`: its name in papers. `shape`: of its output for one sample."""
 
     name: str
     kind: str
@@ -47,7 +47,7 @@ class Layer:
 
 
 def layers_of(networks: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, list[Layer]]:
-    """Returns the layers of each network, by its name, in the order in which `run` first calls them."""
+    """Returns the layers of each network by name, in the order of their first calls in `run`."""
     calls: dict[nn.Module, list[int]] = {}
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -71,7 +71,7 @@ def shape_of(output: Any) -> list[int]:
 
 
 def rows(network: nn.Module, calls: Mapping[nn.Module, list[int]]) -> list[Layer]:
-    """Returns the network's layers, or its blocks where the layers are more than ROWS. Parameters outside of them come last."""
+    """Returns the network's layers, or its blocks if it has more than ROWS layers. Parameters outside of them come last."""
     names = {module: name for name, module in network.named_modules()}
     layers_inside = tuple(f"{name}." for module, name in names.items() if name and is_layer(module))
     called = [m for m in calls if names.get(m) and not names[m].startswith(layers_inside) and not isinstance(m, nn.Identity)]
@@ -95,14 +95,16 @@ def rows(network: nn.Module, calls: Mapping[nn.Module, list[int]]) -> list[Layer
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module has weights of its own, or no parts: a modulated convolution, unlike a block, has both."""
+    """Whether a module has its own weights, or no submodules. (A modulated convolution has weights and submodules.)"""
     return is_parametrized(module) or not list(module.children()) or bool(list(module.parameters(recurse=False)))
 
 
 def kind(module: nn.Module) -> str:
-    """Returns what papers call a module: `conv 4×4, stride 2`."""
+    """Returns a module's name in papers, such as `conv 4×4, stride 2`."""
     normal = ", spectral norm" if is_parametrized(module, "weight") else ""
-    cls = type(module).__mro__[1] if is_parametrized(module) else type(module)  # torch makes a class for each such module
+    cls = (
+        type(module).__mro__[1] if is_parametrized(module) else type(module)
+    )  # torch creates a class for each parametrized module
     if isinstance(module, CONVOLUTIONS):
         size = "×".join(map(str, module.kernel_size))
         stride = f", stride {module.stride[0]}" if module.stride[0] > 1 else ""

@@ -1,4 +1,5 @@
-"""Memory of this process: glibc keeps what is freed, since page faults take about 10% of a training step on the CPU; the peak."""
+"""Memory of this process: make glibc keep freed memory, since page faults take about 10 % of a training step on the CPU; measure
+the peak."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ def set_thresholds(mmap: int, trim: int) -> None:
 
 
 def peak_memory() -> int | None:
-    """Returns the most main memory in bytes that this process has had; None on Windows."""
-    status = Path("/proc/self/status")  # getrusage would count what the parent had when it started this process
+    """Returns the peak of this process's main memory in bytes; None on Windows."""
+    status = Path("/proc/self/status")  # getrusage would include the parent's memory at the start of this process
     if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return 1024 * int(found[1])
     if sys.platform == "win32":
@@ -39,7 +40,7 @@ def peak_memory() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Returns the main memory in bytes that programs can still have; None where the system does not say."""
+    """Returns the available main memory in bytes; None if the system does not tell."""
     file = Path("/proc/meminfo")
     found = re.search(r"MemAvailable:\s+(\d+) kB", file.read_text()) if file.is_file() else None
     return 1024 * int(found[1]) if found else None

@@ -129,8 +129,8 @@ def broadcast_text(value: str) -> str:
 def join_ranks() -> None:
     """Initialize torch.distributed for the processes of torchrun or srun.
 
-    torchrun's restarts share one store, in which a rank would find the addresses of processes that have died (pytorch issue
-    135712); a prefix hides them. The count of restarts is a node's own, so this is right for one node only.
+    torchrun's restarts share one store, in which a rank would find the addresses of dead processes (pytorch issue 135712); a
+    prefix hides them. Each node counts its own restarts, so this works on one node only.
     """
     store, rank, ranks = next(rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":

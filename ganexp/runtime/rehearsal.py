@@ -1,4 +1,4 @@
-"""Rehearse a run: three steps with every callback, timed, and then steps alone; and what the whole run will take."""
+"""Rehearse a run: time three steps with every callback, then steps alone, and estimate the time and disk of the whole run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.samples import Samples
 from ganexp.runtime.memory import peak_memory
 
-STEPS = 3  # in which every callback acts
-LOGGED = 5  # steps that are logged
-SECONDS = 10.0  # for steps alone
+STEPS = 3  # the callbacks act at the last of these
+LOGGED = 5  # steps with logging
+SECONDS = 10.0  # for the steps alone
 NEVER = 2**31 - 1
 AT_THE_END = (Samples, Metrics, Checkpoint)  # they act at the last step too
-FRAMES = 120  # at most in training.gif, see pictures.animate
+FRAMES = 120  # maximum in training.gif, see pictures.animate
 
 
 class Lap(pl.Callback):
-    """Standing behind a callback, tells the clock that it is done. Behind none, that the step is."""
+    """Runs after the callback `of`, and tells the clock that it is done; if `of` is None, that the step is."""
 
     def __init__(self, clock: Clock, of: str | None):
         self.clock, self.of = clock, of
@@ -42,10 +42,11 @@ class Lap(pl.Callback):
 
 
 class Clock(pl.Callback):
-    """Times a run whose callbacks act at the third step and never again: STEPS steps with callbacks, LOGGED logged ones, and then
-    steps alone for about SECONDS. Then stops the run.
+    """Times STEPS steps, at the last of which all callbacks act, LOGGED steps with logging, and then steps alone for about
+    SECONDS. Then stops the run.
 
-    `started`: of the process, in seconds since 1970. `period`: steps after which the work repeats; that many are timed at least.
+    `started`: start of the process, in seconds since 1970. `period`: steps after which the work repeats; at least so many are
+    timed.
     """
 
     def __init__(self, started: float, period: int):
@@ -70,7 +71,7 @@ class Clock(pl.Callback):
 
     def lap(self, trainer: pl.Trainer, when: str, of: str | None) -> None:
         alone = self.before_alone > 0 and when == "step"
-        if not alone:  # kernels run behind Python, and go on doing so in the steps alone
+        if not alone:  # in the steps alone, kernels may run behind Python, as in training
             synchronize(trainer)
         now = time.perf_counter()
         if when == "start" and of is None:
@@ -97,11 +98,11 @@ class Clock(pl.Callback):
         self.last = time.perf_counter()
 
     def measured(self, trainer: pl.Trainer) -> dict[str, Any]:
-        """Returns what was measured, in seconds and bytes, as plain values."""
+        """Returns the measurements, in seconds and bytes, as plain values."""
         step, device = self.laps["step", None], trainer.strategy.root_device
         names = [name for name in self.timed if name != "Record"]
         logged = sum(mean(self.laps["step", name][-LOGGED:]) - mean(self.laps["alone", name]) for name in names)
-        if device.type == "cpu":  # elsewhere a step alone is not timed by itself
+        if device.type == "cpu":  # on other devices single steps are not timed
             logged += max(0.0, median(step[-LOGGED:]) - median(self.laps["alone", None]))
         return {
             "startup": self.startup,
@@ -125,7 +126,7 @@ class Clock(pl.Callback):
 
 
 def synchronize(trainer: pl.Trainer) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished its work."""
     kind = trainer.strategy.root_device.type
     if kind == "cuda":
         torch.cuda.synchronize()
@@ -142,7 +143,8 @@ def median(values: Sequence[float]) -> float:
 
 
 def parts_of_time(measured: dict[str, Any], trainer: dict[str, int], first_step: int) -> dict[str, dict[str, float]]:
-    """Returns `times` and `seconds` each of all that a run from `first_step` on does. `trainer`: of its config."""
+    """Returns how many `times` a run from `first_step` on does each of its parts, and the `seconds` of each time. `trainer`: that
+    node of its config."""
     last = trainer["max_steps"]
 
     def times(every: int, at_the_end: bool) -> int:
@@ -155,7 +157,7 @@ def parts_of_time(measured: dict[str, Any], trainer: dict[str, int], first_step:
         acts["Checkpoint"] += acts["Metrics"] - times(math.lcm(every, measuring), True)
     end = dict(measured["end"])
     frames = min(FRAMES, acts.get("Samples", 0) + 1)
-    animation = end.pop("Samples", 0.0) * frames / 2  # of the two pictures of a rehearsal
+    animation = end.pop("Samples", 0.0) * frames / 2  # a rehearsal has two pictures
     return {
         "start": {"times": 1, "seconds": measured["startup"] + sum(measured["start"].values())},
         "steps": {"times": last - first_step, "seconds": measured["step"]},
@@ -167,8 +169,8 @@ def parts_of_time(measured: dict[str, Any], trainer: dict[str, int], first_step:
 
 
 def parts_of_disk(sizes: dict[str, int], parts: dict[str, dict[str, float]], keep: int) -> dict[str, dict[str, float]]:
-    """Returns `times` and `bytes` each of all that a run leaves. `sizes`: of what a rehearsal left, see `sizes_of`. `keep`: the
-    number of checkpoints."""
+    """Returns how many `times` a run writes each kind of file, and the `bytes` of each. `sizes`: see `sizes_of`. `keep`: the
+    number of checkpoints that are kept."""
     pictures = parts.get("samples", {}).get("times", -1) + 1
     return {
         "checkpoints": {"times": keep + 1 if "checkpoint" in parts else 0, "bytes": sizes["checkpoint"]},

@@ -1,4 +1,4 @@
-"""SLURM: the processes of srun, and jobs that go back into the queue."""
+"""SLURM: processes of srun, and requeueing jobs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def describe_as_torchrun() -> None:
-    """Set torchrun's variables for a process that srun started as one of several: everything else knows one launcher only.
+    """Set torchrun's environment variables for a process that srun started as one of several, so that the rest of the code needs
+    to know only torchrun.
 
-    Does nothing in a job's batch script, where srun was not used, and under torchrun. Raises ConfigError if the nodes have
-    different numbers of tasks.
+    Does nothing without srun, in a job's batch script, and under torchrun. Raises ConfigError if the nodes have different numbers
+    of tasks.
     """
     env = os.environ
     if int(env.get("SLURM_STEP_NUM_TASKS", "1")) == 1 or "LOCAL_RANK" in env:
@@ -41,7 +42,7 @@ def describe_as_torchrun() -> None:
 
 
 def first_node(nodes: str) -> str:
-    """Returns the first host of SLURM's notation: `gpu03` of `gpu[03-05,09],login1`."""
+    """Returns the first host of a node list in SLURM's notation: `gpu03` for `gpu[03-05,09],login1`."""
     parts = re.match(r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
     assert parts is not None  # it may match nothing
     return "".join(part or "" for part in parts.groups())

@@ -32,8 +32,8 @@ from ganexp.systems.contexts import evaluating
 from ganexp.tasks.resume import Resume
 from ganexp.tasks.train import Train
 
-MEASURED = "measured.json"  # by the rehearsal, in its folder
-OWNERS = {  # keys of trainer, and the callbacks that they are for
+MEASURED = "measured.json"  # written by the rehearsal into its folder
+OWNERS = {  # keys of trainer, and the callbacks that use them
     "samples_every": ["samples"],
     "num_samples": ["samples"],
     "metrics_every": ["metrics", "watchdog"],
@@ -42,13 +42,13 @@ OWNERS = {  # keys of trainer, and the callbacks that they are for
 
 
 class Check:
-    """Does all that training would do before its first step, rehearses the run in a temporary folder (three steps with every
-    callback, then steps alone for about ten seconds), and reports: layers, parameters, memory, the whole run's time and disk,
-    precision, what has no effect, and what a checkpoint holds. Leaves nothing.
+    """Does everything that training does before its first step, rehearses the run in a temporary folder (three steps with every
+    callback, then steps alone for about ten seconds), and reports layers, parameters, memory, time and disk of the whole run,
+    precision, settings without effect, and the contents of a checkpoint. Writes nothing else.
 
-    `json`: file to write the report to as well. `destination`: the folder that the run would have; with resume=auto the run in it
-    is checked as one that continues. `notes`: on what of an experiment has no effect. Exit code 2 if the run could not start,
-    fails in its first steps, or has not enough memory or disk.
+    `json`: a file to write the report to. `destination`: the folder that the run would have; with resume=auto, a run in it is
+    checked as a run to continue. `notes`: on settings of an experiment that have no effect. The exit code is 2 if the run could
+    not start, fails in its first steps, or lacks memory or disk.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Check:
             raise ValueError(f"json: must be a file that ends in .json, got {json}")
 
     def setup(self) -> None:
-        """Find data, weights and devices as training does. Raises ConfigError for all that training refuses."""
+        """Set up data, weights and devices as training does. Raises ConfigError for everything that training refuses."""
         resume = None
         if (self.destination / "config.yaml").is_file():
             resume = Resume(self.config, self.destination, self.override_keys)
@@ -96,7 +96,7 @@ class Check:
         return 2 if facts["problems"] else 0
 
     def rehearse(self) -> str | None:
-        """Rehearse the run in new processes, as it would run. Returns what went wrong, in one line, or None."""
+        """Rehearse the run in new processes, as many as it would have. Returns an error in one line, or None."""
         assert self.train is not None
         config, hardware, allowed = self.train.config, self.train.config["hardware"], self.train.allowed
         work = partial(rehearse, config, self.run_dir, allowed, time.time())
@@ -155,12 +155,12 @@ class Check:
 
 
 def rehearse_alone(rank: int, work: Any) -> None:
-    """Rehearse a run of one process, in a new one, whose peak of memory is then the run's."""
+    """Rehearse a run of one process in a new process, so that its peak memory is the run's."""
     work()
 
 
 def rehearse(config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | None, started: float) -> None:
-    """Rehearse in one process of the run; rank 0 writes what it measured into `run_dir`. `started`: when, in seconds since
+    """Rehearse in one process of the run; rank 0 writes its measurements into `run_dir`. `started`: start time, in seconds since
     1970."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "output.txt").open("a") as out, redirect_stdout(out), redirect_stderr(out):
@@ -177,7 +177,7 @@ def rehearse(config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | Non
 
 
 class Rehearsal(Train):
-    """A run that ends when its clock has seen enough."""
+    """A run that its clock stops."""
 
     def __init__(self, config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | None, started: float):
         super().__init__(config | {"trainer": config["trainer"] | {"max_steps": NEVER}}, run_dir, None, allowed)
@@ -192,7 +192,7 @@ class Rehearsal(Train):
 
 @contextmanager
 def collected_warnings() -> Iterator[list[str]]:
-    """The messages that are logged as warnings inside."""
+    """Yields a list that collects the messages of logged warnings."""
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
@@ -209,7 +209,7 @@ def in_process(error: Exception) -> str:
         return str(error)
     killed = getattr(error, "signal_name", None)
     if killed == signal.SIGKILL.name:
-        return "its process was killed, most likely because memory was short"
+        return "its process was killed, most likely because memory ran out"
     return format_message(error).rpartition("ProcessRaisedException: ")[2]
 
 
@@ -228,7 +228,7 @@ def layers_of_system(system: System, shape: tuple[int, ...]) -> dict[str, list[L
 
 
 def without_effect(config: dict[str, Any], keys: Sequence[str]) -> list[str]:
-    """Returns a line for each setting that changes nothing in this run. `keys`: those of the command line."""
+    """Returns a line for each setting that has no effect in this run. `keys`: those set on the command line."""
     callbacks, trainer = config["callbacks"], config["trainer"]
     lines = []
     for key, owners in OWNERS.items():
@@ -250,7 +250,7 @@ def without_effect(config: dict[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def held(system: System, trainer: pl.Trainer) -> dict[str, Any]:
-    """Returns what a checkpoint holds, so that a resumed run is the run that never stopped."""
+    """Returns the contents of a checkpoint, with which a resumed run equals the run that never stopped."""
     contents = ["the weights", *(["the average of G"] if system.ema is not None else []), "both optimizers", "the schedules"]
     if len(system.networks_by_optimizer()) == 1:
         contents[contents.index("both optimizers")] = "the optimizer"
@@ -275,7 +275,7 @@ def report(facts: dict[str, Any]) -> list[str]:
     rows["precision"] = "{precision} ({reason})".format(**facts["precision"])
     if "step" in facts:
         step, time_, memory, disk = facts["step"], facts["time"], facts["memory"], facts["disk"]
-        rows["a step"] = (
+        rows["step"] = (
             f"{step['seconds'] * 1000:.3g} ms, {step['images'] / step['seconds']:,.0f} images/s; mean of {step['timed']}"
         )
         rows["whole run"] = f"about {duration(time_['seconds'])}: " + ", ".join(
@@ -286,7 +286,7 @@ def report(facts: dict[str, Any]) -> list[str]:
         )
         rows["memory"] = ", ".join(
             f"{size(memory[key])} {where}{' in each process' if memory['processes'] > 1 else ''}"
-            for key, where in (("bytes", "of main memory"), ("gpu_bytes", "of the GPU's"))
+            for key, where in (("bytes", "of main memory"), ("gpu_bytes", "of GPU memory"))
             if memory[key] is not None
         )
         rows["disk"] = f"about {size(disk['bytes'])}; {size(disk['free_bytes'])} are free: " + ", ".join(
@@ -295,18 +295,18 @@ def report(facts: dict[str, Any]) -> list[str]:
             if part["times"] * part["bytes"]
         )
     held = facts["checkpoint"]
-    rows["a resume"] = "finds " + ", ".join(held["holds"])
+    rows["checkpoint"] = "holds " + ", ".join(held["holds"])
     if held.get("every"):
-        rows["a resume"] += f": {size(held['bytes'])} every {held['every']:,} steps"
+        rows["checkpoint"] += f": {size(held['bytes'])} every {held['every']:,} steps"
     elif "every" in held:
-        rows["a resume"] = "is not possible: callbacks has no checkpoint"
+        rows["checkpoint"] = "none, so the run cannot be resumed: callbacks has no checkpoint"
     width = max(map(len, rows))
     lines += [f"  {key:<{width}} {value}" for key, value in rows.items()]
     for title in ("notes", "warnings", "without_effect", "problems"):
         lines += [f"  {title.replace('_', ' '):<{width}} {line}" for line in facts.get(title, [])]
     return [
         *lines,
-        "  the run cannot go like this" if facts["problems"] else "  the run can start: data, weights and devices are there",
+        "  the run would fail" if facts["problems"] else "  the run can start: data, weights and devices are available",
     ]
 
 
@@ -319,7 +319,7 @@ def layer_table(name: str, layers: list[dict[str, Any]], parameters: int) -> str
 
 
 def free_disk(folder: Path) -> int:
-    """Returns the free bytes where a folder would be made."""
+    """Returns the free bytes of the disk on which a folder would be created."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
