@@ -16,7 +16,7 @@ from ganexp.ema import EMA
 from ganexp.latents import Latent
 from ganexp.scalars import Scalars
 from ganexp.systems.arguments import check_named, with_path
-from ganexp.systems.contexts import evaluating
+from ganexp.systems.contexts import evaluating, mark_step
 from ganexp.systems.ranks import Ranks, average, broadcast
 
 MakeOptimizer = Callable[[Any], Optimizer]
@@ -139,6 +139,7 @@ class System(pl.LightningModule):
         return list(self.optimizers_by_name.values()), schedulers
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        mark_step()
         self.anneal_numbers(self.optimizers_by_name)
 
     def anneal_numbers(self, optimizers: Mapping[str, Optimizer]) -> None:

@@ -65,3 +65,9 @@ def uncompiled(needed: bool) -> AbstractContextManager[Any]:
     """Runs networks as if torch.compile had not been called, if `needed`."""
     # Without an import of the compiler there is nothing compiled, and importing it takes a second.
     return torch.compiler.set_stance("force_eager") if needed and "torch._dynamo" in sys.modules else nullcontext()
+
+
+def mark_step() -> None:
+    """Tells CUDA graphs that a step begins: until the next one, the networks' outputs keep their memory."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.cudagraph_mark_step_begin()
