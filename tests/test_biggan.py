@@ -203,7 +203,7 @@ def test_experiment_has_the_published_numbers() -> None:
     assert [sum(p.numel() for p in n.parameters()) for n in system.networks().values()] == [2_415_170, 9_416_196]
 
 
-def test_the_variants_differ_from_biggan_cifar10_by_what_they_are_named_after() -> None:
+def test_variants_differ_from_biggan_cifar10_in_the_named_method() -> None:
     base = compose("experiment=biggan_cifar10")
     consistent, augmented, lecam = (compose(f"experiment=biggan_cifar10_{name}") for name in ("cr", "diffaugment", "lecam"))
     assert (

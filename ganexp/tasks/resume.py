@@ -37,11 +37,11 @@ class Resume:
     logs and pictures equal those of a run that never stopped. A run without a checkpoint starts at its first step.
 
     `override_keys`: full keys whose values in `config` replace the run's; only keys below MAY_CHANGE may change, here or in
-    config.yaml. With resume=auto, `config` is that of the command that started the run: all of it is compared, except for
-    `start_from`, its classes are trusted, and a run at its last step is done rather than an error. Damaged checkpoints are
-    skipped. Raises ConfigError if the folder has no run of this version or only damaged checkpoints, if config or data differ
-    from the checkpoint's, if config.yaml names classes that are neither ganexp's nor in config["trust"], if the run is at its
-    last step, or if the steps exceed its schedule.
+    config.yaml. With resume=auto, `config` is that of the command that started the run: all of it except `start_from` is
+    compared, its classes are trusted, and a run at its last step is not an error. Damaged checkpoints are skipped. Raises
+    ConfigError if the folder has no run of this version or only damaged checkpoints, if config or data differ from the
+    checkpoint's, if config.yaml names classes that are neither ganexp's nor in config["trust"], if the run is at its last step,
+    or if the steps exceed its schedule.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path, override_keys: Sequence[str] = ()):
@@ -88,7 +88,7 @@ class Resume:
         return self.train.run() if self.train else 0
 
     def compared(self) -> list[str]:
-        """Returns the keys whose values the run must have, or gets where they may change."""
+        """Returns the keys that are compared with the run's config; those that may change are set in it."""
         if not self.auto:
             return [*self.override_keys, *(self.config if "experiment" in self.override_keys else [])]
         return [key for key in (*self.override_keys, *self.config) if not is_below(key, ["start_from"])]
