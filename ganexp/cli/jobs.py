@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +26,7 @@ from ganexp.cli.hydra_internals import Callbacks, result_of
 from ganexp.cli.messages import ConfigError, Diverged, format_message
 from ganexp.files import read_json, write_json
 from ganexp.runs import find_run
+from ganexp.runtime.lock import LOCK_FILES, FolderLock
 
 log = logging.getLogger(__name__)
 EARLY = {".hydra", "log.txt", "error.txt", ".config.yaml.part"}  # what a run folder holds before its config.yaml
@@ -136,22 +137,35 @@ def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
 
 def build_and_run(cfg: DictConfig, notes: Sequence[str], target: Path | None = None, temporary: Path | None = None) -> int:
     """`target`, `temporary`: the destination and the folder of a task that leaves nothing."""
-    while True:
-        folder, early = choose_folder(cfg, temporary), EarlyRecords()
-        with early.listening():
-            task = build_task(cfg, folder, {"destination": target, "notes": list(notes)} if temporary else {})
-        if under_torchrun() and os.environ["RANK"] != "0":  # only rank 0 creates the folder
-            return exit_code(task.run())
-        if in_run_folder(cfg):
+    with ExitStack() as held:
+        while True:
+            folder, early = choose_folder(cfg, temporary), EarlyRecords()
+            lock = FolderLock(folder, "run" if in_run_folder(cfg) else "hydra.run.dir")
+            is_first = not under_torchrun() or os.environ["RANK"] == "0"  # only rank 0 creates and locks the folder
+            if in_run_folder(cfg) and is_first:
+                held.enter_context(lock)
+            with early.listening():
+                task = build_task(cfg, folder, {"destination": target, "notes": list(notes)} if temporary else {})
+            if not is_first:
+                return exit_code(task.run())
+            if in_run_folder(cfg):
+                break
+            try:
+                folder.mkdir(parents=True, exist_ok=is_set(cfg, "run") and not temporary)
+            except FileExistsError:  # another run started in the same second
+                if under_torchrun():
+                    raise ConfigError(f"hydra.run.dir: another run has just created {folder}; start again") from None
+                continue
+            except OSError as error:
+                raise ConfigError(f"hydra.run.dir: cannot create the run folder {folder}: {error.strerror}") from error
+            held.enter_context(lock)
+            check_empty(folder, cfg, "run")
             break
-        try:
-            folder.mkdir(parents=True, exist_ok=is_set(cfg, "run") and not temporary)
-            break
-        except FileExistsError:  # another run started in the same second
-            if under_torchrun():
-                raise ConfigError(f"hydra.run.dir: another run has just created {folder}; start again") from None
-        except OSError as error:
-            raise ConfigError(f"hydra.run.dir: cannot create the run folder {folder}: {error.strerror}") from error
+        return run_locked(task, cfg, folder, early, [*notes, *([lock.note] if lock.note else [])])
+
+
+def run_locked(task: Any, cfg: DictConfig, folder: Path, early: EarlyRecords, notes: Sequence[str]) -> int:
+    """Run the task in its folder, which this process owns. Returns the exit code."""
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(cfg))
 
     def run_task(_: DictConfig) -> Any:
@@ -234,20 +248,26 @@ def is_set(cfg: DictConfig, mode: str) -> bool:
 
 def free_folder(cfg: DictConfig, mode: str) -> Path:
     """Returns the folder of a `run` or a `sweep`, with a number appended if it exists. Raises ConfigError if the command line
-    sets one that is not empty. With resume=auto it may hold what a start leaves that was killed before its config was written."""
+    sets one that is not empty, see check_empty."""
     default = Path(str(cfg.hydra[mode].dir)).resolve()
     if is_set(cfg, mode):
-        if default.exists() and not default.is_dir():
-            raise ConfigError(f"hydra.{mode}.dir: {default} is a file, not a folder")
-        found = {path.name for path in default.iterdir()} if default.is_dir() else set()
-        if found - (EARLY if cfg.get("resume") else set()):
-            raise ConfigError(f"hydra.{mode}.dir: {default} is not empty; every {mode} needs a new folder")
+        check_empty(default, cfg, mode)
         return default
     folder, n = default, 1
     while folder.exists():
         n += 1
         folder = default.with_name(f"{default.name}_{n}")
     return folder
+
+
+def check_empty(folder: Path, cfg: DictConfig, mode: str) -> None:
+    """Raises ConfigError if the folder of a `run` or a `sweep` is a file, or holds anything but a lock. With resume=auto it may
+    also hold what a start leaves that was killed before its config was written."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"hydra.{mode}.dir: {folder} is a file, not a folder")
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if found - LOCK_FILES - (EARLY if cfg.get("resume") else set()):
+        raise ConfigError(f"hydra.{mode}.dir: {folder} is not empty; every {mode} needs a new folder")
 
 
 def report(error: BaseException, folder: Path) -> str:
@@ -284,24 +304,42 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
 
     `cfg`: config of the first job. `jobs`: smallest number of jobs. Raises ConfigError if the sweep's folder cannot be created.
     """
-    folder = free_folder(cfg, "sweep")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"hydra.sweep.dir: cannot create {folder}: {error.strerror}") from error
+    while True:
+        folder = free_folder(cfg, "sweep")
+        try:
+            folder.mkdir(parents=True, exist_ok=is_set(cfg, "sweep"))
+            break
+        except FileExistsError:  # another sweep started in the same second
+            continue
+        except OSError as error:
+            raise ConfigError(f"hydra.sweep.dir: cannot create {folder}: {error.strerror}") from error
     others = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
     sys.argv[1:] = ["--multirun", *flags, *others, f"hydra.sweep.dir={quoted(folder)}"]
-    try:
-        hydra_main()
-    finally:
-        lines, failed = summary(folder, jobs)
-        print("\n".join(lines), flush=True)
+    with FolderLock(folder, "hydra.sweep.dir"):
+        check_empty(folder, cfg, "sweep")
+        try:
+            hydra_main()
+        finally:
+            lines, failed = summary(folder, jobs)
+            print("\n".join(lines), flush=True)
     return 1 if failed else 0
 
 
 def sweep_job(cfg: DictConfig) -> None:
     """Run one job in the folder that Hydra has created. Errors are printed and recorded there; the other jobs continue."""
-    folder, file = Path(HydraConfig.get().runtime.output_dir), Path(HydraConfig.get().runtime.output_dir) / "run.json"
+    folder, number = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().job.num
+    try:
+        with FolderLock(folder, "hydra.sweep.dir"):
+            code = run_job_of_sweep(cfg, folder, number)
+    except ConfigError as mistake:  # the job itself catches its own
+        print(f"ganexp: job {number} failed: {mistake}", file=sys.stderr)
+        return
+    if code:  # ends the sweep too
+        raise KeyboardInterrupt
+
+
+def run_job_of_sweep(cfg: DictConfig, folder: Path, number: int) -> int:
+    """Run one job in its folder, which this process owns. Returns the exit code."""
     outcome: dict[str, Any] = {"status": "finished"}
     code, notes = 0, []
     try:
@@ -312,12 +350,11 @@ def sweep_job(cfg: DictConfig) -> None:
         outcome = {"status": "interrupted"} if code else outcome
     except Exception as error:
         outcome = {"status": "failed", "error": report(error, folder)}
-        print(f"ganexp: job {HydraConfig.get().job.num} failed: {outcome['error']}", file=sys.stderr)
+        print(f"ganexp: job {number} failed: {outcome['error']}", file=sys.stderr)
     record(notes, folder)
-    job = {"job": HydraConfig.get().job.num, "overrides": config.as_typed(HydraConfig.get().overrides.task)}
-    write_json({**read_json(file), **outcome, **job}, file)
-    if code:  # ends the sweep too
-        raise KeyboardInterrupt
+    job = {"job": number, "overrides": config.as_typed(HydraConfig.get().overrides.task)}
+    write_json({**read_json(folder / "run.json"), **outcome, **job}, folder / "run.json")
+    return code
 
 
 def summary(folder: Path, expected: int) -> tuple[list[str], int]:

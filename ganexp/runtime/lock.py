@@ -1,0 +1,147 @@
+"""One owner for a folder: a run, a sweep or a study is written by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+import threading
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ganexp.cli.messages import ConfigError
+from ganexp.files import read_json, write_json
+
+LOCK_FILES = {".lock", ".owner.json"}
+BEAT = 20.0  # seconds between two signs of life
+PATIENCE = 180.0  # seconds without a sign of life after which the lock of another machine is ignored
+
+
+class FolderLock:
+    """A lock on a folder, held by this process between `acquire` and `release`, or in a with statement.
+
+    `.lock` in the folder is locked by the operating system, which frees it when the process ends, however it ends. `.owner.json`
+    says who holds it: process, host, start and command. Some network file systems do not share locks between machines; therefore
+    the holder also touches `.owner.json` every BEAT seconds, and a lock of another machine counts until it has not been touched
+    for PATIENCE seconds.
+
+    `key`: the config key that chose the folder, for messages. `note`: after acquiring, whose lock was taken over, or empty.
+    """
+
+    def __init__(self, folder: Path, key: str = "run"):
+        self.folder, self.key, self.note = folder, key, ""
+        self.file, self.record = folder / ".lock", folder / ".owner.json"
+        self.lock = FileLock(self.file)
+        self.released = threading.Event()
+
+    def acquire(self) -> None:
+        """Raises ConfigError, saying who holds the lock, if another process does."""
+        if not self.try_acquire():
+            raise ConfigError(f"{self.key}: {self.folder} is in use by {self.describe_owner()}")
+
+    def try_acquire(self) -> bool:
+        """Returns whether this process holds the lock now. Raises ConfigError if the folder is not writable."""
+        try:
+            return self.lock_file() and self.take_over()
+        except (OSError, NotImplementedError) as error:
+            self.lock.release()
+            raise ConfigError(f"{self.key}: cannot lock {self.folder}: {getattr(error, 'strerror', None) or error}") from error
+
+    def lock_file(self) -> bool:
+        for _ in range(2):
+            try:
+                self.lock.acquire(timeout=0)
+                return True
+            except Timeout:
+                if not self.is_lost():
+                    return False
+                self.file.unlink(missing_ok=True)  # a file server may keep the lock of a machine that is gone
+        return False
+
+    def take_over(self) -> bool:
+        """Become the owner, unless another machine's process still shows signs of life."""
+        owner = read_json(self.record)
+        if owner and not is_here(owner) and not self.is_lost():
+            self.lock.release()
+            return False
+        self.note = f"took over {self.folder} from {describe(owner)}, which ended without releasing it" if owner else ""
+        write_json(this_process(), self.record)
+        self.released.clear()
+        threading.Thread(target=self.beat, name="lock", daemon=True).start()
+        return True
+
+    def is_lost(self) -> bool:
+        """Whether the owner is a process of another machine that has shown no sign of life for PATIENCE seconds."""
+        owner = read_json(self.record)
+        return bool(owner) and not is_here(owner) and self.silence() > PATIENCE
+
+    def silence(self) -> float:
+        """Returns the seconds since the owner's last sign of life, by the clock of the file server."""
+        with suppress(OSError):
+            os.utime(self.file)
+            return self.file.stat().st_mtime - self.record.stat().st_mtime
+        return 0.0
+
+    def describe_owner(self) -> str:
+        owner = read_json(self.record)
+        if not owner:
+            return "another process, which has just started"
+        if is_here(owner):
+            return f"{describe(owner)}; wait until it has ended, or stop it"
+        return (
+            f"{describe(owner)}; its last sign of life was {max(0.0, self.silence()):.0f} s ago; "
+            f"if it is gone, the folder is free after {PATIENCE:.0f} s without one"
+        )
+
+    def beat(self) -> None:
+        while not self.released.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self.record)
+
+    def release(self) -> None:
+        self.released.set()
+        if self.lock.is_locked:
+            with suppress(OSError):
+                self.record.unlink(missing_ok=True)
+            self.lock.release()
+
+    def __enter__(self) -> FolderLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def this_process() -> dict[str, Any]:
+    return {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "boot": boot(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": os.environ.get("GANEXP_COMMAND") or shlex.join(sys.argv),
+    }
+
+
+def boot() -> str:
+    """Returns an identifier of the running kernel, which containers on one machine share; empty where there is none."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def is_here(owner: dict[str, Any]) -> bool:
+    """Whether an owner is, or was, a process of this machine."""
+    return owner.get("host") == socket.gethostname() or (bool(boot()) and owner.get("boot") == boot())
+
+
+def describe(owner: dict[str, Any]) -> str:
+    since = str(owner.get("since", "?"))[:19].replace("T", " ")
+    command = str(owner.get("command", "?"))
+    command = command if len(command) <= 200 else f"{command[:200]} …"
+    return f"process {owner.get('process')} on {owner.get('host')} since {since} ({command})"

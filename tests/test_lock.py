@@ -1,0 +1,159 @@
+"""One owner for a folder: the lock alone, and runs that want the same folder at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Answer
+from helpers import SHORT, rows
+
+from ganexp.cli.messages import ConfigError
+from ganexp.files import write_json
+from ganexp.runtime import lock
+from ganexp.runtime.lock import FolderLock
+
+HOLD = "import sys, time, pathlib\nfrom ganexp.runtime.lock import FolderLock\n" \
+    "FolderLock(pathlib.Path(sys.argv[1])).acquire()\nprint('held', flush=True)\ntime.sleep(100)\n"  # fmt: skip
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "GANEXP_COMMAND": "ganexp seed=8"},
+    )  # fmt: skip
+    assert process.stdout and process.stdout.readline() == "held\n"
+    return process
+
+
+def elsewhere(**changes: Any) -> dict[str, Any]:
+    """The record of a process on another machine."""
+    return lock.this_process() | {"host": "elsewhere", "boot": "another", "process": 7, "command": "ganexp seed=3"} | changes
+
+
+def test_the_second_process_is_told_who_has_the_folder_and_a_killed_owner_is_succeeded(tmp_path: Path) -> None:
+    owner = hold(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^run: .* in use by process {owner.pid} on .* since 20.* \(ganexp seed=8\); wait"):
+        FolderLock(tmp_path).acquire()
+    assert not FolderLock(tmp_path).try_acquire()
+    owner.kill()
+    owner.communicate()
+    with FolderLock(tmp_path) as mine:
+        assert f"from process {owner.pid} on" in mine.note and "ended without releasing it" in mine.note
+        assert not FolderLock(tmp_path).try_acquire()  # nor a second time in this process
+    with FolderLock(tmp_path) as mine:
+        assert mine.note == ""
+
+
+def test_a_lock_of_another_machine_counts_until_it_shows_no_sign_of_life(tmp_path: Path) -> None:
+    write_json(elsewhere(), tmp_path / ".owner.json")
+    with pytest.raises(
+        ConfigError, match=r"process 7 on elsewhere since .* \(ganexp seed=3\); its last sign of life was \d s ago"
+    ):
+        FolderLock(tmp_path).acquire()
+    past = time.time() - lock.PATIENCE - 5
+    os.utime(tmp_path / ".owner.json", (past, past))
+    with FolderLock(tmp_path) as mine:
+        assert "elsewhere" in mine.note
+
+
+def test_a_file_server_that_keeps_the_lock_of_a_machine_that_is_gone_does_not_block(tmp_path: Path) -> None:
+    owner = hold(tmp_path)
+    write_json(elsewhere(), tmp_path / ".owner.json")
+    assert not FolderLock(tmp_path).try_acquire()
+    past = time.time() - lock.PATIENCE - 5
+    os.utime(tmp_path / ".owner.json", (past, past))
+    with FolderLock(tmp_path) as mine:
+        assert "elsewhere" in mine.note
+    owner.kill()
+    owner.communicate()
+
+
+def test_the_owner_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    with FolderLock(tmp_path):
+        os.utime(tmp_path / ".owner.json", (1, 1))
+        deadline = time.monotonic() + 5
+        while (tmp_path / ".owner.json").stat().st_mtime < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not (tmp_path / ".owner.json").exists()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match=r"run: cannot lock .*: Permission denied"):
+        FolderLock(tmp_path).acquire()
+    tmp_path.chmod(0o700)
+
+
+def test_resume_refuses_a_folder_in_use(cli: Any, tmp_path: Path) -> None:
+    owner = hold(tmp_path)
+    answer: Answer = cli("task=resume", f"run={tmp_path}")
+    assert answer.code == 2 and f"is in use by process {owner.pid}" in answer.err
+    owner.kill()
+    owner.communicate()
+    assert cli(f"hydra.run.dir={__file__}").code == 2
+
+
+# -- real runs -------------------------------------------------------------------------------------------------------
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ganexp", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+
+
+def ends(*processes: subprocess.Popen[str]) -> tuple[list[int], list[str]]:
+    """Exit codes and stderr, by exit code."""
+    errors = [process.communicate(timeout=500)[1] for process in processes]
+    ordered = sorted(zip([p.returncode for p in processes], errors, strict=True))
+    return [code for code, _ in ordered], [error for _, error in ordered]
+
+
+POINTS = ["model=mlp", "data=ring", "metrics=[]", "callbacks=[checkpoint]", *SHORT[:3], "trainer.log_every=1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["hydra.run.dir=run"], ["-m", "hydra.sweep.dir=run"]])
+def test_of_two_runs_given_one_folder_one_trains(arguments: list[str], tmp_path: Path) -> None:
+    both = [start(tmp_path, *arguments, *POINTS, f"seed={seed}", "trainer.max_steps=60") for seed in (1, 2)]
+    codes, errors = ends(*both)
+    assert codes == [0, 2] and ("is in use by process" in errors[1] or "is not empty" in errors[1]), errors
+    (csv,) = tmp_path.rglob("metrics.csv")
+    assert [row["step"] for row in rows(csv.parent)] == [str(step) for step in range(1, 61)]
+
+
+@pytest.mark.slow
+def test_of_two_resumes_one_trains_and_none_while_the_run_itself_does(tmp_path: Path) -> None:
+    run = start(tmp_path, *POINTS, "trainer.max_steps=20000", "trainer.checkpoint_every=20", "hydra.run.dir=run")
+    while not (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file():
+        assert run.poll() is None
+        time.sleep(0.01)
+    codes, errors = ends(start(tmp_path, "task=resume", "run=run"))
+    assert codes == [2] and f"in use by process {run.pid}" in errors[0]
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    step = json.loads((tmp_path / "run" / "run.json").read_text())["steps"] + 200
+    codes, errors = ends(*[start(tmp_path, "task=resume", "run=run", f"trainer.max_steps={step}") for _ in range(2)])
+    assert codes == [0, 2] and "in use by process" in errors[1], errors
+    assert "took over" in (tmp_path / "run" / "log.txt").read_text()
+    assert [row["step"] for row in rows(tmp_path / "run")] == [str(n) for n in range(1, step + 1)]
+
+
+@pytest.mark.slow
+def test_two_sweeps_started_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    both = [start(tmp_path, "-m", *POINTS, f"seed={seed}", "trainer.max_steps=3") for seed in (1, 2)]
+    assert ends(*both)[0] == [0, 0]
+    assert len(list((tmp_path / "outputs" / "sweep").iterdir())) == 2
