@@ -1,4 +1,4 @@
-"""One owner for a folder: the lock alone, and runs that want the same folder at once."""
+"""The lock of a folder alone, and with several runs for the same folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def elsewhere(**changes: Any) -> dict[str, Any]:
     return lock.this_process() | {"host": "elsewhere", "boot": "another", "process": 7, "command": "ganexp seed=3"} | changes
 
 
-def test_the_second_process_is_told_who_has_the_folder_and_a_killed_owner_is_succeeded(tmp_path: Path) -> None:
+def test_second_process_is_refused_and_a_killed_owner_is_succeeded(tmp_path: Path) -> None:
     owner = hold(tmp_path)
     with pytest.raises(ConfigError, match=rf"^run: .* in use by process {owner.pid} on .* since 20.* \(ganexp seed=8\); wait"):
         FolderLock(tmp_path).acquire()
@@ -53,11 +53,9 @@ def test_the_second_process_is_told_who_has_the_folder_and_a_killed_owner_is_suc
         assert mine.note == ""
 
 
-def test_a_lock_of_another_machine_counts_until_it_shows_no_sign_of_life(tmp_path: Path) -> None:
+def test_lock_of_another_machine_is_valid_until_its_heartbeat_stops(tmp_path: Path) -> None:
     write_json(elsewhere(), tmp_path / ".owner.json")
-    with pytest.raises(
-        ConfigError, match=r"process 7 on elsewhere since .* \(ganexp seed=3\); its last sign of life was \d s ago"
-    ):
+    with pytest.raises(ConfigError, match=r"process 7 on elsewhere since .* \(ganexp seed=3\); its last heartbeat was \d s ago"):
         FolderLock(tmp_path).acquire()
     past = time.time() - lock.PATIENCE - 5
     os.utime(tmp_path / ".owner.json", (past, past))
@@ -65,7 +63,7 @@ def test_a_lock_of_another_machine_counts_until_it_shows_no_sign_of_life(tmp_pat
         assert "elsewhere" in mine.note
 
 
-def test_a_file_server_that_keeps_the_lock_of_a_machine_that_is_gone_does_not_block(tmp_path: Path) -> None:
+def test_lock_of_a_lost_machine_kept_by_a_file_server_is_ignored(tmp_path: Path) -> None:
     owner = hold(tmp_path)
     write_json(elsewhere(), tmp_path / ".owner.json")
     assert not FolderLock(tmp_path).try_acquire()
@@ -77,7 +75,7 @@ def test_a_file_server_that_keeps_the_lock_of_a_machine_that_is_gone_does_not_bl
     owner.communicate()
 
 
-def test_the_owner_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_owner_has_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "BEAT", 0.01)
     with FolderLock(tmp_path):
         os.utime(tmp_path / ".owner.json", (1, 1))
@@ -89,7 +87,7 @@ def test_the_owner_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigError, match=r"run: cannot lock .*: Permission denied"):
         FolderLock(tmp_path).acquire()
@@ -127,7 +125,7 @@ POINTS = ["model=mlp", "data=ring", "metrics=[]", "callbacks=[checkpoint]", *SHO
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["hydra.run.dir=run"], ["-m", "hydra.sweep.dir=run"]])
-def test_of_two_runs_given_one_folder_one_trains(arguments: list[str], tmp_path: Path) -> None:
+def test_one_of_two_runs_in_one_folder_trains(arguments: list[str], tmp_path: Path) -> None:
     both = [start(tmp_path, *arguments, *POINTS, f"seed={seed}", "trainer.max_steps=60") for seed in (1, 2)]
     codes, errors = ends(*both)
     assert codes == [0, 2] and ("is in use by process" in errors[1] or "is not empty" in errors[1]), errors
@@ -136,7 +134,7 @@ def test_of_two_runs_given_one_folder_one_trains(arguments: list[str], tmp_path:
 
 
 @pytest.mark.slow
-def test_of_two_resumes_one_trains_and_none_while_the_run_itself_does(tmp_path: Path) -> None:
+def test_one_of_two_resumes_trains_and_none_during_the_run(tmp_path: Path) -> None:
     run = start(tmp_path, *POINTS, "trainer.max_steps=20000", "trainer.checkpoint_every=20", "hydra.run.dir=run")
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file():
         assert run.poll() is None
@@ -153,7 +151,7 @@ def test_of_two_resumes_one_trains_and_none_while_the_run_itself_does(tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_sweeps_started_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_two_sweeps_started_in_one_second_have_their_own_folders(tmp_path: Path) -> None:
     both = [start(tmp_path, "-m", *POINTS, f"seed={seed}", "trainer.max_steps=3") for seed in (1, 2)]
     assert ends(*both)[0] == [0, 0]
     assert len(list((tmp_path / "outputs" / "sweep").iterdir())) == 2

@@ -29,11 +29,11 @@ from ganexp.runs import find_run
 from ganexp.runtime.lock import LOCK_FILES, FolderLock
 
 log = logging.getLogger(__name__)
-EARLY = {".hydra", "log.txt", "error.txt", ".config.yaml.part"}  # what a run folder holds before its config.yaml
+EARLY = {".hydra", "log.txt", "error.txt", ".config.yaml.part"}  # files of a run folder before its config.yaml
 
 
 def build_task(cfg: DictConfig, folder: Path, further: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """Build and set up the task, without running it. Raises ConfigError; writes nothing. `further`: more of its arguments."""
+    """Build and set up the task, without running it. Raises ConfigError; writes nothing. `further`: further arguments."""
     from ganexp.cli.build import build_task as build  # imports torch
 
     whole = config.resolved(cfg)
@@ -69,8 +69,8 @@ def leaves_nothing(cfg: DictConfig) -> bool:
 
 
 def destination(cfg: DictConfig) -> Path:
-    """Returns the folder that a run of this command line would have, for a task that leaves nothing. Raises ConfigError if it
-    could not have it."""
+    """Returns the folder that a run of this command line would have, for a task that leaves nothing. Raises ConfigError if that
+    folder cannot be used."""
     folder = Path(str(cfg.hydra.run.dir)).resolve()
     continues = cfg.get("resume") and is_set(cfg, "run") and (folder / "config.yaml").is_file()
     return folder if continues else free_folder(cfg, "run")
@@ -219,7 +219,7 @@ def choose_folder(cfg: DictConfig, temporary: Path | None = None) -> Path:
 def to_continue(cfg: DictConfig, overrides: Sequence[str]) -> list[str] | None:
     """Returns, for resume=auto, the command line that continues the run in `hydra.run.dir`; None if there is none yet.
 
-    Under torchrun rank 0 decides: it will create the folder while the others may still look. Raises ConfigError if the command
+    Under torchrun rank 0 decides, since it may create the folder before the others look for it. Raises ConfigError if the command
     line names no folder.
     """
     if not cfg.get("resume") or leaves_nothing(cfg):
@@ -261,8 +261,8 @@ def free_folder(cfg: DictConfig, mode: str) -> Path:
 
 
 def check_empty(folder: Path, cfg: DictConfig, mode: str) -> None:
-    """Raises ConfigError if the folder of a `run` or a `sweep` is a file, or holds anything but a lock. With resume=auto it may
-    also hold what a start leaves that was killed before its config was written."""
+    """Raises ConfigError if the folder of a `run` or a `sweep` is a file, or contains anything but a lock. With resume=auto it
+    may also contain the files of a start that was killed before it wrote its config."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"hydra.{mode}.dir: {folder} is a file, not a folder")
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -290,7 +290,7 @@ def hydra_main() -> int:
 
 
 def refuse_multirun(cfg: DictConfig) -> None:
-    """Raises ConfigError if the first job of a sweep is one that only makes sense alone."""
+    """Raises ConfigError if a sweep is not possible for this task."""
     if in_run_folder(cfg):
         raise ConfigError("-m: starts new runs, but task=resume continues one")
     if leaves_nothing(cfg):

@@ -1,4 +1,4 @@
-"""One owner for a folder: a run, a sweep or a study is written by one process at a time."""
+"""Lock the folder of a run, a sweep or a study, so that one process at a time writes it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ganexp.cli.messages import ConfigError
 from ganexp.files import read_json, write_json
 
 LOCK_FILES = {".lock", ".owner.json"}
-BEAT = 20.0  # seconds between two signs of life
-PATIENCE = 180.0  # seconds without a sign of life after which the lock of another machine is ignored
+BEAT = 20.0  # seconds between two heartbeats
+PATIENCE = 180.0  # seconds without a heartbeat after which the lock of another machine is ignored
 
 
 class FolderLock:
     """A lock on a folder, held by this process between `acquire` and `release`, or in a with statement.
 
-    `.lock` in the folder is locked by the operating system, which frees it when the process ends, however it ends. `.owner.json`
-    says who holds it: process, host, start and command. Some network file systems do not share locks between machines; therefore
-    the holder also touches `.owner.json` every BEAT seconds, and a lock of another machine counts until it has not been touched
-    for PATIENCE seconds.
+    `.lock` in the folder is locked by the operating system, which frees it when the process ends in any way. `.owner.json` names
+    the owner: process, host, start and command. Since some network file systems do not share locks between machines, the owner
+    also touches `.owner.json` every BEAT seconds, its heartbeat; the lock of another machine is valid until PATIENCE seconds
+    after the last one.
 
-    `key`: the config key that chose the folder, for messages. `note`: after acquiring, whose lock was taken over, or empty.
+    `key`: the config key that chose the folder, for messages. `note`: after `acquire`, whose lock was taken over, or empty.
     """
 
     def __init__(self, folder: Path, key: str = "run"):
@@ -40,7 +40,7 @@ class FolderLock:
         self.released = threading.Event()
 
     def acquire(self) -> None:
-        """Raises ConfigError, saying who holds the lock, if another process does."""
+        """Raises ConfigError, naming the owner, if another process holds the lock."""
         if not self.try_acquire():
             raise ConfigError(f"{self.key}: {self.folder} is in use by {self.describe_owner()}")
 
@@ -64,7 +64,7 @@ class FolderLock:
         return False
 
     def take_over(self) -> bool:
-        """Become the owner, unless another machine's process still shows signs of life."""
+        """Become the owner, unless the owner is a process of another machine with a recent heartbeat."""
         owner = read_json(self.record)
         if owner and not is_here(owner) and not self.is_lost():
             self.lock.release()
@@ -76,12 +76,12 @@ class FolderLock:
         return True
 
     def is_lost(self) -> bool:
-        """Whether the owner is a process of another machine that has shown no sign of life for PATIENCE seconds."""
+        """Whether the owner is a process of another machine without a heartbeat for PATIENCE seconds."""
         owner = read_json(self.record)
         return bool(owner) and not is_here(owner) and self.silence() > PATIENCE
 
     def silence(self) -> float:
-        """Returns the seconds since the owner's last sign of life, by the clock of the file server."""
+        """Returns the seconds since the owner's last heartbeat, by the clock of the file server."""
         with suppress(OSError):
             os.utime(self.file)
             return self.file.stat().st_mtime - self.record.stat().st_mtime
@@ -94,7 +94,7 @@ class FolderLock:
         if is_here(owner):
             return f"{describe(owner)}; wait until it has ended, or stop it"
         return (
-            f"{describe(owner)}; its last sign of life was {max(0.0, self.silence()):.0f} s ago; "
+            f"{describe(owner)}; its last heartbeat was {max(0.0, self.silence()):.0f} s ago; "
             f"if it is gone, the folder is free after {PATIENCE:.0f} s without one"
         )
 
@@ -129,7 +129,7 @@ def this_process() -> dict[str, Any]:
 
 
 def boot() -> str:
-    """Returns an identifier of the running kernel, which containers on one machine share; empty where there is none."""
+    """Returns an identifier of the running kernel, shared by containers on one machine; empty if there is none."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
