@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "ganexp"
 GAME = {"networks", "losses", "round", "regularizers", "augment", "constraints", "controls", "scalars", "latents", "ema"}
-LEAVES = {"networks", "losses", "controls", "scalars", "latents", "ema", "files", "images", "lightning_internals"}
+LEAVES = {"networks", "losses", "controls", "scalars", "latents", "ema", "files", "images", "lightning_internals", "references"}
 CALLBACKS = {"callbacks", "systems", "metrics", "data", "evaluation", "sampling", "pictures", "files", "cli"}
 LATENT_SPACE = {
     "latents",
@@ -42,6 +42,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "runtime": CALLBACKS | {"runs"},
     "latent_space": LATENT_SPACE,
     "export": {"systems", "sampling", "pictures", "images", "files", "runs", "runtime", "cli"},
+    "report": CALLBACKS | {"references", "images", "model", "latent_space", "runtime"},
     "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "export", "latent_space"},
     "explorer": LATENT_SPACE | {"latent_space", "model", "runs", "export"},
     "cli": {"files", "runs", "runtime"},

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 import ganexp
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.log import due
+from ganexp.callbacks.watchdog import Watchdog
 from ganexp.cli.messages import format_message
 from ganexp.files import read_json, write_json
 from ganexp.systems.base import System
@@ -41,6 +42,8 @@ class Record(pl.Callback):
         self.images_before = system.images_seen
         if self.before:
             self.facts |= {"resumed_at": [*self.before.get("resumed_at", []), trainer.global_step]}
+            # Later steps will be done again.
+            self.before["remarks"] = [r for r in self.before.get("remarks", []) if r["step"] <= trainer.global_step]
         if not trainer.is_global_zero:
             return
         self.write(trainer, system, "running")
@@ -71,6 +74,7 @@ class Record(pl.Callback):
     def write(self, trainer: pl.Trainer, system: System, status: str, error: str | None = None) -> None:
         metrics = Checkpoint.metrics_of(trainer)
         checkpoint = find(trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
+        watchdog = find(trainer.callbacks, Watchdog)  # type: ignore[attr-defined]
         seconds = time.time() - self.started
         record = {
             **self.before,
@@ -82,6 +86,7 @@ class Record(pl.Callback):
             "images_per_second": round((system.images_seen - self.images_before) / max(seconds, 1e-9), 1),
             "seconds": round(seconds + self.before.get("seconds", 0.0), 1),
             "best": checkpoint.best if checkpoint else None,
+            "remarks": self.before.get("remarks", []) + (watchdog.remarks if watchdog else []),
             **(metrics.record(system) if metrics else {"metrics": {}, "protocols": {}}),
         }
         write_json(record, self.file)

@@ -69,6 +69,7 @@ class Watchdog(pl.Callback):
         self.evaluation: Evaluation | None = None
         self.lowered, self.rollbacks = 0, 0  # rollbacks for which the learning rates are lowered already; all rollbacks
         self.warned: list[str] = []
+        self.remarks: list[dict[str, Any]] = []  # step and message of every warning, for run.json
 
     # -- every step --------------------------------------------------------------------------------------------------
 
@@ -159,6 +160,7 @@ class Watchdog(pl.Callback):
             raise Diverged(f"step {step:,}: {message}", self.last_good[failure], rollback)
         if action == "warn" and failure not in self.warned:
             self.warned.append(failure)
+            self.remarks.append({"step": step, "message": message})
             if trainer.is_global_zero:
                 log.warning("watchdog: step %s: %s", f"{step:,}", message)
 

@@ -214,6 +214,16 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def recipe(experiment: str | None) -> dict[str, Any]:
+    """Returns the config of an experiment, of the default for None, with interpolations unresolved. Raises ConfigError if there
+    is no such experiment. Leaves the current job's HydraConfig as it is."""
+    try:
+        cfg = compose("config", overrides=[f"experiment={experiment}"] if experiment else [])
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(explain(error, fields)) from error
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
+
+
 def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
     """Returns jobs that contain every value once: one with the first value of every axis, then one for each other value."""
     axes = sweep_axes(overrides)

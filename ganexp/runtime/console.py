@@ -65,6 +65,8 @@ def final_summary(trainer: pl.Trainer, run_dir: Path) -> str:
         rows["samples"] = display_path(pictures[-1])
     if (run_dir / "training.gif").is_file():
         rows["animation"] = display_path(run_dir / "training.gif")
+    if (run_dir / "report.html").is_file():
+        rows["report"] = display_path(run_dir / "report.html")
     if list(run_dir.glob("events.out.tfevents.*")):
         rows["TensorBoard"] = f"tensorboard --logdir {display_path(run_dir)}"
     width = max(map(len, rows))

@@ -24,11 +24,14 @@ from ganexp.callbacks.record import Record, environment
 from ganexp.callbacks.state import State, truncate_metrics
 from ganexp.callbacks.stop import REQUEUE, Stop
 from ganexp.callbacks.watchdog import Watchdog
-from ganexp.cli.build import build, to_config_error
+from ganexp.cli.build import build, one_line, to_config_error
 from ganexp.cli.messages import ConfigError, Diverged
 from ganexp.data.module import DataModule
 from ganexp.files import read_json, replace, write_json
 from ganexp.lightning_internals import purge_events
+from ganexp.model import Model
+from ganexp.report.neighbours import feature_extractor, find_neighbours
+from ganexp.report.run import Neighbours, write_report
 from ganexp.runs import find_checkpoint
 from ganexp.runtime import processes, slurm
 from ganexp.runtime.console import announcement, count, display_path, final_summary, quiet
@@ -144,8 +147,13 @@ class Train:
             if self.data.left_out:
                 text = "".join(f"{name}: {why}\n" for name, why in self.data.left_out.items())
                 replace(self.run_dir / "left_out.txt", lambda file: file.write(text.encode(errors="backslashreplace")))
-        while (diverged := self.fit_once()) is not None:
-            self.roll_back(diverged)
+        try:
+            while (diverged := self.fit_once()) is not None:
+                self.roll_back(diverged)
+        except BaseException:
+            self.report("the run was not completed; task=report shows those of its last checkpoint")
+            raise
+        self.report()
         if rank_zero:
             text = final_summary(self.trainer, self.run_dir)
             print(text, flush=True)
@@ -153,6 +161,21 @@ class Train:
         stop = find(self.trainer.callbacks, Stop)  # type: ignore[attr-defined]
         early = self.trainer.global_step < self.trainer.max_steps
         return 128 + stop.received if stop and stop.received and early else 0
+
+    def report(self, without: str | None = None) -> None:
+        """Write report.html. A failure is logged and does not fail the run. `without`: why it shows no nearest training
+        samples."""
+        if not self.trainer.is_global_zero:
+            return
+        try:
+            metrics = find(self.trainer.callbacks, Metrics)  # type: ignore[attr-defined]
+            neighbours: Neighbours | str = without or "the run has no metrics, whose features they would be found by"
+            if without is None and metrics is not None and metrics.metrics:
+                model = Model(self.system, self.config, self.trainer.global_step, self.run_dir)
+                neighbours = find_neighbours(model, self.data, feature_extractor(metrics.metrics), metrics.num)
+            write_report(self.run_dir, neighbours)
+        except Exception as error:
+            log.warning("report.html was not written: %s; try again with task=report", one_line(error))
 
     def fit_once(self) -> Diverged | None:
         """Train from the checkpoint to the end, or until the run diverges."""

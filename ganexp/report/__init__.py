@@ -1,0 +1,1 @@
+"""report.html: a run in one file that loads nothing from elsewhere."""

@@ -1,0 +1,103 @@
+"""Curves over the steps, as SVG."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from ganexp.references import Reference
+
+Curve = tuple[np.ndarray, np.ndarray]  # steps, values
+MOST_POINTS = 400  # of one curve in the file
+COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8a6bbe", "#c58b1b", "#5f6b77")
+
+
+def read_curves(file: Path) -> dict[str, Curve]:
+    """The curve of every column of a metrics.csv, in the file's order; none if there is no file. Values that are not finite
+    numbers, and an incomplete last row, are left out."""
+    if not file.is_file():
+        return {}
+    found: dict[str, list[tuple[float, float]]] = {}
+    with file.open(newline="", encoding="utf-8", errors="replace") as opened:
+        for row in csv.DictReader(line.replace("\0", "") for line in opened):
+            step = number(row.get("step"))
+            for name, text in row.items():
+                if name and name != "step" and np.isfinite(pair := (step, number(text))).all():
+                    found.setdefault(name, []).append(pair)
+    return {name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1]) for name, pairs in found.items()}
+
+
+def number(text: object) -> float:
+    try:
+        return float(str(text))
+    except ValueError:
+        return float("nan")
+
+
+def thinned(curve: Curve) -> Curve:
+    """At most MOST_POINTS points, each the mean of neighbours; the last one is kept."""
+    steps, values = curve
+    if len(steps) <= MOST_POINTS:
+        return curve
+    parts = np.array_split(np.arange(len(steps) - 1), MOST_POINTS - 1)
+    return (
+        np.append([steps[part].mean() for part in parts], steps[-1]),
+        np.append([values[part].mean() for part in parts], values[-1]),
+    )
+
+
+def chart(
+    title: str,
+    curves: Mapping[str, Curve],
+    marks: Sequence[float] = (),
+    references: Sequence[Reference] = (),
+    best: tuple[float, float] | None = None,
+    logarithmic: bool = False,
+) -> str:
+    """Curves by their label, as a data URI of an SVG. `marks`: steps with a dashed line. `references`: as bands, or dotted
+    lines. `best`: step and value of a circle. `logarithmic`: if the values are positive and span more than a factor of 30."""
+    figure = Figure(figsize=(4.3, 2.5))
+    FigureCanvasSVG(figure)
+    axes = figure.add_axes((0.13, 0.14, 0.85, 0.74))
+    for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
+        steps, values = thinned(curve)
+        axes.plot(steps, values, color=colour, label=label, linewidth=1.4, marker="." if len(steps) < 3 else None)
+    values = np.concatenate([values for _, values in curves.values()])
+    right = max(steps[-1] for steps, _ in curves.values())
+    if logarithmic and 0 < values.min() < values.max() / 30:
+        axes.set_yscale("log")
+    for i, reference in enumerate(references):
+        colour = COLOURS[(3 + i) % len(COLOURS)]
+        steps = np.array(reference.steps or (0, right), float)
+        steps = np.append(steps[steps < right], right)  # the axis shows the run, not what is to come
+        low, high = np.array([reference.band(step) for step in steps]).T
+        if np.allclose(low, high):
+            axes.plot(steps, low, color=colour, label=reference.label, linewidth=1.2, linestyle=":")
+        else:
+            axes.fill_between(steps, low, high, color=colour, alpha=0.22, linewidth=0, label=reference.label)
+    for mark in marks:
+        axes.axvline(mark, color="#b00020", linewidth=0.9, linestyle="--")
+    if best is not None:
+        axes.plot(*best, "o", markersize=7, fillstyle="none", color="#1f2328", label="best")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.tick_params(labelsize=8)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(fontsize=7, loc="best", framealpha=0.7)
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": title}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    figure.clear()
+    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
