@@ -10,7 +10,7 @@ import pickle
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,16 @@ class Answer:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keeps classifiers and features of tests out of the user's cache; all workers share them."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp().parent / "cache")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def without_report() -> Iterator[None]:
+    """Runs in this process write no report.html, which takes as long as a tiny run; tests/test_report.py has it."""
+    from ganexp.tasks.train import Train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Train, "report", lambda self, without=None: None)
+        yield
 
 
 @pytest.fixture
