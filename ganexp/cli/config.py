@@ -9,7 +9,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -216,9 +216,10 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 def recipe(experiment: str | None) -> dict[str, Any]:
     """Returns the config of an experiment, of the default for None, with interpolations unresolved. Raises ConfigError if there
-    is no such experiment. Leaves the current job's HydraConfig as it is."""
+    is no such experiment. Leaves the current job's HydraConfig as it is, and uses its config tree, if there is one."""
     try:
-        cfg = compose("config", overrides=[f"experiment={experiment}"] if experiment else [])
+        with nullcontext() if GlobalHydra.instance().is_initialized() else config_tree():
+            cfg = compose("config", overrides=[f"experiment={experiment}"] if experiment else [])
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(explain(error, fields)) from error
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))

@@ -6,17 +6,15 @@ import base64
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from ganexp.cli.checks import leaves
-from ganexp.cli.config import config_tree, recipe
+from ganexp.cli.config import recipe
 from ganexp.cli.messages import ConfigError
 from ganexp.files import read_json, replace
 from ganexp.references import Reference, references
@@ -162,8 +160,7 @@ def config_changes(run_dir: Path) -> tuple[str, list[tuple[str, str, str]] | Non
     if not config:
         return title, None
     try:
-        with nullcontext() if GlobalHydra.instance().is_initialized() else config_tree():
-            before = dict(leaves(recipe(experiment)))
+        before = dict(leaves(recipe(experiment)))
     except ConfigError as error:  # of a --config-dir that is not given now, or of another version
         log.info("report: %s: %s", title, error)
         return title, None
