@@ -151,7 +151,7 @@ def test_task_report_writes_it_again(made: Path, cli: Callable[..., Answer], tmp
     assert sorted(path.relative_to(run) for path in run.rglob("*")) == sorted([*before, Path("report.html")])
     (tmp_path / "empty").mkdir()
     answer = cli("task=report", "run=empty")
-    assert answer.code == 2 and "empty has no run.json" in answer.err and not list((tmp_path / "empty").iterdir())
+    assert answer.code == 2 and "empty has no run.json" in answer.err
 
 
 def test_remarks_of_the_watchdog_are_listed_and_marked() -> None:

@@ -17,7 +17,7 @@ from ganexp.runtime.trainer import device
 
 
 class Report:
-    """report.html in the folder of config["run"], from what is there: also of a run that was killed, failed or is still running.
+    """report.html in the folder of config["run"], from what is there: also of a run that was killed.
 
     `num_real`: training samples to look for the nearest ones among, at most 5,000; 0 leaves them out, and then neither model nor
     data are loaded. They are of last.ckpt, by the features of config["extractor"]. Raises ConfigError for a folder without a
