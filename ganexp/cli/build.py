@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import logging
 import os
 import pathlib
 import re
+import site
+import sys
+import sysconfig
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +20,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from ganexp.cli.messages import ConfigError, nearest
+from ganexp.cli.messages import ConfigError, nearest, printable
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it would repeat our error messages
 PARTS = ("systems", "networks", "losses", "regularizers", "augment", "constraints", "controls", "latents", "data")
@@ -124,21 +128,20 @@ def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:
 
 
 def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None) -> None:
-    target = str(node["_target_"])
+    target, shown = str(node["_target_"]), printable(str(node["_target_"]), 120)
     not_allowed = ConfigError(
-        f"{path}._target_: the file asks to run {target}, which is not one of ganexp's own classes; "
-        f"if you trust the file, add trust=[{target.split('.')[0]}]"
+        f"{path}._target_: the file asks to run {shown}, which is not one of ganexp's own classes{advice(target)}"
     )
     if allowed is not None and not target.startswith(tuple(allowed)):
         raise not_allowed
     try:
         made = get_object(target)
     except Exception as error:
-        raise ConfigError(f"{path}._target_: {target} cannot be imported: {one_line(error)}") from error
+        raise ConfigError(f"{path}._target_: {shown} cannot be imported: {one_line(error)}") from error
     if allowed is not None and not (inspect.isclass(made) and f"{made.__module__}.".startswith(tuple(allowed))):
         raise not_allowed  # a path can lead out of a module: ganexp.data.module.torch.os.system
     if not callable(made):
-        raise ConfigError(f"{path}._target_: {target} is not a class or a function")
+        raise ConfigError(f"{path}._target_: {shown} is not a class or a function")
     parameters = signature(made)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -155,6 +158,22 @@ def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] |
                 raise ConfigError(f"{path}.{key}: {node[key]!r} is not a valid choice{nearest(str(node[key]), choices)}")
             hint = quoting_hint(f"{path}.{key}", node[key], hints[key])
             raise ConfigError(f"{path}.{key}: {node[key]!r} is not of type {type_name(hints[key])}{hint}")
+
+
+def advice(target: str) -> str:
+    """Returns how to trust the module of a class, if it is the user's own: one that lies neither in Python nor in a library."""
+    module = target.split(".")[0]
+    if not module.isidentifier() or module in sys.stdlib_module_names or module == "ganexp":
+        return "; do not use the file unless you know why"
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    places = [pathlib.Path(place).resolve() for place in {*sysconfig.get_paths().values(), *site.getsitepackages()}]
+    origin = pathlib.Path(found.origin).resolve() if found and found.origin and found.has_location else None
+    if origin is None or any(origin.is_relative_to(place) for place in places):
+        return "; do not use the file unless you know why"
+    return f"; if you trust the file, add trust=[{module}]"
 
 
 def choices_of(hint: Any) -> list[str]:

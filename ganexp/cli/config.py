@@ -6,7 +6,9 @@ Nothing here imports torch, so a misspelled key is reported in a fraction of a s
 from __future__ import annotations
 
 import math
+import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -277,11 +279,34 @@ def with_home(words: Sequence[str]) -> list[str]:
     return [word.replace("=~/", f"={Path.home().as_posix()}/", 1) for word in words]
 
 
+PATH_KEYS = ("data.root=", "run=", "start_from=")
+PLAIN = r"[\w./~:-]*"  # paths that need no quotes
+
+
+def with_paths(words: Sequence[str]) -> list[str]:
+    """Quote the path in `data.root=`, `run=` and `start_from=` for Hydra's grammar if it is there as it was typed: with spaces,
+    commas, parentheses, apostrophes, `=`, `&`, `#` or letters with accents."""
+    result = []
+    for word in words:
+        key, _, path = word.partition("=")
+        special = word.startswith(PATH_KEYS) and not re.fullmatch(PLAIN, path, re.ASCII)
+        result.append(f"{key}={quoted(path)}" if special and os.path.exists(os.path.expanduser(path)) else word)
+    return result
+
+
+def quoted(path: str | Path) -> str:
+    """Returns a path in the grammar of Hydra's command line."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
     except HydraException as error:
-        raise ConfigError(f"the command line cannot be parsed: {' '.join(str(error).split())}") from error
+        paths = [text.partition("=") for text in overrides if text.startswith(PATH_KEYS) and not re.search(r"=['\"]", text)]
+        hints = [shlex.quote(f"{key}={quoted(path)}") for key, _, path in paths if not re.fullmatch(PLAIN, path, re.ASCII)]
+        hint = f"; quote such a path twice: {' '.join(hints)}" if hints else ""
+        raise ConfigError(f"the command line cannot be parsed: {' '.join(str(error).split())}{hint}") from error
 
 
 def compose_config(overrides: Sequence[str], config_name: str) -> DictConfig:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from ganexp.cli import checks, config
 from ganexp.cli.config import CONF_DIR
 from ganexp.cli.hydra_internals import Callbacks, result_of
-from ganexp.cli.messages import ConfigError, Diverged, format_message
+from ganexp.cli.messages import ConfigError, Diverged, format_message, printable
 from ganexp.files import read_json, write_json
 from ganexp.runs import find_run
 from ganexp.runtime.lock import LOCK_FILES, FolderLock
@@ -182,7 +182,7 @@ def run_locked(task: Any, cfg: DictConfig, folder: Path, early: EarlyRecords, no
     finally:
         record(notes, folder)
     if isinstance(result, Exception):
-        print(f"ganexp: {report(result, folder)}", file=sys.stderr)
+        print(f"ganexp: {printable(report(result, folder))}", file=sys.stderr)
         return 1
     return exit_code(result)
 
@@ -233,12 +233,7 @@ def to_continue(cfg: DictConfig, overrides: Sequence[str]) -> list[str] | None:
 
         exists = broadcast_text(str(exists)) == str(True)
     others = [word for word in overrides if not word.startswith(("hydra.run.dir=", "task="))]
-    return [*others, "task=resume", f"run={quoted(folder)}"] if exists else None
-
-
-def quoted(folder: Path) -> str:
-    """Returns a path in the grammar of Hydra's command line."""
-    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [*others, "task=resume", f"run={config.quoted(folder)}"] if exists else None
 
 
 def is_set(cfg: DictConfig, mode: str) -> bool:
@@ -314,7 +309,7 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
         except OSError as error:
             raise ConfigError(f"hydra.sweep.dir: cannot create {folder}: {error.strerror}") from error
     others = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
-    sys.argv[1:] = ["--multirun", *flags, *others, f"hydra.sweep.dir={quoted(folder)}"]
+    sys.argv[1:] = ["--multirun", *flags, *others, f"hydra.sweep.dir={config.quoted(folder)}"]
     with FolderLock(folder, "hydra.sweep.dir"):
         check_empty(folder, cfg, "sweep")
         try:

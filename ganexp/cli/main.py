@@ -15,14 +15,19 @@ from typing import NoReturn
 
 from ganexp.cli import checks, config, jobs
 from ganexp.cli.hydra_internals import get_args_parser
-from ganexp.cli.messages import ConfigError
+from ganexp.cli.messages import ConfigError, format_message, printable
 from ganexp.runtime.slurm import describe_as_torchrun
 
 
 def main() -> None:
     """Entry point of the command line."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: a config may name the user's modules
+    try:
+        here = os.getcwd()
+    except OSError:
+        print("ganexp: the current folder was deleted; change to another one", file=sys.stderr)
+        sys.exit(2)
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does: a config may name the user's modules
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # pipes on Windows cannot encode ×; file names may not be UTF-8
             stream.reconfigure(errors="backslashreplace")
@@ -32,14 +37,22 @@ def main() -> None:
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # unsupported operations run on the CPU with a warning
     describe_as_torchrun()
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
-    sys.argv[1:] = config.with_colours(config.with_home(sys.argv[1:]))
+    sys.argv[1:] = config.with_colours(config.with_paths(config.with_home(sys.argv[1:])))
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print the whole usage
     try:
         sys.exit(answer(parser.parse_args()))
     except ConfigError as mistake:
-        print(f"ganexp: {mistake}", file=sys.stderr)
+        print(f"ganexp: {printable(str(mistake))}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes at the end
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        print(f"ganexp: {printable(format_message(error))} (HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("ganexp: interrupted", file=sys.stderr)
         sys.exit(130)

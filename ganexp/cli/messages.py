@@ -43,6 +43,12 @@ def format_message(error: BaseException) -> str:
     return f"{type(error).__name__}: {last}"
 
 
+def printable(text: str, length: int = 2000) -> str:
+    """Returns text from a file without characters that control a terminal, cut to a length."""
+    text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return text if len(text) <= length else f"{text[:length]} …"
+
+
 def groups() -> list[str]:
     """Returns all config groups except Hydra's, nested ones as `model/generator`."""
     return _groups(GlobalHydra.instance().config_loader())

@@ -11,9 +11,11 @@ import io
 import json
 import logging
 import os
+import random
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +34,8 @@ from ganexp.files import cache_folder, read_json, replace, write_json
 log = logging.getLogger(__name__)
 HEADER = 128  # bytes of a .npy file before its pixels
 ABANDONED_AFTER = 7 * 24 * 3600  # seconds
+BLOCK = 2**23  # bytes of pixels with one checksum
+SAMPLE = 64  # blocks that are checked whenever a larger array is opened
 SAVE_EVERY = 2**25  # bytes of pixels between two saves of the progress
 Decode = Callable[[Source, str], np.ndarray]  # (source, name) -> uint8 [H, W, C]; must be picklable
 
@@ -48,6 +52,7 @@ class Pictures:
         self.pixels: np.ndarray = np.load(folder / "pixels.npy", mmap_mode="r")
         if len(self.pixels) != len(self.names):
             raise ValueError(f"it has {len(self.pixels)} pictures instead of {len(self.names)}")
+        check_blocks(folder / "pixels.npy", about["blocks"])
 
 
 def read_once(
@@ -69,7 +74,7 @@ def read_once(
     files = [*names, *annotations.values()]
     stamp = stamp_of(source, files, recipe)
     pointer = cache / "stamps" / stamp
-    folder = cache / pointer.read_text() if pointer.is_file() else None
+    folder = cache / pointer.read_text(errors="replace") if pointer.is_file() else None
     if folder is None or not re.fullmatch("[0-9a-f]{32}", folder.name):
         bar = tqdm(files, desc="hashing files", leave=False, disable=None)
         folder = cache / digest(recipe, ((name, content_of(source, name)) for name in bar))
@@ -151,6 +156,7 @@ class Reader:
         self.row = int(np.prod(shape))
         self.part = folder.with_name(f"{folder.name}.part")
         self.left_out: dict[str, str] = {}
+        self.blocks: list[int] = []
 
     def run(self) -> None:
         self.remove_abandoned()
@@ -178,11 +184,24 @@ class Reader:
 
     def load_progress(self) -> tuple[int, int]:
         """Returns the numbers of files and rows that an interrupted call has finished."""
-        progress = read_json(self.part / "so_far.json")
-        if not progress or not (self.part / "pixels.npy").is_file():
+        progress, pixels = read_json(self.part / "so_far.json"), self.part / "pixels.npy"
+        if not progress or not pixels.is_file():
             self.part.mkdir(exist_ok=True)
             return 0, 0
-        self.left_out = progress["left_out"]
+        try:
+            files, rows, self.left_out = progress["files"], progress["rows"], dict(progress["left_out"])
+            if rows + len(self.left_out) != files or files > len(self.names):
+                raise ValueError(f"{rows} pictures of {files} files")
+            with open(pixels, "r+b") as file:
+                if os.path.getsize(pixels) < HEADER + rows * self.row:
+                    raise ValueError(f"{rows} pictures, but the file is shorter")
+                file.truncate(HEADER + rows * self.row)
+            check_blocks(pixels, progress["blocks"], sample=None)
+            self.blocks = list(progress["blocks"])
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("%s is damaged; reading the images again: %s", self.part, error)
+            self.left_out = {}
+            return 0, 0
         if 0 < progress["files"] < len(self.names):
             print(f"  continuing after {progress['files']:,} of {len(self.names):,} images", flush=True)
         return progress["files"], progress["rows"]
@@ -210,7 +229,10 @@ class Reader:
         """Raises ValueError if too many files are unreadable."""
         file.flush()
         os.fsync(file.fileno())
-        write_json({"files": done, "rows": rows, "left_out": self.left_out}, self.part / "so_far.json")
+        last = max(0, len(self.blocks) - 1)  # it may not have been full
+        self.blocks[last:] = checksums(self.part / "pixels.npy", last)
+        progress = {"files": done, "rows": rows, "left_out": self.left_out, "blocks": self.blocks}
+        write_json(progress, self.part / "so_far.json")
         check_unreadable(self.left_out, len(self.names), self.max_unreadable, self.source, self.part / "so_far.json")
 
     def finish(self, file: Any, rows: int) -> None:
@@ -224,7 +246,8 @@ class Reader:
         file.write(header.getvalue())
         file.flush()
         os.fsync(file.fileno())
-        write_json({"hash": hash_of_file(self.part / "pixels.npy"), "left_out": self.left_out}, self.part / "about.json")
+        about = {"hash": hash_of_file(self.part / "pixels.npy"), "blocks": self.blocks, "left_out": self.left_out}
+        write_json(about, self.part / "about.json")
         (self.part / "so_far.json").unlink()
 
 
@@ -255,6 +278,30 @@ def hash_of_file(file: Path) -> str:
         while block := opened.read(2**22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def checksums(file: Path, start: int = 0) -> list[int]:
+    """Returns a CRC-32 of each block of the pixels of a .npy file, from block `start` on."""
+    found = []
+    with open(file, "rb") as opened:
+        opened.seek(HEADER + start * BLOCK)
+        while block := opened.read(BLOCK):
+            found.append(zlib.crc32(block))
+    return found
+
+
+def check_blocks(file: Path, expected: Sequence[int], sample: int | None = SAMPLE) -> None:
+    """Compare the checksums of the pixels of a .npy file: of all blocks, or of a random `sample` if there are more. Raises
+    ValueError if one differs."""
+    count = -(-(os.path.getsize(file) - HEADER) // BLOCK)
+    if count != len(expected):
+        raise ValueError(f"it has {count} blocks instead of {len(expected)}")
+    chosen = range(count) if sample is None or count <= sample else sorted(random.SystemRandom().sample(range(count), sample))
+    with open(file, "rb") as opened:
+        for i in chosen:
+            opened.seek(HEADER + i * BLOCK)
+            if zlib.crc32(opened.read(BLOCK)) != expected[i]:
+                raise ValueError(f"block {i} of its pixels does not match its checksum")
 
 
 def format_size(size: float) -> str:

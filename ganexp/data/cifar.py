@@ -30,13 +30,15 @@ class CIFAR10(DataModule):
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         archive = datasets.CIFAR10.filename
         try:
-            data = datasets.CIFAR10(str(self.root), download=True)
+            data = datasets.CIFAR10(str(self.root), download=self.may_download)
         except (RuntimeError, OSError, ValueError) as error:
             for path in missing:  # torchvision leaves empty folders when the download fails
                 with suppress(OSError):
                     path.rmdir()
             raise FileNotFoundError(
                 f"root: put {archive} (170,498,071 bytes) into {self.root}, or set data.root to the folder above "
-                f"{datasets.CIFAR10.base_folder}; the download failed, or these files are damaged: {error}"
+                f"{datasets.CIFAR10.base_folder}; "
+                + ("the download failed" if self.may_download else "a checkpoint's config downloads nothing")
+                + f", or these files are damaged: {error}"
             ) from error
         return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)

@@ -100,7 +100,7 @@ class CelebA(Faces):
         self.attributes, self.split = list(attributes), split
 
     def open(self) -> Source:
-        if self.find_pictures() is None:
+        if self.find_pictures() is None and self.may_download:
             self.download()
         return super().open()
 

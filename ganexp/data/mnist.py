@@ -34,7 +34,7 @@ class MNIST(DataModule):
         missing = [f for f in FILES if not (folder / f).is_file() and not (folder / f"{f}.gz").is_file()]
         missing_folders = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            data = self.dataset(str(self.root), download=True)
+            data = self.dataset(str(self.root), download=self.may_download)
         except (RuntimeError, OSError, ValueError, AssertionError, KeyError) as error:  # the last two: not an IDX file
             for path in missing_folders:  # torchvision leaves empty folders when the download fails
                 with suppress(OSError):
@@ -42,7 +42,8 @@ class MNIST(DataModule):
             if missing:
                 raise FileNotFoundError(
                     f"root: put {', '.join(missing)} (plain or .gz) into {folder}, or set data.root to the folder above "
-                    f"{self.dataset.__name__}/raw; the download failed: {error}"
+                    f"{self.dataset.__name__}/raw; "
+                    + (f"the download failed: {error}" if self.may_download else "a checkpoint's config downloads nothing")
                 ) from error
             raise ValueError(f"root: {folder} contains a damaged file: {error}") from error
         return data.data.numpy()[:, None], data.targets.numpy()

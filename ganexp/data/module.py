@@ -88,6 +88,7 @@ class DataModule(pl.LightningDataModule):
         if classes < 0 or seed < 0:
             raise ValueError(f"{'classes' if classes < 0 else 'seed'}: must be at least 0, got {min(classes, seed)}")
         self.shape, self.classes = tuple(shape), classes
+        self.may_download = True  # False for a config that was read from a checkpoint
         if self.native_shape is not None:
             channels = self.native_shape[:1] if self.labels_by_channel else (1, 3)
             self.resize = describe_resize(self.native_shape, self.shape, channels)

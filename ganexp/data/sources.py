@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
-
+MAX_SIZE = 2**28  # bytes of one file
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # the last two: encrypted, unknown compression
 
@@ -34,25 +35,29 @@ class FolderSource:
         self.root = root
         names, seen = [], set()
         for folder, subfolders, files in os.walk(root, followlinks=True, onerror=raise_error):
-            stat = os.stat(folder)
-            if (stat.st_dev, stat.st_ino) in seen:  # a link to a parent folder
+            found = os.stat(folder)
+            if (found.st_dev, found.st_ino) in seen:  # a link to a parent folder
                 subfolders.clear()
                 continue
-            seen.add((stat.st_dev, stat.st_ino))
+            seen.add((found.st_dev, found.st_ino))
             subfolders[:] = [name for name in subfolders if is_visible(name)]
             inside = Path(folder).relative_to(root).as_posix()
             names += [name if inside == "." else f"{inside}/{name}" for name in files if is_visible(name)]
         self.names = sort_by_folder(names)
 
     def read(self, name: str) -> bytes:
+        found = os.stat(self.root / name)
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
+            raise OSError("is not a regular file")
+        check_size(found.st_size)
         return (self.root / name).read_bytes()
 
     def stamp(self, name: str) -> str:
         try:
-            stat = os.stat(self.root / name)
+            found = os.stat(self.root / name)
         except OSError as error:
             return str(error.strerror)
-        return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
 class ZipSource:
@@ -81,6 +86,7 @@ class ZipSource:
     def read(self, name: str) -> bytes:
         if self.process != os.getpid():
             self.open()
+        check_size(self.entries[name].file_size)
         try:
             return self.zip.read(self.entries[name])
         except DAMAGED as error:
@@ -88,6 +94,12 @@ class ZipSource:
 
     def stamp(self, name: str) -> str:
         return f"{self.entries[name].file_size} {self.entries[name].CRC}"
+
+
+def check_size(size: int) -> None:
+    """Raises OSError for a file that is too large to be read as a picture."""
+    if size > MAX_SIZE:
+        raise OSError(f"has {size:,} bytes, more than the {MAX_SIZE:,} of a picture")
 
 
 def raise_error(error: OSError) -> None:

@@ -129,9 +129,11 @@ def check_format(number: object) -> None:
 def restore_data(config: dict[str, Any], trust: Sequence[str]) -> DataModule:
     """Returns the DataModule of a checkpoint's config, not loaded yet. Raises ConfigError as `restore` does."""
     try:
-        return build_node(config, "data", DataModule, trust)
+        data = build_node(config, "data", DataModule, trust)
     except ConfigError as mistake:
         raise ConfigError(f"run: the checkpoint's config: {mistake}") from mistake
+    data.may_download = False
+    return data
 
 
 def build_node(config: dict[str, Any], key: str, kind: type[Built], trust: Sequence[str]) -> Built:

@@ -12,6 +12,7 @@ import torch
 
 from ganexp import pictures
 from ganexp.cli.build import build
+from ganexp.cli.messages import printable
 from ganexp.data.folder import Folder
 from ganexp.data.module import DataModule
 from ganexp.files import write_json
@@ -70,8 +71,8 @@ class Inspect:
         print(table(["data", facts["data"]], self.rows(facts)))
         for note in data.notes:
             print(f"  {note}")
-        for name, why in list(data.left_out.items())[:4]:
-            print(f"  {name}: {why}")
+        for file, why in list(data.left_out.items())[:4]:
+            print(f"  {printable(f'{file}: {why}', 300)}")
         print(f"  written to {display_path(self.run_dir)}: inspection.json, {name}")
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import yaml
 from ganexp.cli.build import OWN_CLASSES, one_line
 from ganexp.cli.checks import check_nodes
 from ganexp.cli.config import CALL_KEYS, TYPED
-from ganexp.cli.messages import ConfigError
+from ganexp.cli.messages import ConfigError, printable
 from ganexp.files import read_json
 from ganexp.runtime.console import display_path
 from ganexp.runtime.restoring import OtherFormat, read
-from ganexp.tasks.train import Train
+from ganexp.tasks.train import Train, in_folder
 
 log = logging.getLogger(__name__)
 ALLOWED = [*OWN_CLASSES, "ganexp.callbacks.", "ganexp.metrics.", "pytorch_lightning."]  # classes that config.yaml may name
@@ -29,6 +30,8 @@ CADENCES = {  # keys of trainer that callbacks refer to
 }
 MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # nothing that changes the algorithm
 FOLLOWS = tuple(f"callbacks.{key}" for keys in CADENCES.values() for key in keys)
+OWN_FOLDER = ("pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger")  # write below save_dir
+PLACES = ("folder", "gif", "save_dir")  # arguments of callbacks and loggers that are paths
 NOT_COMPARED = (*CALL_KEYS, "experiment")
 
 
@@ -53,8 +56,13 @@ class Resume:
         """Find the checkpoint, apply the changes to the run's config, and set up training."""
         run_dir = self.run_dir
         check_paths(run_dir)
-        checkpoint, content, self.notes = newest(run_dir / "checkpoints")
         config = read_config(run_dir / "config.yaml")
+        if not self.auto:
+            check_places(config, run_dir, self.override_keys, self.config.get("trust", []))
+        folder, every = checkpoints_of(config, run_dir)
+        checkpoint, content, self.notes = newest(folder)
+        if checkpoint is None:
+            check_nothing_lost(run_dir, folder, every)
         step = self.step = content["global_step"] if content else 0
         before = content["config"] if content else config
         refuse_changes(differences(before, config), f"run: {run_dir / 'config.yaml'} differs from the checkpoint's config")
@@ -123,6 +131,57 @@ def read_config(file: Path) -> dict[str, Any]:
     except (ConfigError, TypeError, AttributeError) as error:
         raise ConfigError(f"run: {file} is damaged or from another version of ganexp: {one_line(error)}") from error
     return config
+
+
+def check_places(config: dict[str, Any], run_dir: Path, override_keys: Sequence[str], trust: Sequence[str]) -> None:
+    """Raises ConfigError if a run's config makes a callback, a logger or the Trainer write outside of the run folder, or to a
+    server. Classes below a prefix in `trust` and groups that the command line chooses are the user's."""
+    for group in ("callbacks", "logger"):
+        for name, node in config[group].items() if group not in override_keys else ():
+            target = str(node["_target_"])
+            if is_below(target, trust):
+                continue
+            yours = f"; if the run is yours, name {printable(target, 120)} in trust=[…]"
+            if target.startswith("pytorch_lightning.") and target not in OWN_FOLDER:
+                raise ConfigError(f"{group}.{name}: may write outside of the run folder, or send values to a server{yours}")
+            for key, value in node.items():
+                full, is_place = f"{group}.{name}.{key}", key in PLACES
+                checked = is_place or (group == "logger" and isinstance(value, str) and key != "_target_")
+                if checked and full not in override_keys and not is_inside(str(value), is_place):
+                    raise ConfigError(f"{full}: {printable(str(value), 120)} is not inside the run folder, {{run_dir}}{yours}")
+    for key in ("default_root_dir", "profiler") if "hardware" not in override_keys else ():
+        if config["hardware"].get(key) is not None and f"hardware.{key}" not in override_keys:
+            raise ConfigError(f"hardware.{key}: writes outside of the run folder; if the run is yours, set it again")
+    for path in run_dir.iterdir():
+        place = path.resolve()
+        if path.is_symlink() and not place.is_relative_to(run_dir.resolve()) and str(place) not in trust:
+            raise ConfigError(f"run: {path} is a link to {place}, outside of the run folder; if you made it, add trust=[{place}]")
+
+
+def is_inside(place: str, must_start: bool) -> bool:
+    """Whether a path of a config lies in the run folder. `must_start`: with `{run_dir}`, otherwise it may be a plain name."""
+    parts = re.split(r"[/\\]", place)
+    return ".." not in parts and (parts[0] == "{run_dir}" or (not must_start and len(parts) == 1 and not place.startswith("~")))
+
+
+def checkpoints_of(config: dict[str, Any], run_dir: Path) -> tuple[Path, int]:
+    """Returns the folder of a run's checkpoints, and their interval; 0 if it writes none."""
+    node = config["callbacks"].get("checkpoint")
+    if not isinstance(node, dict) or not isinstance(node.get("folder"), str) or not isinstance(node.get("every"), int):
+        return run_dir / "checkpoints", 0
+    return Path(in_folder(node["folder"], run_dir)), node["every"]
+
+
+def check_nothing_lost(run_dir: Path, folder: Path, every: int) -> None:
+    """Raises ConfigError if a run without a checkpoint is recorded to have reached a step at which it has written one: to start
+    at the first step would cut its logs."""
+    record = read_json(run_dir / "run.json")
+    step = record.get("steps")
+    if every and isinstance(step, int) and (step >= every or record.get("status") == "finished"):
+        raise ConfigError(
+            f"run: {run_dir} was at step {step}, but {folder} has no checkpoint; put the checkpoints back, or start "
+            "anew in another folder with the command in run.json"
+        )
 
 
 def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:

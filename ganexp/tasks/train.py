@@ -67,6 +67,7 @@ class Train:
         self.config = with_absolute_paths(self.config, resumes=self.checkpoint is not None)
         seed_all(self.config["seed"])  # the same initial weights on every rank
         self.data: DataModule = build(self.config["data"], "data", self.allowed)
+        self.data.may_download = self.allowed is None
         self.system: System = build(self.config["model"], "model", self.allowed)
         if not isinstance(self.system, System):
             raise ConfigError(f"model._target_: {self.config['model']['_target_']} is not a System (ganexp.systems)")

@@ -1,0 +1,193 @@
+"""Folders, files and names from somebody else; what is lost, damaged or without end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Answer
+from PIL import Image
+
+from ganexp.cli.build import advice, build
+from ganexp.cli.config import quoted, with_paths
+from ganexp.cli.messages import ConfigError, printable
+from ganexp.data import array, sources
+from ganexp.data.array import HEADER, Pictures, Reader, check_blocks, checksums
+from ganexp.data.sources import FolderSource
+from ganexp.tasks.resume import check_nothing_lost, check_places, is_inside
+
+OURS = {
+    "callbacks": {"samples": {"_target_": "ganexp.callbacks.samples.Samples", "folder": "{run_dir}/s", "gif": "{run_dir}/a.gif"}},
+    "logger": {"csv": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "{run_dir}", "name": "", "version": ""}},
+    "hardware": {"_target_": "pytorch_lightning.Trainer"},
+}
+
+
+@pytest.mark.parametrize(
+    "group, name, change, message",
+    [
+        ("callbacks", "samples", {"gif": "/home/me/thesis.gif"}, r"callbacks.samples.gif: /home/me/thesis.gif is not inside"),
+        ("callbacks", "samples", {"folder": "{run_dir}/../x"}, "callbacks.samples.folder: "),
+        ("callbacks", "samples", {"folder": "x"}, "callbacks.samples.folder: "),
+        ("logger", "csv", {"name": "../../x"}, "logger.csv.name: "),
+        ("logger", "csv", {"version": "/x"}, "logger.csv.version: "),
+        ("logger", "csv", {"_target_": "pytorch_lightning.loggers.MLFlowLogger"}, "logger.csv: may write outside"),
+        ("callbacks", "more", {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}, "callbacks.more: may write outside"),
+    ],
+)
+def test_a_resumed_run_writes_only_into_its_folder(
+    group: str, name: str, change: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    check_places(OURS, tmp_path, [], [])
+    config = {**OURS, group: {**OURS[group], name: {**OURS[group].get(name, {}), **change}}}  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match=message):
+        check_places(config, tmp_path, [], [])
+    check_places(config, tmp_path, [], [config[group][name]["_target_"]])
+    check_places(config, tmp_path, [group], [])  # chosen on the command line
+
+
+def test_a_resumed_run_writes_no_profile_and_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hardware.profiler: writes outside"):
+        check_places({**OURS, "hardware": {"profiler": "simple"}}, tmp_path, [], [])
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    other.mkdir()
+    (run / "checkpoints").symlink_to(other)
+    with pytest.raises(ConfigError, match=r"checkpoints is a link to .*other, outside of the run folder"):
+        check_places(OURS, run, [], [])
+    check_places(OURS, run, [], [str(other)])
+    assert not is_inside("~/x", False) and is_inside("version_1", False)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_started_anew(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"steps": 60, "status": "finished"}))
+    with pytest.raises(ConfigError, match=r"was at step 60, but .*checkpoints has no checkpoint; put the checkpoints back"):
+        check_nothing_lost(tmp_path, tmp_path / "checkpoints", 500)
+    (tmp_path / "run.json").write_text(json.dumps({"steps": 60, "status": "running"}))
+    check_nothing_lost(tmp_path, tmp_path / "checkpoints", 500)  # killed before the first one
+    with pytest.raises(ConfigError):
+        check_nothing_lost(tmp_path, tmp_path / "checkpoints", 60)
+
+
+def test_only_a_module_of_the_users_own_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_own_parts.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert advice("my_own_parts.Net") == "; if you trust the file, add trust=[my_own_parts]"
+    for target in (
+        "os.system",
+        "builtins.eval",
+        "torch.hub.load",
+        "numpy.load",
+        "not_there.X",
+        "ganexp.files.replace",
+        "a-b.c",
+        "",
+    ):
+        assert "trust" not in advice(target), target
+
+
+def test_names_from_a_file_do_not_control_the_terminal() -> None:
+    with pytest.raises(ConfigError) as refused:
+        build({"_target_": "evil\x1b[2J\u202e" + "x" * 1000}, "model", ["ganexp."])
+    text = str(refused.value)
+    assert r"evil\x1b[2J\u202e" in text and "\x1b" not in text and len(text) < 300
+    assert printable("a\rb\x07") == r"a\rb\x07" and printable("größe, 猫") == "größe, 猫"
+
+
+@pytest.mark.parametrize("name", ["Bücher und mehr", "a (1)", "a=b", "a&b", "a#b", "it's", "a,b", "[x]"])
+def test_a_path_that_is_there_needs_no_quoting(name: str, tmp_path: Path, cli: Callable[..., Answer]) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    assert with_paths([f"data.root={folder}", "seed=1"]) == [f"data.root={quoted(folder)}", "seed=1"]
+    answer = cli("task=inspect", "data=folder", f"data.root={folder}")
+    assert answer.code == 2 and f"{folder} contains no image" in answer.err
+    assert with_paths([f"data.root={folder}_"]) == [f"data.root={folder}_"]
+
+
+def test_a_path_that_cannot_be_parsed_is_shown_with_its_quoting(cli: Callable[..., Answer]) -> None:
+    answer = cli("data=folder", "data.root=not (there")
+    assert answer.code == 2 and "quote such a path twice: 'data.root='\"'\"'not (there" in answer.err
+
+
+# -- pictures and their cache ----------------------------------------------------------------------------------------
+
+
+def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "large.png").write_bytes(b"x" * 100)
+    source = FolderSource(tmp_path)
+    with pytest.raises(OSError, match="not a regular file"):
+        source.read("pipe.png")
+    monkeypatch.setattr(sources, "MAX_SIZE", 99)
+    with pytest.raises(OSError, match="100 bytes, more than the 99"):
+        source.read("large.png")
+    shutil.make_archive(str(tmp_path / "z"), "zip", tmp_path, ".")
+    archive = sources.ZipSource(tmp_path / "z.zip")
+    with pytest.raises(OSError, match="100 bytes"):
+        archive.read("large.png")
+
+
+def decode(source: sources.Source, name: str) -> np.ndarray:
+    return np.full((2, 2, 1), int(name.removesuffix(".png")), np.uint8)
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Pictures]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "pictures").mkdir()
+    for i in range(8):
+        Image.new("L", (2, 2), i).save(tmp_path / "pictures" / f"{i}.png")
+    source = FolderSource(tmp_path / "pictures")
+    return lambda: array.read_once(source, source.names, (2, 2, 1), {}, decode)
+
+
+@pytest.mark.parametrize("damage", ["pixels", "about", "pointer"])
+def test_a_damaged_cache_is_made_anew(
+    damage: str, cached: Callable[[], Pictures], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = np.array(cached().pixels)
+    (pixels,) = (tmp_path / "cache").rglob("pixels.npy")
+    if damage == "pixels":
+        content = bytearray(pixels.read_bytes())
+        content[HEADER + 5] ^= 1
+        pixels.write_bytes(content)
+    elif damage == "about":
+        (pixels.parent / "about.json").write_text("[]")
+    else:
+        for pointer in (tmp_path / "cache").rglob("stamps/*"):
+            if pointer.is_file() and pointer.suffix != ".lock":
+                pointer.write_bytes(b"\xff\0")
+    assert (cached().pixels == right).all()
+    assert damage == "pointer" or "is damaged; reading the images again" in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"rows": 7}, {"files": 9, "rows": 9}, {"rows": "x"}, {"blocks": [1]}, {"left_out": 3}])
+def test_progress_that_is_not_true_is_not_believed(
+    change: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = tmp_path / "a.part"
+    part.mkdir()
+    (part / "pixels.npy").write_bytes(bytes(HEADER + 12))
+    true = {"files": 3, "rows": 3, "left_out": {}, "blocks": checksums(part / "pixels.npy")}
+    reader = Reader(None, [f"{i}.png" for i in range(8)], (2, 2, 1), decode, 0.0, tmp_path / "a")  # type: ignore[arg-type]
+    (part / "so_far.json").write_text(json.dumps(true))
+    assert reader.load_progress() == (3, 3)
+    (part / "so_far.json").write_text(json.dumps(true | change))
+    assert reader.load_progress() == (0, 0) and "is damaged" in caplog.text
+
+
+def test_a_sample_of_the_blocks_finds_damage_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array, "BLOCK", 4)
+    file = tmp_path / "pixels.npy"
+    file.write_bytes(bytes(HEADER + 40))
+    sums = checksums(file)
+    check_blocks(file, sums, sample=2)
+    file.write_bytes(bytes(HEADER + 39) + b"x")
+    with pytest.raises(ValueError, match="block 9 of its pixels"):
+        for _ in range(500):
+            check_blocks(file, sums, sample=2)
