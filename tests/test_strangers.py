@@ -52,7 +52,7 @@ def test_a_resumed_run_writes_only_into_its_folder(
 
 
 def test_a_resumed_run_writes_no_profile_and_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="hardware.profiler: writes outside"):
+    with pytest.raises(ConfigError, match=r"hardware\.profiler: writes outside"):
         check_places({**OURS, "hardware": {"profiler": "simple"}}, tmp_path, [], [])
     run, other = tmp_path / "run", tmp_path / "other"
     run.mkdir()
