@@ -3,7 +3,7 @@ included.
 
     python benchmarks/estimates.py                         all experiments
     python benchmarks/estimates.py ring stylegan2          some of them
-    python benchmarks/estimates.py --repeat 3 --seconds 90
+    python benchmarks/estimates.py --hardware cpu --seconds 90
 
 Each is checked twice: once to find how many steps a run of that length has, and once as the run that is then made. Prints the
 Markdown table of docs/how-to/check-first.md. The machine should have nothing else to do; its load is printed.
@@ -30,11 +30,13 @@ PICTURES = ["data=folder", "data.root={pictures}", "model.width_multiplier=0.5"]
 EXPERIMENTS = {
     "default": [],
     "ring": ["experiment=ring"],
-    "dcgan, 64 px, R1": ["model=dcgan", *PICTURES, "data.shape=[3,64,64]", "regularizer=[r1]", "regularizer.r1.every=4"],
-    "wgan-gp, 32 px": ["model=dcgan", *PICTURES, "data.shape=[3,32,32]", "loss=wasserstein", "regularizer=[wgan_gp]",
-                       "model.d_steps=5", "metrics=[swd,kid]", "extractor=random"],
-    "stylegan2, 32 px, ADA": ["model=stylegan2", *PICTURES, "data.shape=[3,32,32]", "data.batch_size=16", "augment=[ada]",
-                              "regularizer=[r1,path_length]", "regularizer.r1.every=16", "regularizer.path_length.every=8"],
+    "dcgan, 64 px, R1": ["model=dcgan", *PICTURES, "data.shape=[3,64,64]", "metrics=[swd]", "regularizer=[r1]",
+                         "regularizer.r1.every=4"],
+    "wgan-gp, 32 px": ["model=dcgan", *PICTURES, "data.shape=[3,32,32]", "metrics=[swd,kid]", "extractor=random",
+                       "loss=wasserstein", "regularizer=[wgan_gp]", "model.d_steps=5"],
+    "stylegan2, 32 px, ADA": ["model=stylegan2", *PICTURES, "data.shape=[3,32,32]", "metrics=[swd]", "data.batch_size=16",
+                              "augment=[ada]", "regularizer=[r1,path_length]", "regularizer.r1.every=16",
+                              "regularizer.path_length.every=8"],
     "vae": ["model=vae", "trainer.log_every=1"],
 }  # fmt: skip
 
@@ -52,24 +54,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the estimates of task=check with real runs.")
     parser.add_argument("experiments", nargs="*", default=list(EXPERIMENTS))
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--hardware", default="auto")
     arguments = parser.parse_args()
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available() and arguments.hardware != "cpu"
     name = torch.cuda.get_device_name() if on_gpu else "cpu"
-    print(f"{name}, {os.cpu_count()} cores, torch {torch.__version__}\n")
+    print(f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}\n")
     gpu = " GPU memory, estimated | measured | error |" if on_gpu else ""
     print(f"| experiment | steps | time, estimated | measured | error | memory, estimated | measured | error |{gpu} load |")
     print("| --- " * (9 + 3 * on_gpu) + "|")
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder) / "pictures")
         for chosen in arguments.experiments:
-            for _ in range(arguments.repeat):
-                print(row(chosen, Path(folder), arguments.seconds), flush=True)
+            print(row(chosen, [f"hardware={arguments.hardware}"], Path(folder), arguments.seconds), flush=True)
 
 
-def row(chosen: str, folder: Path, seconds: float) -> str:
+def row(chosen: str, hardware: list[str], folder: Path, seconds: float) -> str:
     """Check and run one experiment; returns its line."""
-    overrides = [word.format(pictures=folder / "pictures") for word in EXPERIMENTS[chosen]]
+    overrides = [*hardware, *(word.format(pictures=folder / "pictures") for word in EXPERIMENTS[chosen])]
     facts = check([*overrides, *lasting(1000)], folder)
     parts = facts["time"]["parts"]
     fixed = sum(part["times"] * part["seconds"] for name, part in parts.items() if name not in ("steps", "log"))
@@ -77,10 +78,9 @@ def row(chosen: str, folder: Path, seconds: float) -> str:
     command = [*overrides, *lasting(steps)]
     estimate, load = check(command, folder), os.getloadavg()[0]
     started = time.perf_counter()
-    out = call([*command, f"+callbacks.peak._target_={Path(__file__).stem}.GpuPeak"], folder)
-    measured = {"time": time.perf_counter() - started, "memory": call.peak}
-    cells = [chosen, f"{steps:,}", *pair(estimate["time"]["seconds"], measured["time"], 1, "s")]
-    cells += pair(estimate["memory"]["bytes"], measured["memory"], 1e6, "MB")
+    out, peak = call([*command, f"+callbacks.peak._target_={Path(__file__).stem}.GpuPeak"], folder)
+    cells = [chosen, f"{steps:,}", *pair(estimate["time"]["seconds"], time.perf_counter() - started, 1, "s")]
+    cells += pair(estimate["memory"]["bytes"], peak, 1e6, "MB")
     if estimate["memory"]["gpu_bytes"] is not None:
         cells += pair(estimate["memory"]["gpu_bytes"], int(out.split("gpu_memory ")[1].split()[0]), 1e6, "MB")
     return f"| {' | '.join([*cells, f'{load:.1f}'])} |"
@@ -103,8 +103,8 @@ def check(overrides: list[str], folder: Path) -> dict[str, Any]:
     return json.loads((folder / "check.json").read_text())
 
 
-def call(overrides: list[str], folder: Path) -> str:
-    """`python -m ganexp OVERRIDES`; returns its output. `call.peak`: the most main memory it has had, in bytes."""
+def call(overrides: list[str], folder: Path) -> tuple[str, int]:
+    """`python -m ganexp OVERRIDES`; returns its output, and the most main memory it has had, in bytes."""
     here = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     with (folder / "output.txt").open("w+") as out:
         process = subprocess.Popen(
@@ -122,8 +122,7 @@ def call(overrides: list[str], folder: Path) -> str:
         text = out.read()
     if process.returncode:
         sys.exit(f"{' '.join(overrides)}\n{text}")
-    call.peak = peak
-    return text
+    return text, peak
 
 
 def high_water(pid: int) -> int:
@@ -136,12 +135,12 @@ def high_water(pid: int) -> int:
 
 
 def write_pictures(folder: Path) -> None:
-    """512 pictures of 72 px: smooth noise."""
+    """1,200 pictures of 72 px: smooth noise."""
     folder.mkdir()
     random = np.random.default_rng(0)
-    for i in range(512):
+    for i in range(1200):
         picture = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8))
-        picture.resize((72, 72), Image.Resampling.BICUBIC).save(folder / f"{i:03d}.png")
+        picture.resize((72, 72), Image.Resampling.BICUBIC).save(folder / f"{i:04d}.png")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from ganexp.callbacks.checkpoint import Checkpoint
+from ganexp.callbacks.checkpoint import Checkpoint, find, link_or_copy
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.samples import Samples
 from ganexp.runtime.memory import peak_memory
@@ -47,10 +48,11 @@ class Clock(pl.Callback):
 
     `started`: start of the process, in seconds since 1970. `period`: steps after which the work repeats; at least so many are
     timed.
+    `pictures`: number of pictures of the whole run; the animation at the end has copies of the first two.
     """
 
-    def __init__(self, started: float, period: int):
-        self.started, self.period = started, period
+    def __init__(self, started: float, period: int, pictures: int):
+        self.started, self.period, self.pictures = started, period, pictures
         self.laps: dict[tuple[str, str | None], list[float]] = defaultdict(
             list
         )  # seconds of ("start" | "step" | "end", callback)
@@ -95,7 +97,14 @@ class Clock(pl.Callback):
             synchronize(trainer)
             self.alone = (time.perf_counter() - self.before_alone) / (self.until - alone_from)
             trainer.should_stop = True
+            self.copy_pictures(trainer)
         self.last = time.perf_counter()
+
+    def copy_pictures(self, trainer: pl.Trainer) -> None:
+        samples = find(trainer.callbacks, Samples)  # type: ignore[attr-defined]
+        made = sorted(samples.folder.glob("step-*.png")) if samples and trainer.is_global_zero else []
+        for k in range(len(made), min(self.pictures, FRAMES) if made else 0):
+            link_or_copy(made[k % len(made)], made[0].with_name(f"step-{STEPS + k:08d}.png"))
 
     def measured(self, trainer: pl.Trainer) -> dict[str, Any]:
         """Returns the measurements, in seconds and bytes, as plain values."""
@@ -142,29 +151,29 @@ def median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
+def times_in(first: int, last: int, every: int, at_the_end: bool) -> int:
+    """Returns how often something happens after step `first` and up to `last`: at each multiple of `every`, and perhaps at the
+    last step."""
+    return last // every - first // every + (at_the_end and last % every > 0)
+
+
 def parts_of_time(measured: dict[str, Any], trainer: dict[str, int], first_step: int) -> dict[str, dict[str, float]]:
     """Returns how many `times` a run from `first_step` on does each of its parts, and the `seconds` of each time. `trainer`: that
     node of its config."""
     last = trainer["max_steps"]
-
-    def times(every: int, at_the_end: bool) -> int:
-        return last // every - first_step // every + (at_the_end and last % every > 0)
-
+    times = partial(times_in, first_step, last)
     acts = {name: times(act["every"], act["at_the_end"]) for name, act in measured["acts"].items()}
     measuring = measured["acts"].get("Metrics", {}).get("every")
     if "Checkpoint" in acts and measuring:  # best.ckpt may be written at each measurement that has no other checkpoint
         every = measured["acts"]["Checkpoint"]["every"]
         acts["Checkpoint"] += acts["Metrics"] - times(math.lcm(every, measuring), True)
-    end = dict(measured["end"])
-    frames = min(FRAMES, acts.get("Samples", 0) + 1)
-    animation = end.pop("Samples", 0.0) * frames / 2  # a rehearsal has two pictures
     return {
         "start": {"times": 1, "seconds": measured["startup"] + sum(measured["start"].values())},
         "steps": {"times": last - first_step, "seconds": measured["step"]},
         "log": {"times": times(trainer["log_every"], True), "seconds": measured["log"]},
         **{name.lower(): {"times": acts[name], "seconds": act["seconds"]} for name, act in measured["acts"].items()},
         "record": {"times": times(10 * trainer["log_every"], True), "seconds": measured["record"]},
-        "end": {"times": 1, "seconds": animation + sum(end.values()) + measured["exit"]},
+        "end": {"times": 1, "seconds": sum(measured["end"].values()) + measured["exit"]},
     }
 
 
@@ -190,6 +199,6 @@ def sizes_of(folder: Path) -> dict[str, int]:
     return {
         "checkpoint": checkpoint.stat().st_size if checkpoint.is_file() else 0,
         "picture": round(mean(pictures)) * (2 if events else 1),
-        "frame": gif.stat().st_size // 2 if gif.is_file() else 0,
-        "row": max(0, logs - (sum(pictures) if events else 0)) // (2 + LOGGED),
+        "frame": gif.stat().st_size // min(FRAMES, len(pictures)) if gif.is_file() else 0,
+        "row": max(0, logs - (2 * round(mean(pictures)) if events else 0)) // (2 + LOGGED),
     }

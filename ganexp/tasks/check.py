@@ -26,7 +26,7 @@ from ganexp.runtime import processes
 from ganexp.runtime.console import announcement, count, display_path
 from ganexp.runtime.layers import Layer, layers_of
 from ganexp.runtime.memory import available_memory
-from ganexp.runtime.rehearsal import NEVER, Clock, parts_of_disk, parts_of_time, sizes_of
+from ganexp.runtime.rehearsal import NEVER, Clock, parts_of_disk, parts_of_time, sizes_of, times_in
 from ganexp.systems.base import System
 from ganexp.systems.contexts import evaluating
 from ganexp.tasks.resume import Resume
@@ -99,7 +99,7 @@ class Check:
         """Rehearse the run in new processes, as many as it would have. Returns an error in one line, or None."""
         assert self.train is not None
         config, hardware, allowed = self.train.config, self.train.config["hardware"], self.train.allowed
-        work = partial(rehearse, config, self.run_dir, allowed, time.time())
+        work = partial(rehearse, config, self.run_dir, allowed, self.first_step, time.time())
         try:
             if processes.external():
                 work()
@@ -159,12 +159,12 @@ def rehearse_alone(rank: int, work: Any) -> None:
     work()
 
 
-def rehearse(config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | None, started: float) -> None:
-    """Rehearse in one process of the run; rank 0 writes its measurements into `run_dir`. `started`: start time, in seconds since
-    1970."""
+def rehearse(config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | None, first_step: int, started: float) -> None:
+    """Rehearse in one process of a run from `first_step` on; rank 0 writes its measurements into `run_dir`. `started`: start time,
+    in seconds since 1970."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "output.txt").open("a") as out, redirect_stdout(out), redirect_stderr(out):
-        train = Rehearsal(config, run_dir, allowed, started)
+        train = Rehearsal(config, run_dir, allowed, first_step, started)
         train.setup()
         with collected_warnings() as warnings:
             code = train.fit()
@@ -179,13 +179,15 @@ def rehearse(config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | Non
 class Rehearsal(Train):
     """A run that its clock stops."""
 
-    def __init__(self, config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | None, started: float):
+    def __init__(self, config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | None, first_step: int, started: float):
+        every, last = config["callbacks"].get("samples", {}).get("every", NEVER), config["trainer"]["max_steps"]
+        self.pictures = 1 + times_in(first_step, last, every, True)
         super().__init__(config | {"trainer": config["trainer"] | {"max_steps": NEVER}}, run_dir, None, allowed)
         self.started = started
 
     def make_trainer(self) -> pl.Trainer:
         trainer = super().make_trainer()
-        self.clock = Clock(self.started, self.system.period())
+        self.clock = Clock(self.started, self.system.period(), self.pictures)
         trainer.callbacks.append(self.clock)  # type: ignore[attr-defined]
         return trainer
 
