@@ -161,6 +161,18 @@ def test_first_node_is_parsed_from_a_node_list(nodes: str, first: str) -> None:
     assert slurm.first_node(nodes) == first
 
 
+@pytest.mark.parametrize("continues", [True, False])
+def test_only_a_command_that_continues_its_run_is_requeued(
+    continues: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for key, value in {**BATCH, **fake_scontrol(tmp_path)}.items():
+        monkeypatch.setenv(key, value)
+    slurm.requeue(continues)
+    assert (tmp_path / "called").is_file() == continues
+    assert ("is requeued" if continues else "is not requeued: without resume=auto") in caplog.text
+
+
 # -- real processes --------------------------------------------------------------------------------------------------
 
 LONG = [

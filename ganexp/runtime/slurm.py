@@ -48,12 +48,16 @@ def first_node(nodes: str) -> str:
     return "".join(part or "" for part in parts.groups())
 
 
-def requeue() -> None:
-    """Put this job back into the queue; SLURM starts it again under the same number. Does nothing outside of SLURM."""
+def requeue(continues: bool) -> None:
+    """Put this job back into the queue; SLURM starts it again under the same number. Does nothing outside of SLURM, nor for a
+    command that would not continue its run."""
     job = os.environ.get("SLURM_JOB_ID")
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     if job is None:
+        return
+    if not continues:
+        log.warning("SLURM: job %s is not requeued: without resume=auto its command would start a new run", job)
         return
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=True)

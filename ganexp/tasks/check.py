@@ -160,8 +160,8 @@ def rehearse_alone(rank: int, work: Any) -> None:
 
 
 def rehearse(config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | None, first_step: int, started: float) -> None:
-    """Rehearse in one process of a run from `first_step` on; rank 0 writes its measurements into `run_dir`. `started`: start time,
-    in seconds since 1970."""
+    """Rehearse in one process of a run from `first_step` on; rank 0 writes its measurements into `run_dir`. `started`: start
+    time, in seconds since 1970."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "output.txt").open("a") as out, redirect_stdout(out), redirect_stderr(out):
         train = Rehearsal(config, run_dir, allowed, first_step, started)

@@ -78,6 +78,7 @@ class Resume:
         trusted = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in self.config.get("trust", []))]
         allowed = None if self.auto else trusted
         self.train = Train(config, run_dir, checkpoint, allowed)
+        self.train.continues = True
         self.train.setup()
         if content and content["data"] != self.train.data.fingerprint:
             raise ConfigError("data: differs from the data that the run was trained on; a run must keep its data")

@@ -54,6 +54,7 @@ class Train:
         self, config: dict[str, Any], run_dir: Path, checkpoint: Path | None = None, allowed: Sequence[str] | None = None
     ):
         self.config, self.run_dir, self.checkpoint, self.allowed = config, run_dir, checkpoint, allowed
+        self.continues = config.get("resume") == "auto"  # whether the same command continues the run
         self.notes: list[str] = []  # for the log and run.json
 
     # -- before the first step ---------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ class Train:
         else:
             code = self.fit()
         if REQUEUE is not None and code == 128 + REQUEUE and self.trainer.is_global_zero:
-            slurm.requeue()
+            slurm.requeue(self.continues)
         return code
 
     def fit(self) -> int:
