@@ -14,6 +14,7 @@ alternate and the ratio is computed per round, so that other load on the machine
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -146,6 +147,7 @@ def main() -> None:
     model, shape, steps = TASKS[arguments.task]
 
     quiet()
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # as make_trainer does; Lightning slows the plain loop too
     steps = arguments.steps or steps
     device = torch.device("cuda" if arguments.gpu else "cpu")
     hardware = [f"hardware={'gpu' if arguments.gpu else 'cpu'}", f"hardware.precision={arguments.precision}"]
