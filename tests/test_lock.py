@@ -63,6 +63,22 @@ def test_lock_of_another_machine_is_valid_until_its_heartbeat_stops(tmp_path: Pa
         assert "elsewhere" in mine.note
 
 
+def test_lock_that_waits_takes_over_from_a_dead_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 1.5)
+    write_json(elsewhere(), tmp_path / ".owner.json")
+    with FolderLock(tmp_path, waits=True) as mine:
+        assert "elsewhere" in mine.note
+
+
+def test_lock_that_waits_is_refused_at_the_next_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, past = tmp_path / ".owner.json", time.time() - 60
+    write_json(elsewhere(), record)
+    os.utime(record, (past, past))
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: os.utime(record))
+    with pytest.raises(ConfigError, match="is in use by process 7 on elsewhere"):
+        FolderLock(tmp_path, waits=True).acquire()
+
+
 def test_lock_of_a_lost_machine_kept_by_a_file_server_is_ignored(tmp_path: Path) -> None:
     owner = hold(tmp_path)
     write_json(elsewhere(), tmp_path / ".owner.json")

@@ -140,7 +140,7 @@ def build_and_run(cfg: DictConfig, notes: Sequence[str], target: Path | None = N
     with ExitStack() as held:
         while True:
             folder, early = choose_folder(cfg, temporary), EarlyRecords()
-            lock = FolderLock(folder, "run" if in_run_folder(cfg) else "hydra.run.dir")
+            lock = FolderLock(folder, "run" if in_run_folder(cfg) else "hydra.run.dir", waits=bool(cfg.get("resume")))
             is_first = not under_torchrun() or os.environ["RANK"] == "0"  # only rank 0 creates and locks the folder
             if in_run_folder(cfg) and is_first:
                 held.enter_context(lock)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +19,7 @@ from filelock import FileLock, Timeout
 from ganexp.cli.messages import ConfigError
 from ganexp.files import read_json, write_json
 
+log = logging.getLogger(__name__)
 LOCK_FILES = {".lock", ".owner.json"}
 BEAT = 20.0  # seconds between two heartbeats
 PATIENCE = 180.0  # seconds without a heartbeat after which the lock of another machine is ignored
@@ -30,18 +33,20 @@ class FolderLock:
     also touches `.owner.json` every BEAT seconds, its heartbeat; the lock of another machine is valid until PATIENCE seconds
     after the last one.
 
-    `key`: the config key that chose the folder, for messages. `note`: after `acquire`, whose lock was taken over, or empty.
+    `key`: the config key that chose the folder, for messages. `waits`: whether `acquire` waits until the lock of another machine
+    is invalid, or for its next heartbeat: a cluster may have moved a job from a dead machine. `note`: after `acquire`, whose lock
+    was taken over, or empty.
     """
 
-    def __init__(self, folder: Path, key: str = "run"):
-        self.folder, self.key, self.note = folder, key, ""
+    def __init__(self, folder: Path, key: str = "run", waits: bool = False):
+        self.folder, self.key, self.waits, self.note = folder, key, waits, ""
         self.file, self.record = folder / ".lock", folder / ".owner.json"
         self.lock = FileLock(self.file)
         self.released = threading.Event()
 
     def acquire(self) -> None:
         """Raises ConfigError, naming the owner, if another process holds the lock."""
-        if not self.try_acquire():
+        if not (self.try_acquire() or (self.waits and self.outlive())):
             raise ConfigError(f"{self.key}: {self.folder} is in use by {self.describe_owner()}")
 
     def try_acquire(self) -> bool:
@@ -51,6 +56,20 @@ class FolderLock:
         except (OSError, NotImplementedError) as error:
             self.lock.release()
             raise ConfigError(f"{self.key}: cannot lock {self.folder}: {getattr(error, 'strerror', None) or error}") from error
+
+    def outlive(self) -> bool:
+        """Returns whether the lock was acquired after the owner, a process of another machine, had no heartbeat for PATIENCE
+        seconds; False at its first heartbeat."""
+        owner, silence = read_json(self.record), self.silence()
+        if not owner or is_here(owner):
+            return False
+        log.warning("%s was in use by %s: waiting for a heartbeat, up to %.0f s", self.folder, describe(owner), PATIENCE)
+        while not self.try_acquire():
+            before, silence = silence, self.silence()
+            if silence < before and self.record.is_file():
+                return False
+            time.sleep(1)
+        return True
 
     def lock_file(self) -> bool:
         for _ in range(2):
