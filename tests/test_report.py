@@ -61,7 +61,7 @@ def test_report_of_a_run_has_all_its_parts(made: Path) -> None:
     text, shown = text_of(made), images(text_of(made))
     for part in ("Samples during training, as a film", "Samples of the last step"):
         assert shown[part][:4] == b"RIFF"
-    for part in ("losses", "what D says", "swd/pixels", "gradient_norm"):
+    for part in ("losses", "scores of D", "swd/pixels", "gradient_norm"):
         assert b"<svg" in shown[f"{part} over the steps"]
     assert shown["Each row: a sample, then its nearest training samples"][:4] == b"RIFF"
     assert "the 5 nearest of 32 training" in text and "distance of pixels features" in text
@@ -140,7 +140,7 @@ def test_diverged_run_has_a_report(cli: Callable[..., Answer], with_report: None
     assert 'class="status failed"' in text and "the weights" in text and "the run was not completed" in text
 
 
-def test_task_report_writes_it_again(made: Path, cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_report_task_writes_the_report_again(made: Path, cli: Callable[..., Answer], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(made, run)
     for name in ("report.html", "metrics.csv"):
@@ -166,7 +166,7 @@ def test_long_curves_are_thinned_and_keep_their_last_point() -> None:
     assert len(steps) == charts.MOST_POINTS and steps[-1] == values[-1] == 9999 and np.allclose(steps, values)
 
 
-def test_film_has_at_most_so_many_frames(tmp_path: Path) -> None:
+def test_film_has_a_maximum_number_of_frames(tmp_path: Path) -> None:
     for i in range(60):
         Image.effect_noise((700, 20), 4 * i + 9).save(tmp_path / f"step-{i:08d}.png")
     made = report.film(sorted(tmp_path.glob("step-*.png")))
@@ -177,7 +177,7 @@ def test_film_has_at_most_so_many_frames(tmp_path: Path) -> None:
         assert (opened.n_frames, opened.width) == (report.FRAMES, report.FILM)  # type: ignore[attr-defined]
 
 
-def test_remark_of_the_watchdog_is_in_run_json_until_its_step_is_done_again(tmp_path: Path) -> None:
+def test_watchdog_remark_stays_in_run_json_until_its_step_is_repeated(tmp_path: Path) -> None:
     from ganexp.callbacks.record import Record
 
     (tmp_path / "run.json").write_text(json.dumps({"remarks": [{"step": 2, "message": "a"}, {"step": 9, "message": "b"}]}))

@@ -40,7 +40,7 @@ OURS = {
         ("callbacks", "more", {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}, "callbacks.more: may write outside"),
     ],
 )
-def test_a_resumed_run_writes_only_into_its_folder(
+def test_resumed_run_writes_only_into_its_folder(
     group: str, name: str, change: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     check_places(OURS, tmp_path, [], [])
@@ -51,7 +51,7 @@ def test_a_resumed_run_writes_only_into_its_folder(
     check_places(config, tmp_path, [group], [])  # chosen on the command line
 
 
-def test_a_resumed_run_writes_no_profile_and_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
+def test_resumed_run_writes_no_profile_and_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"hardware\.profiler: writes outside"):
         check_places({**OURS, "hardware": {"profiler": "simple"}}, tmp_path, [], [])
     run, other = tmp_path / "run", tmp_path / "other"
@@ -64,7 +64,7 @@ def test_a_resumed_run_writes_no_profile_and_follows_no_link_out_of_its_folder(t
     assert not is_inside("~/x", False) and is_inside("version_1", False)
 
 
-def test_a_run_whose_checkpoints_are_gone_is_not_started_anew(tmp_path: Path) -> None:
+def test_run_whose_checkpoints_are_lost_does_not_start_again(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"steps": 60, "status": "finished"}))
     with pytest.raises(ConfigError, match=r"was at step 60, but .*checkpoints has no checkpoint; put the checkpoints back"):
         check_nothing_lost(tmp_path, tmp_path / "checkpoints", 500)
@@ -74,7 +74,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_started_anew(tmp_path: Path) ->
         check_nothing_lost(tmp_path, tmp_path / "checkpoints", 60)
 
 
-def test_only_a_module_of_the_users_own_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trust_is_advised_only_for_modules_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_own_parts.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     assert advice("my_own_parts.Net") == "; if you trust the file, add trust=[my_own_parts]"
@@ -100,7 +100,7 @@ def test_names_from_a_file_do_not_control_the_terminal() -> None:
 
 
 @pytest.mark.parametrize("name", ["Bücher und mehr", "a (1)", "a=b", "a&b", "a#b", "it's", "a,b", "[x]"])
-def test_a_path_that_is_there_needs_no_quoting(name: str, tmp_path: Path, cli: Callable[..., Answer]) -> None:
+def test_existing_path_needs_no_quoting(name: str, tmp_path: Path, cli: Callable[..., Answer]) -> None:
     folder = tmp_path / name
     folder.mkdir()
     assert with_paths([f"data.root={folder}", "seed=1"]) == [f"data.root={quoted(folder)}", "seed=1"]
@@ -109,7 +109,7 @@ def test_a_path_that_is_there_needs_no_quoting(name: str, tmp_path: Path, cli: C
     assert with_paths([f"data.root={folder}_"]) == [f"data.root={folder}_"]
 
 
-def test_a_path_that_cannot_be_parsed_is_shown_with_its_quoting(cli: Callable[..., Answer]) -> None:
+def test_path_that_cannot_be_parsed_is_shown_with_its_quoting(cli: Callable[..., Answer]) -> None:
     answer = cli("data=folder", "data.root=not (there")
     assert answer.code == 2 and "quote such a path twice: 'data.root='\"'\"'not (there" in answer.err
 
@@ -147,7 +147,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Pict
 
 
 @pytest.mark.parametrize("damage", ["pixels", "about", "pointer"])
-def test_a_damaged_cache_is_made_anew(
+def test_damaged_cache_is_built_again(
     damage: str, cached: Callable[[], Pictures], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     right = np.array(cached().pixels)
@@ -167,7 +167,7 @@ def test_a_damaged_cache_is_made_anew(
 
 
 @pytest.mark.parametrize("change", [{"rows": 7}, {"files": 9, "rows": 9}, {"rows": "x"}, {"blocks": [1]}, {"left_out": 3}])
-def test_progress_that_is_not_true_is_not_believed(
+def test_wrong_progress_of_a_reading_is_discarded(
     change: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     part = tmp_path / "a.part"
@@ -181,7 +181,7 @@ def test_progress_that_is_not_true_is_not_believed(
     assert reader.load_progress() == (0, 0) and "is damaged" in caplog.text
 
 
-def test_a_sample_of_the_blocks_finds_damage_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampled_block_checks_find_damage_in_the_last_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array, "BLOCK", 4)
     file = tmp_path / "pixels.npy"
     file.write_bytes(bytes(HEADER + 40))

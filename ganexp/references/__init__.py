@@ -43,14 +43,14 @@ class Reference:
         return float(np.interp(step, self.steps, self.low)), float(np.interp(step, self.steps, self.high))
 
     def verdict(self, step: float, value: float) -> str:
-        """`ahead of`, `on` or `behind` the band at a step."""
+        """Returns whether a value is `ahead of`, `on` or `behind` the band at a step."""
         low, high = self.band(step)
         if low <= value <= high:
             return "on"
         return "ahead of" if (value > high) == self.higher_is_better else "behind"
 
     def sentence(self, step: int, value: float) -> str:
-        """Where a value at a step is to the band, in words."""
+        """Returns how a value at a step compares with the band, in words."""
         low, high = self.band(step)
         band = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         return f"{self.metric} {value:.4g} at step {step:,}: {self.verdict(step, value)} {self.label} ({band})"

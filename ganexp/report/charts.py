@@ -22,8 +22,8 @@ COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8a6bbe", "#c58b1b", "#5f6b77")
 
 
 def read_curves(file: Path) -> dict[str, Curve]:
-    """The curve of every column of a metrics.csv, in the file's order; none if there is no file. Values that are not finite
-    numbers, and an incomplete last row, are left out."""
+    """Returns the curve of every column of a metrics.csv, in the file's order; none if there is no file. Values that are not
+    finite, and an incomplete last row, are left out."""
     if not file.is_file():
         return {}
     found: dict[str, list[tuple[float, float]]] = {}
@@ -44,7 +44,7 @@ def number(text: object) -> float:
 
 
 def thinned(curve: Curve) -> Curve:
-    """At most MOST_POINTS points, each the mean of neighbours; the last one is kept."""
+    """Returns at most MOST_POINTS points, each the mean of neighbouring ones; the last point is kept."""
     steps, values = curve
     if len(steps) <= MOST_POINTS:
         return curve
@@ -63,8 +63,9 @@ def chart(
     best: tuple[float, float] | None = None,
     logarithmic: bool = False,
 ) -> str:
-    """Curves by their label, as a data URI of an SVG. `marks`: steps with a dashed line. `references`: as bands, or dotted
-    lines. `best`: step and value of a circle. `logarithmic`: if the values are positive and span more than a factor of 30."""
+    """Returns curves, by label, as an SVG in a data URI. `marks`: steps with a dashed line. `references`: drawn as bands or
+    dotted lines. `best`: step and value of a circle. `logarithmic`: whether a log scale may be used, for positive values that
+    span more than a factor of 30."""
     figure = Figure(figsize=(4.3, 2.5))
     FigureCanvasSVG(figure)
     axes = figure.add_axes((0.13, 0.14, 0.85, 0.74))
@@ -78,7 +79,7 @@ def chart(
     for i, reference in enumerate(references):
         colour = COLOURS[(3 + i) % len(COLOURS)]
         steps = np.array(reference.steps or (0, right), float)
-        steps = np.append(steps[steps < right], right)  # the axis shows the run, not what is to come
+        steps = np.append(steps[steps < right], right)  # the axis ends with the run, not with the reference
         low, high = np.array([reference.band(step) for step in steps]).T
         if np.allclose(low, high):
             axes.plot(steps, low, color=colour, label=reference.label, linewidth=1.2, linestyle=":")

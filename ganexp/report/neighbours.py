@@ -16,19 +16,20 @@ from ganexp.metrics.metric import FeatureMetric
 from ganexp.model import Model
 from ganexp.report.run import Neighbours
 
-SAMPLES, NEAREST = 6, 5  # rows; columns behind the sample
-MOST = 5000  # training samples to look at
-MOST_VALUES = 50_000_000  # of all of them together
+SAMPLES, NEAREST = 6, 5  # rows; nearest training samples in each
+MOST = 5000  # maximum number of training samples to search
+MOST_VALUES = 50_000_000  # maximum number of values in them
 
 
 def feature_extractor(metrics: Sequence[FeatureMetric]) -> Extractor:
-    """The extractor of the run's metrics to find neighbours by: the first trained one, whose features of real images are in the
-    cache already, or the first."""
+    """Returns the extractor to find neighbours with, one of the run's metrics: the first costly one, whose features of real
+    images are cached already, or else the first."""
     return next((m.features for m in metrics if m.features.costly), metrics[0].features)
 
 
 def find_neighbours(model: Model, data: DataModule, extractor: Extractor, num_real: int) -> Neighbours | str:
-    """The nearest of at most `num_real` (and of MOST, and MOST_VALUES) training images for some samples; or why not."""
+    """Returns the nearest training images of some samples, or why there are none. `num_real`: maximum number of training images
+    to search, limited by MOST and MOST_VALUES."""
     if len(data.shape) != 3:
         return "the samples are points"
     num_real = min(num_real, MOST, MOST_VALUES // math.prod(data.shape), len(data.x))
@@ -46,7 +47,7 @@ def find_neighbours(model: Model, data: DataModule, extractor: Extractor, num_re
     numbers = found.summary()
     return Neighbours(
         picture,
-        f"In front of each row a sample of step {model.step:,}, behind it the {NEAREST} nearest of {numbers['real']:,} training "
+        f"Each row has a sample of step {model.step:,}, followed by the {NEAREST} nearest of {numbers['real']:,} training "
         f"samples by the distance of {found.extractor} features. Median distance {numbers['median_distance']:.4g}; of training "
         f"samples to each other {numbers['median_real_distance']:.4g}. Much nearer would mean copies.",
     )

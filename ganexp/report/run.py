@@ -22,25 +22,25 @@ from ganexp.report.charts import Curve, chart, read_curves
 
 log = logging.getLogger(__name__)
 FILE = "report.html"
-FILM, FRAMES = 480, 24  # px; pictures in the film at most
-LONGEST = 1000  # characters of one value
+FILM, FRAMES = 480, 24  # px; maximum number of pictures in the film
+LONGEST = 1000  # maximum number of characters of one value
 FIRST = {  # charts of curves, in front of the metrics
     "losses": {"loss/discriminator": "D", "loss/generator": "G", "loss": "loss"},
-    "what D says": {"score/D(x)": "D(x)", "score/D(G(z))_before": "D(G(z)) before", "score/D(G(z))_after": "D(G(z)) after"},
+    "scores of D": {"score/D(x)": "D(x)", "score/D(G(z))_before": "D(G(z)) before", "score/D(G(z))_after": "D(G(z)) after"},
 }
 
 
 @dataclass
 class Neighbours:
-    """A picture: a row for each sample, which is in front, and behind it its nearest training samples; and what it says."""
+    """A picture with a row for each sample, the sample followed by its nearest training samples; and its caption."""
 
     picture: Image.Image
     caption: str
 
 
 def write_report(run_dir: Path, neighbours: Neighbours | str) -> Path:
-    """Write report.html into a run's folder, from run.json, metrics.csv, samples and Hydra's record; what is missing there is
-    left out. `neighbours`: or why there are none. Returns the file. Raises OSError if it cannot be written."""
+    """Write report.html into a run's folder, from run.json, metrics.csv, samples and Hydra's record, leaving out what is missing.
+    `neighbours`: the picture, or why there is none. Returns the file. Raises OSError if it cannot be written."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -52,7 +52,7 @@ def write_report(run_dir: Path, neighbours: Neighbours | str) -> Path:
 
 
 def contents(run_dir: Path, neighbours: Neighbours | str) -> dict[str, Any]:
-    """What the template shows."""
+    """Returns the variables of the template."""
     run, config = read_json(run_dir / "run.json"), read_yaml(run_dir / "config.yaml")
     curves = read_curves(run_dir / "metrics.csv")
     protocols = {name: mapping(value) for name, value in mapping(run.get("protocols")).items()}
@@ -91,7 +91,7 @@ def contents(run_dir: Path, neighbours: Neighbours | str) -> dict[str, Any]:
 
 
 def headline(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The run in a few numbers."""
+    """Returns the run in a few numbers."""
     found = [("steps", grouped(run.get("steps"))), ("images seen", grouped(run.get("images_seen")))]
     found += [("time", duration(run.get("seconds"))), ("images/s", grouped(run.get("images_per_second")))]
     for name, value in list(mapping(run.get("metrics")).items())[:2]:
@@ -126,7 +126,7 @@ def charts(
 
 
 def standings(run: Mapping[str, Any], known: Sequence[Reference]) -> list[str]:
-    """For each reference with the run's own protocol, where the last value is to its band at this step."""
+    """Returns, for each reference with the run's own protocol, how the last value compares with its band at this step."""
     step, found = run.get("steps"), []
     for reference in known:
         value = mapping(mapping(run.get("metrics")).get(reference.metric)).get("last")
@@ -141,7 +141,8 @@ def rollbacks(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def metric_rows(run: Mapping[str, Any], protocols: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Name, last, mean of the last five, best, its step and the protocol's fingerprint of every value."""
+    """Returns for every value its name, last value, mean of the last five, best, step of the best and the protocol's
+    fingerprint."""
     rows = []
     for name, value in mapping(run.get("metrics")).items():
         numbers = [significant(mapping(value).get(key)) for key in ("last", "mean_of_last_5", "best")]
@@ -151,8 +152,8 @@ def metric_rows(run: Mapping[str, Any], protocols: Mapping[str, Mapping[str, Any
 
 
 def config_changes(run_dir: Path) -> tuple[str, list[tuple[str, str, str]] | None]:
-    """The name of the run's experiment, and key, the experiment's value and the run's value of everything that differs; None
-    where there is no record of the command line, or the experiment cannot be composed here."""
+    """Returns the name of the run's experiment, and the key, the experiment's value and the run's value of every difference; None
+    if there is no record of the command line, or the experiment cannot be composed here."""
     config, hydra = read_yaml(run_dir / ".hydra" / "config.yaml"), read_yaml(run_dir / ".hydra" / "hydra.yaml")
     choices = mapping(mapping(mapping(hydra.get("hydra")).get("runtime")).get("choices"))
     experiment = choices.get("experiment")

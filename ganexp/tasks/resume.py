@@ -174,14 +174,14 @@ def checkpoints_of(config: dict[str, Any], run_dir: Path) -> tuple[Path, int]:
 
 
 def check_nothing_lost(run_dir: Path, folder: Path, every: int) -> None:
-    """Raises ConfigError if a run without a checkpoint is recorded to have reached a step at which it has written one: to start
-    at the first step would cut its logs."""
+    """Raises ConfigError for a run without a checkpoint whose record says that it wrote one, since starting at the first step would
+    delete its logs."""
     record = read_json(run_dir / "run.json")
     step = record.get("steps")
     if every and isinstance(step, int) and (step >= every or record.get("status") == "finished"):
         raise ConfigError(
             f"run: {run_dir} was at step {step}, but {folder} has no checkpoint; put the checkpoints back, or start "
-            "anew in another folder with the command in run.json"
+            "a new run in another folder with the command in run.json"
         )
 
 
