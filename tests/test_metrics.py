@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -353,6 +354,21 @@ def test_classifier_is_trained_once_and_cached(cache: Path) -> None:
     x[0, 0, 0, 0] += 1
     Classifier(steps=30).setup(facts(x, y, 2))
     assert len(list(cache.rglob("*.pt"))) == 2  # one changed pixel is another data set
+
+
+def test_parallel_jobs_train_one_classifier(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, fit = facts(*striped(300), 2), Classifier.fit
+    trained: list[Classifier] = []
+
+    def counted(classifier: Classifier, x: Tensor, y: Tensor) -> float:
+        trained.append(classifier)
+        return fit(classifier, x, y)
+
+    monkeypatch.setattr(Classifier, "fit", counted)
+    classifiers = [Classifier(steps=20) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda classifier: classifier.setup(data), classifiers))
+    assert len(trained) == 1 and len({classifier.fingerprint for classifier in classifiers}) == 1
 
 
 def test_training_a_classifier_is_reported(cli: Callable[..., Answer], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

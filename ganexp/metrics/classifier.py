@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -60,20 +62,22 @@ class Classifier(Extractor):
         self.by_channel = data.labels_by_channel
         x, y = channel_digits(data) if self.by_channel else (data.x, data.y)
         file = cache_folder() / "classifiers" / f"{hash_of(RECIPE, self.steps, data.fingerprint)}.pt"
-        cached = load_cached(file)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.build(x.shape[1], int(y.max()) + 1)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")):  # the jobs of a parallel sweep wait for the first one's classifier
+            cached = load_cached(file)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.build(x.shape[1], int(y.max()) + 1)
+                if cached is None:
+                    start = time.perf_counter()
+                    self.accuracy = self.fit(x, y)
             if cached is None:
-                start = time.perf_counter()
-                self.accuracy = self.fit(x, y)
-        if cached is None:
-            cached = {"weights": self.state_dict(), "accuracy": self.accuracy}
-            replace(file, lambda opened: torch.save(cached, opened))
-            log.warning(
-                "%s: trained on the data's labels in %.1f s, accuracy %.2f %% on held-out data; cached in %s",
-                self.name, time.perf_counter() - start, 100 * self.accuracy, file,
-            )  # fmt: skip
+                cached = {"weights": self.state_dict(), "accuracy": self.accuracy}
+                replace(file, partial(torch.save, cached))
+                log.warning(
+                    "%s: trained on the data's labels in %.1f s, accuracy %.2f %% on held-out data; cached in %s",
+                    self.name, time.perf_counter() - start, 100 * self.accuracy, file,
+                )  # fmt: skip
         self.load_state_dict(cached["weights"])
         self.accuracy = cached["accuracy"]
         self.eval().requires_grad_(False)

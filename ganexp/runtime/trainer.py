@@ -73,8 +73,8 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy, Ranks):
         name = type(trainer.strategy).__name__
         raise ConfigError(f"hardware.strategy: {name} does not support two optimizers; choose hardware=ddp")
-    # Lightning makes torch ask the driver's management library whether there are GPUs, so that processes may be forked later; ours
-    # are spawned. Optimizers ask twice in every step: 0.1 ms each without a GPU.
+    # Lightning makes torch ask the driver's management library whether there are GPUs, so that processes may be forked later.
+    # Ours are spawned, and optimizers ask twice in every step: 0.1 ms each without a GPU.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     return trainer
 
