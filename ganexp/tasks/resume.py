@@ -174,8 +174,8 @@ def checkpoints_of(config: dict[str, Any], run_dir: Path) -> tuple[Path, int]:
 
 
 def check_nothing_lost(run_dir: Path, folder: Path, every: int) -> None:
-    """Raises ConfigError for a run without a checkpoint whose record says that it wrote one, since starting at the first step would
-    delete its logs."""
+    """Raises ConfigError for a run without a checkpoint whose record says that it wrote one, since starting at the first step
+    would delete its logs."""
     record = read_json(run_dir / "run.json")
     step = record.get("steps")
     if every and isinstance(step, int) and (step >= every or record.get("status") == "finished"):
