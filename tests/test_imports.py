@@ -45,6 +45,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "report": CALLBACKS | {"references", "images", "model", "latent_space", "runtime"},
     "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "export", "latent_space"},
     "explorer": LATENT_SPACE | {"latent_space", "model", "runs", "export"},
+    "study": CALLBACKS | {"runtime", "runs"},
     "cli": {"files", "runs", "runtime"},
     "tasks": EVERYTHING - {"__main__"},
     "__main__": {"cli"},

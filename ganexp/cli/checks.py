@@ -232,6 +232,8 @@ def check_task(config: dict[str, Any]) -> None:
     leaves_nothing = node.get("leaves_nothing", False)
     if not isinstance(leaves_nothing, bool) or (leaves_nothing and in_run_folder):
         raise ConfigError(f"task.leaves_nothing: must be false, or true without in_run_folder, got {leaves_nothing!r}")
+    if not isinstance(node.get("starts_runs", False), bool):
+        raise ConfigError(f"task.starts_runs: must be true or false, got {node['starts_runs']!r}")
 
 
 def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:

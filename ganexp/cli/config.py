@@ -61,6 +61,7 @@ class Config:
     name: str = MISSING
     seed: int = MISSING
     task: dict[str, Any] = MISSING
+    study: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
     data: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
@@ -84,7 +85,7 @@ class Config:
 
 PICK_ANY = ("regularizer", "augment", "constraint", "anneal", "metrics", "callbacks", "logger")
 TYPED: dict[str, Any] = {"": Config, "trainer": Training, "optimizer": Optimizers}
-CALL_KEYS = ("task", "run", "resume", "trust")  # keys of the command line that are not part of a run's config
+CALL_KEYS = ("task", "study", "run", "resume", "trust")  # keys of the command line that are not part of a run's config
 # Keys of a task node that are not arguments of the task:
 # needs: top-level keys and config groups that the task gets. Only these may be set on its command line; none may be null.
 # optional: further ones. A group is null unless the command line chooses it.
@@ -92,7 +93,9 @@ CALL_KEYS = ("task", "run", "resume", "trust")  # keys of the command line that 
 #   the full keys that the command line sets.
 # leaves_nothing: true if the task works in a temporary folder, which is deleted at its end. Its constructor also gets
 #   `override_keys`, the `destination` that a run of this command line would have, and the `notes` on what has no effect.
-TASK_KEYS = ("_target_", "needs", "optional", "in_run_folder", "leaves_nothing")
+# starts_runs: true if the task starts runs. Its constructor also gets the `overrides` that they share, and the `config_name` and
+#   the `config_dir` of the command line.
+TASK_KEYS = ("_target_", "needs", "optional", "in_run_folder", "leaves_nothing", "starts_runs")
 ConfigStore.instance().store(name="schema", node=Config)
 
 
@@ -251,6 +254,23 @@ def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
                 f"{override.key_or_group}: {text} is not a list of values; list them, or use range(start,stop,step)"
             )
     return axes
+
+
+def with_base(overrides: Sequence[str]) -> list[str]:
+    """Returns a command line behind the `base` of its study, without what it sets itself."""
+    chosen = [word.partition("=")[2] for word in overrides if word.startswith("study=")]
+    if not chosen or chosen[-1] not in options("study"):
+        return list(overrides)
+    base = OmegaConf.to_container(option_node("study", chosen[-1]).base)
+    assert isinstance(base, list)
+    own = {word.partition("=")[0] for word in overrides}
+    return [*(word for word in map(str, base) if word.partition("=")[0] not in own), *overrides]
+
+
+def config_dir_of(cfg: DictConfig) -> str | None:
+    """Returns the folder of --config-dir."""
+    sources = [source.path for source in cfg.hydra.runtime.config_sources if source.provider == "command-line"]
+    return str(sources[0]).removeprefix("file://") if sources else None
 
 
 def as_typed(overrides: Any) -> list[str]:

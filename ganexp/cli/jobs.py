@@ -29,7 +29,8 @@ from ganexp.runs import find_run
 from ganexp.runtime.lock import LOCK_FILES, FolderLock
 
 log = logging.getLogger(__name__)
-EARLY = {".hydra", "log.txt", "error.txt", ".config.yaml.part"}  # files of a run folder before its config.yaml
+STUDY = "study.json"  # in the folder of a study
+EARLY = {".hydra", "log.txt", "error.txt", "run.json", ".config.yaml.part"}  # files of a run folder before its config.yaml
 
 
 def build_task(cfg: DictConfig, folder: Path, further: Mapping[str, Any] = MappingProxyType({})) -> Any:
@@ -66,6 +67,11 @@ def in_run_folder(cfg: DictConfig) -> bool:
 def leaves_nothing(cfg: DictConfig) -> bool:
     """Whether the task works in a temporary folder."""
     return bool(cfg.task.get("leaves_nothing"))
+
+
+def starts_runs(cfg: DictConfig) -> bool:
+    """Whether the task starts runs."""
+    return bool(cfg.task.get("starts_runs"))
 
 
 def destination(cfg: DictConfig) -> Path:
@@ -129,6 +135,8 @@ def record(notes: Sequence[str], folder: Path) -> None:
 
 def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
     """Build the task, then create the run folder, then run. Returns the exit code. `notes`: printed and logged first."""
+    if starts_runs(cfg):
+        return run_study(cfg)
     if not leaves_nothing(cfg):
         return build_and_run(cfg, notes)
     with tempfile.TemporaryDirectory(prefix="ganexp-", ignore_cleanup_errors=True) as folder:  # one for each rank
@@ -185,6 +193,44 @@ def run_locked(task: Any, cfg: DictConfig, folder: Path, early: EarlyRecords, no
         print(f"ganexp: {printable(report(result, folder))}", file=sys.stderr)
         return 1
     return exit_code(result)
+
+
+def run_command_line(overrides: Sequence[str], config_name: str, config_dir: str | None) -> int:
+    """Run the task of a command line, as a process of its own would. Returns the exit code. Raises ConfigError."""
+    with config.config_tree(config_dir):
+        return compose_and_run(overrides, config_name)
+
+
+def compose_and_run(overrides: Sequence[str], config_name: str) -> int:
+    """Run the task of a command line, in the config tree that is there. Returns the exit code. Raises ConfigError."""
+    notes: list[str] = []
+    cfg = checks.compose_checked(overrides, config_name, notes)
+    if (again := to_continue(cfg, overrides)) is not None:
+        cfg, notes = checks.compose_checked(again, config_name), []  # its run.json has the notes
+    return run(cfg, notes)
+
+
+def run_study(cfg: DictConfig) -> int:
+    """Run a task that starts runs. It works in a new folder, or goes on in the one that the command line sets, perhaps together
+    with other processes; each job has a lock. Returns the exit code."""
+    if under_torchrun():
+        raise ConfigError("task=study: starts its processes itself; start it without torchrun")
+    folder = Path(str(cfg.hydra.run.dir)).resolve()
+    if not (is_set(cfg, "run") and (folder / STUDY).is_file()):
+        folder = free_folder(cfg, "run")
+    own = config.as_typed(cfg.hydra.overrides.task)
+    shared = [word for word in own if not word.lstrip("+~").startswith(("task=", "study=", "study."))]
+    further = {
+        "overrides": shared,
+        "config_name": str(cfg.hydra.job.config_name),
+        "config_dir": config.config_dir_of(cfg),
+    }
+    task = build_task(cfg, folder, further)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"hydra.run.dir: cannot create {folder}: {error.strerror}") from error
+    return exit_code(task.run())
 
 
 def under_torchrun() -> bool:
@@ -288,6 +334,8 @@ def refuse_multirun(cfg: DictConfig) -> None:
     """Raises ConfigError if a sweep is not possible for this task."""
     if in_run_folder(cfg):
         raise ConfigError("-m: starts new runs, but task=resume continues one")
+    if starts_runs(cfg):
+        raise ConfigError("-m: starts several runs, but task=study is one study; its axes are study.axes={loss:[bce,hinge]}")
     if leaves_nothing(cfg):
         raise ConfigError("-m: starts several runs, but task=check tries one command line")
     if cfg.get("resume"):

@@ -77,14 +77,9 @@ def answer(args: Namespace) -> int:
         if about_config:
             checks.check_spelling(args.overrides, name)
         else:
-            todo = config.sweep_jobs(args.overrides) if args.multirun else [args.overrides]
-            notes: list[str] = []
-            checked = [checks.compose_checked(job, name, notes) for job in todo]
-            cfg = checked[0]
             if not args.multirun:
-                if (again := jobs.to_continue(cfg, args.overrides)) is not None:
-                    cfg, notes = checks.compose_checked(again, name), []  # its run.json has the notes
-                return jobs.run(cfg, notes)
+                return jobs.compose_and_run(config.with_base(args.overrides), name)
+            cfg, *_ = [checks.compose_checked(job, name) for job in config.sweep_jobs(args.overrides)]
             jobs.refuse_multirun(cfg)
             size = math.prod(len(axis) for axis in config.sweep_axes(args.overrides))
     if about_config:

@@ -137,6 +137,13 @@ class FolderLock:
         self.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder, by its last sign of life; a trial would keep others from taking it."""
+    with suppress(OSError):
+        return time.time() - (folder / ".owner.json").stat().st_mtime < 3 * BEAT
+    return False
+
+
 def this_process() -> dict[str, Any]:
     return {
         "process": os.getpid(),

@@ -1,0 +1,202 @@
+"""Studies: every setting with every seed; what was killed goes on, what is finished is never repeated."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import NARROW, TINY, Answer
+
+from ganexp.cli.messages import ConfigError
+from ganexp.runtime.lock import FolderLock
+from ganexp.study import plan, worker
+
+SMALL = ["model=mlp", "data=sine", *TINY, *NARROW["mlp"], "callbacks=[metrics,samples,checkpoint]", "logger=[csv]"]
+AXES = "study.axes={loss:[bce,hinge]}"
+
+
+def node(**changes: Any) -> dict[str, Any]:
+    return {"axes": None, "seeds": 2} | changes
+
+
+def make(overrides: tuple[str, ...] = (), **changes: Any) -> plan.Plan:
+    return plan.make_plan(node(**changes), overrides, "config", None)
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("*/run.json"))}
+
+
+# -- plans -----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_settings_times_seeds() -> None:
+    study = make(("data=sine",), axes={"loss": ["bce", "hinge"], "regularizer": [[], ["r1"]], "loss.weight": [0.5, 1e-4]})
+    jobs = study.jobs()
+    assert [job.number for job in jobs] == list(range(16)) and [job.seed for job in jobs] == [0] * 8 + [1] * 8
+    assert jobs[-1].overrides == ["data=sine", "loss=hinge", "regularizer=[r1]", "loss.weight=0.0001", "seed=1"]
+    assert jobs[-1].setting == {"loss": "hinge", "regularizer": "[r1]", "loss.weight": "0.0001"}
+    assert {word for words in study.samples() for word in words} == {word for job in jobs for word in job.overrides} - {"seed=1"}
+
+
+def test_named_values_set_several_keys() -> None:
+    study = make(axes={"penalty": {"none": [], "weak": ["regularizer=[r1]", "regularizer.r1.weight=0.1"]}}, seeds=[7])
+    assert [job.overrides for job in study.jobs()] == [["seed=7"], ["regularizer=[r1]", "regularizer.r1.weight=0.1", "seed=7"]]
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(None, "null"), (True, "true"), ("a b", "'a b'"), ("it's", "'it\\'s'"), ({"a": [1, "x"]}, "{a:[1,x]}"), ("1", "'1'")],
+)
+def test_values_become_text_that_hydra_reads_back(value: Any, text: str) -> None:
+    from ganexp.cli import config
+
+    assert plan.to_text(value) == text
+    with config.config_tree():
+        assert config.parse([f"+key={text}"])[0].value() == value
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"seeds": 0}, "study.seeds: must be a number of seeds"),
+        ({"seeds": []}, "study.seeds: must be"),
+        ({"seeds": [1, 1]}, "study.seeds: a seed is listed twice"),
+        ({"seeds": 10**9}, "study.seeds: must be"),
+        ({"axes": [1]}, "study.axes: must be a mapping"),
+        ({"axes": {"loss": []}}, "study.axes.loss: must be a list of values"),
+        ({"axes": {"loss": "bce"}}, "study.axes.loss: must be a list of values"),
+        ({"axes": {"loss": ["bce", "bce"]}}, "study.axes.loss: a value is listed twice"),
+        ({"axes": {"seed": [1]}}, "study.axes.seed: the seeds of a study are study.seeds"),
+        ({"axes": {"penalty": {"none": ["regularizer"]}}}, "study.axes.penalty: must be"),
+        ({"axes": {"data": ["ring", "grid"]}}, "study.axes.data: data is also set for all runs"),
+        ({"axes": {"a": list(range(1000)), "b": list(range(1000))}}, "study.axes: 2,000,000 runs"),
+    ],
+)
+def test_plan_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make(("data=sine",), **changes)
+    assert str(error.value).startswith(message)
+
+
+def test_folder_keeps_its_study_and_takes_more_seeds(tmp_path: Path) -> None:
+    make(axes={"loss": ["bce"]}).save(tmp_path)
+    make(axes={"loss": ["bce"]}, seeds=3).save(tmp_path)
+    assert len(plan.read(tmp_path).jobs()) == 3  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"^study.seeds: the study in .* has \[0, 1, 2\]; more can be added"):
+        make(axes={"loss": ["bce"]}, seeds=2).save(tmp_path)
+    with pytest.raises(ConfigError, match=r"^hydra.run.dir: .* has another study: its axes differ"):
+        make(axes={"loss": ["hinge"]}, seeds=3).save(tmp_path)
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_study_runs_every_job_once_and_goes_on(cli: Callable[..., Answer]) -> None:
+    arguments = ["task=study", *SMALL, "study.seeds=1", "hydra.run.dir=S"]
+    answer = cli(*arguments, "study.axes={loss:[bce,hinge],callbacks.metrics.num:[32,1]}")
+    assert answer.code == 1, answer.err
+    folder = answer.folder / "S"
+    found = records(folder)
+    assert {name: r["status"] for name, r in found.items()} == {"0": "finished", "1": "failed", "2": "finished", "3": "failed"}
+    assert found["1"]["error"] == "callbacks.metrics.num: must be at least 2, got 1" and found["1"]["error"] in answer.out
+    assert found["2"]["setting"] == {"loss": "hinge", "callbacks.metrics.num": "32"} and "loss=hinge" in found["2"]["overrides"]
+    assert "2 of 4 jobs done, 0 running, 2 failed" in answer.err and "2 of 4 jobs failed" in answer.out
+
+    before = (folder / "0" / "metrics.csv").stat().st_mtime_ns
+    record = json.loads((folder / "2" / "run.json").read_text())
+    (folder / "2" / "run.json").write_text(json.dumps(record | {"status": "running"}))  # killed just before its end
+    again = cli(*arguments, "study.axes={loss:[bce,hinge],callbacks.metrics.num:[32,1]}")
+    assert again.code == 1 and records(folder)["2"]["status"] == "finished"
+    assert (folder / "0" / "metrics.csv").stat().st_mtime_ns == before
+    assert cli(*arguments, AXES).err.startswith("ganexp: hydra.run.dir: ")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["study.axes={loss:[bce,hing]}"], "study: loss=hing: there is no such option; did you mean hinge?"),
+        (["study.axes={lss:[bce]}"], "study: lss: there is no such key"),
+        (["study.launcher=slurm"], "study.launcher: 'slurm' is not a valid choice"),
+        (["study.launcher=joblib", "study.n_jobs=0"], "study.n_jobs: must be at least 1, got 0"),
+        (["study.n_jobs=2"], "study.n_jobs: 2 processes require study.launcher=joblib"),
+        (["study.sedes=2"], "study.sedes: there is no such key; did you mean study.seeds?"),
+        (["-m", "loss=bce,hinge"], "-m: starts several runs, but task=study is one study"),
+    ],
+)
+def test_study_refuses(cli: Callable[..., Answer], arguments: list[str], message: str) -> None:
+    answer = cli("task=study", "model=mlp", "data=sine", *arguments)
+    assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}"), answer.err
+    assert not (answer.folder / "outputs").exists()
+
+
+def test_base_of_a_study_file_holds_for_all_runs(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "mine" / "study").mkdir(parents=True)
+    (tmp_path / "mine" / "study" / "two.yaml").write_text("defaults: [grid]\nbase: [model=mlp, data=sine, seed=3]\nseeds: [4]\n")
+    answer = cli("task=study", "study=two", "--config-dir", "mine", *SMALL[2:], "trainer.max_steps=2", "hydra.run.dir=S")
+    assert answer.code == 0, answer.err
+    assert json.loads((tmp_path / "S" / "0" / "run.json").read_text())["seed"] == 4
+
+
+# -- workers ---------------------------------------------------------------------------------------------------------
+
+
+def test_worker_leaves_a_claimed_job_to_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(axes={"loss": ["bce", "hinge"]}, seeds=1).save(tmp_path)
+    done: list[int] = []
+    monkeypatch.setattr(worker, "run", lambda study, job, folder: done.append(job.number) or True)
+    (tmp_path / worker.CLAIMS / "0").mkdir(parents=True)
+    with FolderLock(tmp_path / worker.CLAIMS / "0"):
+        assert worker.work(tmp_path)
+    assert done == [1]
+
+
+def values(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+LONG = [*SMALL, "trainer.max_steps=400", "trainer.checkpoint_every=20", "trainer.metrics_every=100", "trainer.log_every=10"]
+
+
+@pytest.mark.slow
+def test_killed_study_goes_on_and_equals_single_runs(tmp_path: Path) -> None:
+    """Two processes are killed with SIGKILL; a second start finishes. Every job equals the run of a fresh process."""
+    command = [sys.executable, "-m", "ganexp"]
+    study = [*command, "task=study", *LONG, "study.seeds=2", AXES, "study.launcher=joblib", "study.n_jobs=2", "study.threads=1",
+             "hydra.run.dir=S"]  # fmt: skip
+    started = subprocess.Popen(study, cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("S/*/checkpoints/step-*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    assert list(tmp_path.glob("S/*/checkpoints/step-*.ckpt"))
+    subprocess.run(study, cwd=tmp_path, check=True, timeout=400)
+    found = records(tmp_path / "S")
+    assert [r["status"] for r in found.values()] == ["finished"] * 4 and any("resumed_at" in r for r in found.values())
+    for name, record in found.items():
+        words = [word for word in record["overrides"] if not word.startswith("hydra.")]
+        subprocess.run([*command, *words, f"hydra.run.dir=R{name}"], cwd=tmp_path, check=True, timeout=200)
+        assert values(tmp_path / f"R{name}" / "metrics.csv") == values(tmp_path / "S" / name / "metrics.csv"), name
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_folder(tmp_path: Path) -> None:
+    study = [sys.executable, "-m", "ganexp", "task=study", *LONG, "study.seeds=3", AXES, "hydra.run.dir=S"]
+    processes = [subprocess.Popen(study, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        assert process.wait(timeout=400) == 0, process.stderr.read()  # type: ignore[union-attr]
+    assert [r["status"] for r in records(tmp_path / "S").values()] == ["finished"] * 6
+    for folder in range(6):
+        steps = [row["step"] for row in values(tmp_path / "S" / str(folder) / "metrics.csv")]
+        assert len(steps) == len(set(zip(steps, range(len(steps)), strict=True))) and not list(tmp_path.glob("S/*/error.txt"))
