@@ -103,19 +103,19 @@ def test_folder_keeps_its_study_and_takes_more_seeds(tmp_path: Path) -> None:
 
 def test_study_runs_every_job_once_and_goes_on(cli: Callable[..., Answer]) -> None:
     arguments = ["task=study", *SMALL, "study.seeds=1", "hydra.run.dir=S"]
-    answer = cli(*arguments, "study.axes={loss:[bce,hinge],callbacks.metrics.num:[32,1]}")
+    answer = cli(*arguments, "study.axes={loss:[bce,hinge],model.d_steps:[1,0]}")
     assert answer.code == 1, answer.err
     folder = answer.folder / "S"
     found = records(folder)
     assert {name: r["status"] for name, r in found.items()} == {"0": "finished", "1": "failed", "2": "finished", "3": "failed"}
-    assert found["1"]["error"] == "callbacks.metrics.num: must be at least 2, got 1" and found["1"]["error"] in answer.out
-    assert found["2"]["setting"] == {"loss": "hinge", "callbacks.metrics.num": "32"} and "loss=hinge" in found["2"]["overrides"]
+    assert found["1"]["error"].startswith("model.d_steps: must be at least 1") and found["1"]["error"] in answer.out
+    assert found["2"]["setting"] == {"loss": "hinge", "model.d_steps": "1"} and "loss=hinge" in found["2"]["overrides"]
     assert "2 of 4 jobs done, 0 running, 2 failed" in answer.err and "2 of 4 jobs failed" in answer.out
 
     before = (folder / "0" / "metrics.csv").stat().st_mtime_ns
     record = json.loads((folder / "2" / "run.json").read_text())
     (folder / "2" / "run.json").write_text(json.dumps(record | {"status": "running"}))  # killed just before its end
-    again = cli(*arguments, "study.axes={loss:[bce,hinge],callbacks.metrics.num:[32,1]}")
+    again = cli(*arguments, "study.axes={loss:[bce,hinge],model.d_steps:[1,0]}")
     assert again.code == 1 and records(folder)["2"]["status"] == "finished"
     assert (folder / "0" / "metrics.csv").stat().st_mtime_ns == before
     assert cli(*arguments, AXES).err.startswith("ganexp: hydra.run.dir: ")
