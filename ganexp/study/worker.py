@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ganexp.cli import jobs
+from ganexp.cli.config import quoted
 from ganexp.cli.messages import ConfigError
 from ganexp.files import read_json, write_json
 from ganexp.runtime.lock import FolderLock
@@ -72,7 +73,7 @@ def error_of(folder: Path, job: Job) -> str:
 def run(study: plan.Plan, job: Job, folder: Path) -> bool:
     """Run one job as its command line with hydra.run.dir and resume=auto. Returns False if a signal has ended it."""
     run_dir, said = folder / str(job.number), io.StringIO()
-    words = [*job.overrides, f"hydra.run.dir={jobs.quoted(run_dir)}", "resume=auto"]
+    words = [*job.overrides, f"hydra.run.dir={quoted(run_dir)}", "resume=auto"]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             code = jobs.run_command_line(words, study.config_name, study.config_dir)
