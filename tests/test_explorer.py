@@ -490,7 +490,7 @@ def test_page_shows_errors_as_sentences(browser: Any, made: Path, tmp_path: Path
         Path("text.png").write_text("not a picture")
         Path("large.png").write_bytes(b"0" * (2**20 + 1))
         for file, message in {
-            "bomb.png": "54 megapixels; at most 40", "two.png": "save it as grey or RGB", "text.png": "cannot be read",
+            "bomb.png": "54 megapixels; the limit is 40", "two.png": "save it as grey or RGB", "text.png": "cannot be read",
         }.items():  # fmt: skip
             page.page.locator("#project-file input[type=file]").set_input_files(file)
             page.page.locator("#project-file", has_text=file.partition(".")[0]).wait_for()

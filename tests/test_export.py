@@ -28,6 +28,7 @@ import ganexp
 from ganexp import pictures, sampling
 from ganexp.cli.build import build
 from ganexp.export import card, folder, programs, samples
+from ganexp.latent_space.real import training_data
 from ganexp.runtime import exported
 from ganexp.systems.base import System
 
@@ -92,6 +93,27 @@ def test_exported_folder_samples_bit_for_bit(name: str, made: Path, monkeypatch:
     assert after.config["model"]["discriminator"] == before.config["model"]["discriminator"]
 
 
+def test_exported_vae_encodes_bit_for_bit(tmp_path: Path) -> None:
+    words = ["model=vae", "model.width_multiplier=0.05", "optimizer.generator.lr=0.05", *TINY, "metrics=[]"]
+    assert call(tmp_path, *words, "hydra.run.dir=vae") == 0
+    before = ganexp.load(tmp_path / "vae")
+    after = ganexp.load(before.export(tmp_path / "given"))
+    x, _ = training_data(before).real_and_labels(20)
+    assert torch.equal(after.encode(x), before.encode(x)) and torch.equal(after.sample(9, seed=1), before.sample(9, seed=1))
+    assert torch.equal(after.reconstruct(5).reconstructed, before.reconstruct(5).reconstructed)
+    again = ganexp.load(after.export(tmp_path / "again"))
+    assert torch.equal(again.encode(x), before.encode(x))
+    with_config(tmp_path / "given" / "config.yaml", lambda c: c["model"]["encoder"].update(outputs=7))
+    with pytest.raises(ganexp.ConfigError, match=r"^run: \S+: encoder\.\S+ is \[.*\] float32 in the file, .* by the config$"):
+        ganexp.load(tmp_path / "given")
+    with_config(tmp_path / "given" / "config.yaml", lambda c: c["model"].update(encoder={"_target_": "ganexp.latents.Normal"}))
+    with pytest.raises(ganexp.ConfigError, match=r"encoder: must be a network, got Normal$"):
+        ganexp.load(tmp_path / "given")
+    with_config(tmp_path / "given" / "config.yaml", lambda c: c["model"].update(encoder=c["model"]["generator"]))
+    with pytest.raises(ganexp.ConfigError, match=r"^run: [^\n]*$"):
+        ganexp.load(tmp_path / "given")
+
+
 def test_export_from_python_equals_the_task(made: Path, tmp_path: Path) -> None:
     """And an exported model can be exported again, with what its card said."""
     model = ganexp.load(made / "images")
@@ -120,8 +142,7 @@ def test_latest_ignores_exported_folders(made: Path, tmp_path: Path, monkeypatch
 def test_every_model_rebuilds_its_sampler_from_an_export(model: str) -> None:
     composed = compose(f"model={model}", "data=cifar10", *narrow(model))
     system = build(composed["model"], "model").eval()
-    state = {f"generator.{name}": value for name, value in system.sampler.state_dict().items()}
-    state["label_counts"] = system.label_counts
+    state = folder.weights_of(system)
     again = exported.build_sampler(composed, state, [])
     again.load_state_dict(state)
     assert torch.equal(sampling.sample(again.eval(), 4, seed=1), sampling.sample(system, 4, seed=1))
@@ -135,11 +156,11 @@ def test_exported_picture_shows_the_samples(made: Path) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["task.format=tflite"], "task.format: tflite; choose one of safetensors, onnx, torch"),
+        (["task.format=tflite"], "task.format: must be one of safetensors, onnx, torch, got tflite"),
         (["task.num=0"], "task.num: must be at least 1, got 0"),
-        (["task.folder=full"], "task.folder: full is there and not empty; name a new folder"),
-        (["task.push_to=ann"], "task.push_to: 'ann' is not USER/NAME of a model on the Hub"),
-        (["task.push_to=../ann"], "task.push_to: '../ann' is not USER/NAME of a model on the Hub"),
+        (["task.folder=full"], "task.folder: full is not empty; choose a new folder"),
+        (["task.push_to=ann"], "task.push_to: must be USER/NAME of a model on the Hub, got 'ann'"),
+        (["task.push_to=../ann"], "task.push_to: must be USER/NAME of a model on the Hub, got '../ann'"),
     ],
 )
 def test_export_refuses_bad_input_in_one_line(words: list[str], message: str, made: Path, cli: Cli, tmp_path: Path) -> None:
@@ -332,17 +353,17 @@ class Moody(nn.Module):
 
 @pytest.mark.parametrize("format", ["torch", pytest.param("onnx", marks=ONNX)])
 def test_export_refuses_a_network_its_format_cannot_take(format: str) -> None:
-    with pytest.raises(ValueError, match=rf"^format: {format} cannot take the network test_export\.Moody: [^\n]*$"):
+    with pytest.raises(ValueError, match=rf"^format: the network test_export\.Moody cannot be exported as {format}: [^\n]*$"):
         programs.program(make_gan(generator=Moody()), format)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda x: x + 2e-4, r"format: torch made a program whose samples differ from the model's by more than 0\.0001"),
-        (lambda x: x[:1], "format: torch made a program whose samples differ"),
-        (lambda x: x / 0, "format: torch made a program whose samples differ"),
-        (lambda x: x.nothing, "format: torch made a program that fails on 1 samples"),
+        (lambda x: x + 2e-4, r"format: samples of the torch program differ from the model's by more than 0\.0001"),
+        (lambda x: x[:1], "format: samples of the torch program differ"),
+        (lambda x: x / 0, "format: samples of the torch program differ"),
+        (lambda x: x.nothing, "format: the torch program fails on 1 samples"),
     ],
 )
 def test_export_refuses_a_program_with_other_outputs(
@@ -457,7 +478,7 @@ DEEP = {"_target_": "ganexp.networks.mlp.Generator", "shape": [1, 8, 8], "latent
         (generator(shape="${oc.env:HOME}"), r": model\.generator\.shape: the file contains an interpolation"),
         (generator(width=10**9), ".*the config asks for more parameters than the file holds"),
         (generator(width=3), r": \S+ is \[\S+( \d+,?\]?)* .*in the file, .* by the config"),
-        (lambda f: with_config(f, lambda c: c["model"].update(generator=DEEP)), " comes with a config.yaml of more than"),
+        (lambda f: with_config(f, lambda c: c["model"].update(generator=DEEP)), " cannot be loaded: config.yaml has more than"),
         (lambda f: with_config(f, lambda c: c["model"].update(classes=10**15)), r": label_counts is \[10\]"),
         (
             lambda f: with_config(f, lambda c: c["model"]["latent"].update(dim=10**15)),
@@ -465,16 +486,16 @@ DEEP = {"_target_": "ganexp.networks.mlp.Generator", "shape": [1, 8, 8], "latent
         ),
         (lambda f: with_config(f, lambda c: c["model"]["latent"].update(dim=99)), " do not fit its config: "),
         (lambda f: with_config(f, lambda c: c.update(model=3)), ": model: must be a mapping"),
-        (lambda f: f.write_text(BOMB), " comes with a config.yaml that holds YAML aliases"),
-        (lambda f: f.write_text("x: " + "y" * 2**16), " comes with a config.yaml of more than 65,536 bytes"),
+        (lambda f: f.write_text(BOMB), " cannot be loaded: config.yaml has YAML aliases"),
+        (lambda f: f.write_text("x: " + "y" * 2**16), " cannot be loaded: config.yaml has more than 65,536 bytes"),
         (
             lambda f: f.write_text("a: !!python/object/apply:os.system ['true']"),
-            " comes without a readable config.yaml: could not det",
+            " cannot be loaded: config.yaml cannot be read: could not det",
         ),
-        (lambda f: f.write_text("[" * 10**4), " comes with a config.yaml that is nested more than 50 deep"),
-        (lambda f: f.write_bytes(b"\xff\xfe\x00"), " comes without a readable config.yaml"),
-        (lambda f: f.write_text("- 1"), " comes with a config.yaml that is not a mapping"),
-        (lambda f: f.unlink(), " comes without a readable config.yaml"),
+        (lambda f: f.write_text("[" * 10**4), " cannot be loaded: config.yaml is nested more than 50 deep"),
+        (lambda f: f.write_bytes(b"\xff\xfe\x00"), " cannot be loaded: config.yaml cannot be read"),
+        (lambda f: f.write_text("- 1"), " cannot be loaded: config.yaml is not a mapping"),
+        (lambda f: f.unlink(), " cannot be loaded: config.yaml cannot be read"),
     ],
 )
 def test_load_refuses_hostile_configs(change: Callable[[Path], object], message: str, given: Path) -> None:
@@ -563,9 +584,9 @@ def test_export_offline_says_what_it_would_have_sent(made: Path, cli: Cli, monke
 def test_hub_functions_refuse_bad_input(hub: Hub, made: Path, tmp_path: Path) -> None:
     with pytest.raises(ganexp.ConfigError, match=r"^from_hub: ann/nothing cannot be fetched: RepositoryNotFoundError: [^\n]*$"):
         ganexp.from_hub("ann/nothing", endpoint=hub.endpoint)
-    with pytest.raises(ValueError, match=r"^repo: 'https://x/y' is not USER/NAME"):
+    with pytest.raises(ValueError, match=r"^repo: must be USER/NAME of a model on the Hub, got 'https://x/y'"):
         ganexp.from_hub("https://x/y")
-    with pytest.raises(ValueError, match=r"^folder: \S+ holds no model\.safetensors"):
+    with pytest.raises(ValueError, match=r"^folder: \S+ has no model\.safetensors"):
         ganexp.push_to_hub(made / "images", "ann/digits", endpoint=hub.endpoint)
     assert not hub.repos
 

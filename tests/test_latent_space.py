@@ -218,7 +218,7 @@ def test_first_weights_of_styles_are_the_affine_layers(model: Models) -> None:
     g: Any = m.system.sampler
     styles = [layer.style for layer in g.modules() if hasattr(layer, "style")]
     assert len(first_weights(m, "w")) == sum(s.out_features for s in styles)
-    with pytest.raises(ValueError, match=r"^space: no layer of this generator sees z itself"):
+    with pytest.raises(ValueError, match=r"^space: no layer of this generator has z itself"):
         m.directions(space="z")
 
 
@@ -408,7 +408,7 @@ def test_film_holds_its_frames_in_order(kind: str, tmp_path: Path) -> None:
     for picture, colour in zip(shown, colours, strict=True):
         assert np.abs(picture[9, 16].astype(int) - colour).max() < 25
     assert [f.name for f in tmp_path.iterdir()] == [f"a.{kind}"]
-    with pytest.raises(ValueError, match=r"^film: \.gif, \.webp or \.mp4, not \.avi"):
+    with pytest.raises(ValueError, match=r"^film: must be \.gif, \.webp or \.mp4, got \.avi"):
         film.write_film([], tmp_path / "a.avi", 10)
 
 
@@ -458,7 +458,7 @@ PICTURES = {
 REFUSED = {
     **{("style_mix", kind): "run: this generator has no styles" for kind in KINDS if kind != "styles"},
     **{("reconstruct", kind): "run: " for kind in KINDS if kind != "vae"},
-    ("spectrum", "points"): "run: spectra are of images",
+    ("spectrum", "points"): "run: a spectrum requires images",
 }
 
 
@@ -520,39 +520,40 @@ def test_truncate_from_python_equals_the_task(made: Path, cli: Cli, model: Model
 @pytest.mark.parametrize(
     "kind, words, message",
     [
-        ("images", ["task=interpolate", "task.labels=[10]"], "labels: 10, but the classes of this model are 0 to 9"),
-        ("images", ["task=interpolate", "task.labels=[]"], "labels: at least one class"),
+        ("images", ["task=interpolate", "task.labels=[10]"], "labels: must be from 0 to 9 for this model, got 10"),
+        ("images", ["task=interpolate", "task.labels=[]"], "labels: must hold at least one class"),
         ("points", ["task=walk", "task.labels=[1]"], "labels: this model is unconditional and has no classes"),
-        ("images", ["task=interpolate", "task.seeds=[1]", "task.labels=[2]"], "seeds: at least 2 keyframes"),
-        ("images", ["task=interpolate", "task.seeds=[-1,2]"], "seeds: from 0 to"),
-        ("images", ["task=interpolate", "task.seeds=[99999999999999999999,2]"], "seeds: from 0 to"),
+        ("images", ["task=interpolate", "task.seeds=[1]", "task.labels=[2]"], "seeds: at least two keyframes"),
+        ("images", ["task=interpolate", "task.seeds=[-1,2]"], "seeds: must be from 0 to"),
+        ("images", ["task=interpolate", "task.seeds=[99999999999999999999,2]"], "seeds: must be from 0 to"),
         ("images", ["task=interpolate", "task.space=w"], "space: this generator has no w"),
         ("images", ["task=interpolate", "task.space=v"], "space: 'v' is not a valid choice"),
-        ("images", ["task=interpolate", "task.steps=1000000000"], "steps: from 2 to 10,000, not 1000000000"),
-        ("images", ["task=interpolate", "task.truncation=nan"], "truncation: from -10 to 10, not nan"),
-        ("images", ["task=interpolate", "task.film=avi"], "film: gif, webp, mp4, not avi"),
-        ("points", ["task=interpolate", "task.film=gif"], "film: points have no film"),
-        ("images", ["task=walk", "task.fps=0"], "fps: from 1 to 60, not 0"),
-        ("images", ["task=walk", "task.num=200", "task.frames=200"], "frames: from 2 to 10,000, not 40000"),
-        ("images", ["task=truncate", "task.psi=[1e9]"], "psi: from -10 to 10"),
-        ("images", ["task=truncate", "task.psi=[]"], "psi: from 1 to 10,000"),
-        ("styles", ["task=style_mix", "task.layers=[4]"], "layers: 4, but the layers of this generator are 0 to 3"),
-        ("images", ["task=neighbours", "task.k=100", "task.num_real=50"], "k: from 1 to 49, not 100"),
-        ("images", ["task=neighbours", "task.num=0"], "num: from 1 to 10,000, not 0"),
+        ("images", ["task=interpolate", "task.steps=1000000000"], "steps: must be from 2 to 10,000, got 1000000000"),
+        ("images", ["task=interpolate", "task.truncation=nan"], "truncation: must be from -10 to 10, got nan"),
+        ("images", ["task=interpolate", "task.film=avi"], "film: must be one of gif, webp, mp4, got avi"),
+        ("points", ["task=interpolate", "task.film=gif"], "film: points cannot be filmed"),
+        ("points", ["task=walk", "task.film=gif"], "film: points cannot be filmed"),
+        ("images", ["task=walk", "task.fps=0"], "fps: must be from 1 to 60, got 0"),
+        ("images", ["task=walk", "task.num=200", "task.frames=200"], "frames: must be from 2 to 10,000, got 40000"),
+        ("images", ["task=truncate", "task.psi=[1e9]"], "psi: must be from -10 to 10"),
+        ("images", ["task=truncate", "task.psi=[]"], "psi: must ask for 1 to 10,000"),
+        ("styles", ["task=style_mix", "task.layers=[4]"], "layers: must be from 0 to 3 for this generator, got 4"),
+        ("images", ["task=neighbours", "task.k=100", "task.num_real=50"], "k: must be from 1 to 49, got 100"),
+        ("images", ["task=neighbours", "task.num=0"], "num: must be from 1 to 10,000, got 0"),
         ("images", ["task=directions", "task.method=ica"], "method: 'ica' is not a valid choice"),
-        ("images", ["task=directions", "task.reach=inf"], "reach: from 0 to 1,000, not inf"),
-        ("styles", ["task=directions", "task.space=z"], "space: no layer of this generator sees z itself"),
-        ("images", ["task=project", "task.label=11"], "label: 11, but the classes of this model are 0 to 9"),
-        ("images", ["task=project", "task.number=5000"], "number: from 0 to 1,796, not 5000"),
-        ("images", ["task=project", "task.perceptual=0", "task.pixels=0"], "pixels: 0, and so is perceptual"),
-        ("images", ["task=project", "task.lr=inf"], "lr: from 1e-06 to 10, not inf"),
+        ("images", ["task=directions", "task.reach=inf"], "reach: must be from 0 to 1,000, got inf"),
+        ("styles", ["task=directions", "task.space=z"], "space: no layer of this generator has z itself"),
+        ("images", ["task=project", "task.label=11"], "label: must be from 0 to 9 for this model, got 11"),
+        ("images", ["task=project", "task.number=5000"], "number: must be from 0 to 1,796, got 5000"),
+        ("images", ["task=project", "task.perceptual=0", "task.pixels=0"], "pixels: must be above 0 if perceptual is 0"),
+        ("images", ["task=project", "task.lr=inf"], "lr: must be from 1e-06 to 10, got inf"),
         ("images", ["task=project", "task.space=w+"], "space: this generator has no w"),
         ("images", ["task=project", "task.picture=none.png"], "picture: there is no file none.png"),
-        ("points", ["task=project", "task.picture=x.png"], "picture: the model makes samples of shape [2], not images"),
-        ("vae", ["task=attributes", "task.attribute=10"], "attribute: from 0 to 9, not 10"),
-        ("images", ["task=attributes", "task.source=labels"], "source: labels need an encoder"),
-        ("images", ["task=spectrum", "task.num=0"], "num: from 1 to 100,000, not 0"),
-        ("vae", ["task=reconstruct", "task.num=-1"], "num: from 1 to 10,000, not -1"),
+        ("points", ["task=project", "task.picture=x.png"], "picture: this model generates samples of shape [2]"),
+        ("vae", ["task=attributes", "task.attribute=10"], "attribute: must be from 0 to 9, got 10"),
+        ("images", ["task=attributes", "task.source=labels"], "source: labels requires an encoder"),
+        ("images", ["task=spectrum", "task.num=0"], "num: must be from 1 to 100,000, got 0"),
+        ("vae", ["task=reconstruct", "task.num=-1"], "num: must be from 1 to 10,000, got -1"),
     ],
 )  # fmt: skip
 def test_tools_refuse_bad_input_in_one_line(
@@ -577,13 +578,13 @@ def test_project_refuses_hostile_pictures(made: Path, cli: Cli, tmp_path: Path) 
         file.truncate(2**27)
     (tmp_path / "folder.png").mkdir()
     for name, message in {
-        "huge": "has 50 megapixels; at most 40 are read",
+        "huge": "has 50 megapixels; the limit is 40",
         "bomb": "cannot be read as a picture: Image size (400000000 pixels) exceeds limit",
         "two": "has 2 channels, one of them transparency; save it as grey or RGB",
         "clear": "has 4 channels, one of them transparency; save it as grey or RGB",
         "cut": "cannot be read as a picture",
         "text": "cannot be read as a picture",
-        "long": "has 128 MiB; at most 64 are read",
+        "long": "has 128 MiB; the limit is 64",
     }.items():
         with pytest.raises(ValueError, match=f"^picture: {tmp_path}/{name}.png ") as refused:
             read_picture(tmp_path / f"{name}.png", (1, 8, 8))
@@ -593,7 +594,7 @@ def test_project_refuses_hostile_pictures(made: Path, cli: Cli, tmp_path: Path) 
     with pytest.raises(ValueError, match="there is no file"):
         read_picture(tmp_path / "folder.png", (1, 8, 8))
     answer = cli("task=project", f"run={made}/images", "task.picture=huge.png")
-    assert answer.code == 2 and answer.err == "ganexp: task.picture: huge.png has 50 megapixels; at most 40 are read\n"
+    assert answer.code == 2 and answer.err == "ganexp: task.picture: huge.png has 50 megapixels; the limit is 40\n"
     assert not (tmp_path / "outputs").exists()
 
 
@@ -616,7 +617,7 @@ def test_project_takes_a_picture(made: Path, cli: Cli, tmp_path: Path) -> None:
 
 
 def test_sheet_size_is_limited() -> None:
-    with pytest.raises(ValueError, match=r"^num: the sheet would have 105 megapixels; at most 100"):
+    with pytest.raises(ValueError, match=r"^num: the picture would have 105 megapixels; the limit is 100"):
         check_sheet("num", 10, 10, (3, 1024, 1024))
 
 

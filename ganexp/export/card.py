@@ -15,7 +15,7 @@ LIMITS = """\
 - The samples are generated; they show no real object, person or place, but may resemble training images closely.
 - The model repeats what is frequent in its training data, and the biases of that data.
 - The metrics compare samples with the training data. Compare values only if their fingerprints are equal.
-- Only sampling was exported: the discriminator, encoder and optimizers were not."""
+- The discriminator and the optimizers were not exported: the model cannot be trained further."""
 
 
 @dataclass

@@ -25,6 +25,7 @@ from ganexp.runtime import exported
 from ganexp.runtime.console import count
 from ganexp.runtime.restoring import restore, restore_data
 from ganexp.systems.base import System
+from ganexp.systems.encoding import Encoding
 
 log = logging.getLogger(__name__)
 FORMATS = ("safetensors", *programs.FILES)
@@ -49,7 +50,7 @@ class Trained(Protocol):
 def check_format(format: str) -> None:
     """Raises ValueError for a format that there is not, and for one whose packages are not installed."""
     if format not in FORMATS:
-        raise ValueError(f"format: {format}; choose one of {', '.join(FORMATS)}")
+        raise ValueError(f"format: must be one of {', '.join(FORMATS)}, got {format}")
     if find_spec("safetensors") is None:
         raise ValueError('format: exporting needs safetensors: pip install "ganexp[export]"')
     programs.check_installed(format)
@@ -58,7 +59,7 @@ def check_format(format: str) -> None:
 def check_empty(folder: Path) -> None:
     """Raises ValueError for a folder that holds something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"folder: {folder} is there and not empty; name a new folder")
+        raise ValueError(f"folder: {folder} is not empty; choose a new folder")
 
 
 def export(
@@ -103,14 +104,20 @@ class Plain(yaml.SafeDumper):
 def write_weights(model: Trained, facts: card.Facts, file: Path) -> None:
     from safetensors.torch import save
 
-    system = model.system
-    state = {f"generator.{name}": value for name, value in system.sampler.state_dict().items()}
-    state["label_counts"] = system.label_counts
+    state = weights_of(model.system)
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     kept = {key: getattr(facts, key) for key in ("system", "images_seen", "data_fingerprint", "metrics", "run", "data_license")}
     about = {"format": exported.FORMAT, "step": model.step, "facts": finite(kept)}
     content = save(tensors, {"ganexp": json.dumps(about, default=str)})  # one entry: safetensors keeps no order of several
     replace(file, lambda opened: opened.write(content))
+
+
+def weights_of(system: System) -> dict[str, Tensor]:
+    """The state of the Sampler or EncodingSampler that samples as this system does."""
+    state = {f"generator.{name}": value for name, value in system.sampler.state_dict().items()}
+    if isinstance(system, Encoding):
+        state |= {f"encoder.{name}": value for name, value in system.encoder.state_dict().items()}
+    return state | {"label_counts": system.label_counts}
 
 
 def check_same(model: Trained, file: Path) -> None:
@@ -127,6 +134,12 @@ def check_same(model: Trained, file: Path) -> None:
         raise ValueError(
             f"{type(model.system).__name__} does not sample by its generator and latent alone; it cannot be exported"
         )
+    if isinstance(model.system, Encoding):
+        y = torch.zeros(4, dtype=torch.int64, device=model.system.device)
+        with torch.no_grad():
+            codes = [system.encode(samples[0], y)[0] for system in (model.system, again)]
+        if not torch.equal(*codes):
+            raise ValueError(f"{type(model.system).__name__} does not encode by its encoder alone; it cannot be exported")
 
 
 def modules_of(node: Any) -> set[str]:

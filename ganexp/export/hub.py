@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 def check_name(repo: str, key: str) -> None:
     """Raises ValueError for what is no USER/NAME, and without huggingface_hub."""
     if not NAME.fullmatch(repo) or ".." in repo or "--" in repo:
-        raise ValueError(f"{key}: {repo[:100]!r} is not USER/NAME of a model on the Hub")
+        raise ValueError(f"{key}: must be USER/NAME of a model on the Hub, got {repo[:100]!r}")
     if find_spec("huggingface_hub") is None:
         raise ValueError(f'{key}: needs huggingface_hub: pip install "ganexp[hub]"')
 
@@ -39,7 +39,7 @@ def push_to_hub(
     check_name(repo, "repo")
     folder = Path(folder)
     if not (folder / WEIGHTS).is_file():
-        raise ValueError(f"folder: {folder} holds no {WEIGHTS}; task=export makes such a folder")
+        raise ValueError(f"folder: {folder} has no {WEIGHTS}; task=export writes such a folder")
     from huggingface_hub import CommitOperationAdd, HfApi
 
     files = list(files_of(folder))

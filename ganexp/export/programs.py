@@ -49,7 +49,7 @@ def program(system: System, format: str) -> bytes:
                 content, run = export(network, inputs[0])
         except Exception as error:  # exporters raise whatever the network leads them to
             name = f"{type(system.sampler).__module__}.{type(system.sampler).__name__}"
-            raise ValueError(f"format: {format} cannot take the network {name}: {one_line(error)[:200]}") from error
+            raise ValueError(f"format: the network {name} cannot be exported as {format}: {one_line(error)[:200]}") from error
         check(network, run, inputs[1:], format)
     return content
 
@@ -97,11 +97,9 @@ def check(network: Program, run: Run, batches: Sequence[tuple[Tensor, ...]], for
         try:
             found = run(*values)
         except Exception as error:
-            raise ValueError(
-                f"format: {format} made a program that fails on {len(wanted)} samples: {one_line(error)[:200]}"
-            ) from error
+            raise ValueError(f"format: the {format} program fails on {len(wanted)} samples: {one_line(error)[:200]}") from error
         if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=0, atol=TOLERANCE):
-            raise ValueError(f"format: {format} made a program whose samples differ from the model's by more than {TOLERANCE}")
+            raise ValueError(f"format: samples of the {format} program differ from the model's by more than {TOLERANCE}")
 
 
 def check_installed(format: str) -> None:

@@ -63,18 +63,18 @@ def scorer(model: TrainedModel, data: DataModule, attribute: int) -> Score:
         check_number("attribute", attribute, 0, 999)
         network = Lite0()
     else:
-        raise ValueError("attribute: the data has no labels, and only images in colour have ImageNet's classes")
+        raise ValueError("attribute: the data has no labels, and only colour images have ImageNet's classes")
     network.setup(data)
     network.to(model.device)
     return lambda x: F.log_softmax(network(x.to(model.device))["logits"], -1)[:, attribute].cpu()
 
 
 def chosen_source(model: TrainedModel, space: Space, source: Source | None) -> Source:
-    """Without a wish: labels where there is an encoder, otherwise a classifier. Raises ValueError where labels say nothing."""
+    """Null: labels where there is an encoder, otherwise a classifier. Raises ValueError where labels say nothing."""
     check_choice("source", source, (None, "labels", "classifier"))
     encodes = hasattr(model.system, "encoder") and space == "z"
     if source == "labels" and not encodes and not (has_w(model) and space == "w" and model.classes):
-        raise ValueError("source: labels need an encoder, or w of a conditional model; classifier needs neither")
+        raise ValueError("source: labels requires an encoder, or w of a conditional model; choose classifier")
     return source or ("labels" if encodes else "classifier")
 
 
@@ -139,7 +139,10 @@ def attribute(
         check_number("attribute", attribute, 0, data.classes - 1)
     sides = two_sides(model, data, attribute, space, source, n, seed, extremes, labels)
     if min(len(side) for side in sides) < 4:
-        raise ValueError(f"num: of {n} samples too few have the attribute, or too few have not: {[len(s) for s in sides]}")
+        with_it, without = map(len, sides)
+        raise ValueError(
+            f"num: of {n} samples {with_it} have the attribute and {without} do not; at least 4 of each are required"
+        )
     return fitted(sides[0], sides[1], space, source)
 
 

@@ -54,7 +54,7 @@ def has_w(model: TrainedModel) -> bool:
 def chosen_space(model: TrainedModel, space: Space | None) -> Space:
     """w where there is one, otherwise z, unless one is asked for. Raises ValueError for a w that is not there."""
     if space not in (None, "z", "w"):
-        raise ValueError(f"space: z or w, not {space}")
+        raise ValueError(f"space: must be z or w, got {space}")
     if space == "w" and not has_w(model):
         raise ValueError("space: this generator has no w, only z; w is StyleGAN's (model=stylegan2)")
     return space or ("w" if has_w(model) else "z")
@@ -68,10 +68,10 @@ def labels_in_turn(model: TrainedModel, n: int, labels: Sequence[int] | None) ->
     if labels is not None and model.classes is None:
         raise ValueError("labels: this model is unconditional and has no classes")
     if labels is not None and not labels:
-        raise ValueError("labels: at least one class, or null for all of them in turn")
+        raise ValueError("labels: must hold at least one class; null is all of them in turn")
     for label in labels or ():
         if not 0 <= label < (model.classes or 0):
-            raise ValueError(f"labels: {label}, but the classes of this model are 0 to {(model.classes or 0) - 1}")
+            raise ValueError(f"labels: must be from 0 to {(model.classes or 0) - 1} for this model, got {label}")
     turn = list(labels) if labels is not None else list(range(model.classes or 1))
     return torch.tensor([turn[i % len(turn)] for i in range(n)], device=model.device)
 
@@ -151,13 +151,13 @@ def render(model: TrainedModel, codes: Codes) -> Tensor:
 def check_number(name: str, value: float, low: float, high: float) -> None:
     """Raises ValueError for a number that is not from low to high; NaN is not."""
     if not low <= value <= high:
-        raise ValueError(f"{name}: from {low:,} to {high:,}, not {value}")
+        raise ValueError(f"{name}: must be from {low:,} to {high:,}, got {value}")
 
 
 def check_seeds(seeds: Sequence[int], name: str = "seeds", at_least: int = 1) -> None:
     """Raises ValueError for too few or too many seeds, and for one that is no seed."""
     if not at_least <= len(seeds) <= MOST:
-        raise ValueError(f"{name}: from {at_least} to {MOST:,} of them, not {len(seeds)}")
+        raise ValueError(f"{name}: must be {at_least} to {MOST:,} seeds, got {len(seeds)}")
     for seed in seeds:
         check_number(name, seed, 0, 2**63 - 1)
 
@@ -165,4 +165,4 @@ def check_seeds(seeds: Sequence[int], name: str = "seeds", at_least: int = 1) ->
 def check_choice(name: str, value: str | None, choices: Sequence[str | None]) -> None:
     """Raises ValueError for a word that is not one of the choices."""
     if value not in choices:
-        raise ValueError(f"{name}: {', '.join(c for c in choices if c)}, not {value}")
+        raise ValueError(f"{name}: must be one of {', '.join(c for c in choices if c)}, got {value}")

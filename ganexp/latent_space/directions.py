@@ -99,7 +99,7 @@ def first_weights(model: TrainedModel, space: Space, label: int = 0) -> Tensor:
         weight.index_add_(0, seen.coordinates, answers[:-1] - answers[-1:])
         rows.append(weight.T)
     if not rows:
-        raise ValueError(f"space: no layer of this generator sees {space} itself; take w, or another method")
+        raise ValueError(f"space: no layer of this generator has {space} itself as its input; choose w, or another method")
     return torch.cat(rows)
 
 
@@ -184,5 +184,5 @@ def along(
     check_number("reach", reach, 0, 1000)
     codes = from_seeds(model, seeds, labels, space, truncation)
     if direction.shape != codes.x.shape[-1:]:
-        raise ValueError(f"direction: must be [{codes.x.shape[-1]}], not {list(direction.shape)}")
+        raise ValueError(f"direction: must be [{codes.x.shape[-1]}], got {list(direction.shape)}")
     return render(model, moved(codes, direction, torch.linspace(-reach, reach, steps))).unflatten(0, (-1, steps))

@@ -22,7 +22,7 @@ def check_sheet(key: str, rows: int, columns: int, shape: Sequence[int]) -> None
     """Raises ValueError for a sheet of rows × columns samples that would have more than 100 megapixels."""
     pixels = rows * columns * math.prod(shape[1:]) if len(shape) == 3 else 0
     if pixels > MOST_PIXELS:
-        raise ValueError(f"{key}: the sheet would have {pixels / 1e6:,.0f} megapixels; at most {MOST_PIXELS // 10**6}")
+        raise ValueError(f"{key}: the picture would have {pixels / 1e6:,.0f} megapixels; the limit is {MOST_PIXELS // 10**6}")
 
 
 def sheet(samples: Tensor, real: Tensor | None, title: str) -> Image.Image | None:

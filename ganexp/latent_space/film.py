@@ -31,7 +31,7 @@ def check_film(model: TrainedModel, kind: str | None, fps: float) -> None:
     check_choice("film", kind, (None, *KINDS))
     check_number("fps", fps, 1, 60)
     if kind is not None and len(model.shape) != 3:
-        raise ValueError("film: points have no film, their path is drawn in one picture; write film=null")
+        raise ValueError("film: points cannot be filmed, their path is drawn in one picture; set film to null")
     if kind == "mp4" and find_spec("av") is None:
         raise ValueError('film: mp4 needs PyAV, pip install "ganexp[video]"; gif and webp need nothing')
 
@@ -44,7 +44,7 @@ def write_film(pictures: Iterable[Image.Image], path: Path, fps: float) -> None:
     """
     write = {".gif": write_gif, ".webp": write_webp, ".mp4": write_mp4}.get(path.suffix.lower())
     if write is None:
-        raise ValueError(f"film: .gif, .webp or .mp4, not {path.suffix or path.name}")
+        raise ValueError(f"film: must be .gif, .webp or .mp4, got {path.suffix or path.name}")
     replace(path, lambda file: write(iter(pictures), file, fps))
 
 

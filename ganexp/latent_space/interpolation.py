@@ -74,12 +74,12 @@ def keyframes(
     check_seeds(seeds)
     n = max(len(seeds), len(labels or ()))
     if n < 2:
-        raise ValueError("seeds: at least 2 keyframes: two seeds, or one seed and two labels")
+        raise ValueError("seeds: at least two keyframes are required: two seeds, or one seed and two labels")
     return from_seeds(model, [seeds[i % len(seeds)] for i in range(n)], labels, space, truncation)
 
 
 def chosen_curve(model: TrainedModel, space: Space, curve: Curve | None) -> Curve:
-    """Without a wish: slerp for z of a normal prior, otherwise lerp."""
+    """Null: slerp for z of a normal prior, otherwise lerp."""
     check_choice("curve", curve, (None, *CURVES))
     return curve or ("slerp" if space == "z" and isinstance(model.latent, Normal) else "lerp")
 

@@ -34,7 +34,7 @@ def truncate(
     w. Between them samples become better and less diverse; above 1 the other way round. Raises ValueError for ψ beyond ±10.
     """
     if not 1 <= len(psi) * len(seeds) <= MOST:
-        raise ValueError(f"psi: from 1 to {MOST:,} samples, not {len(psi)} for each of {len(seeds)} seeds")
+        raise ValueError(f"psi: must ask for 1 to {MOST:,} samples, got {len(psi)} for each of {len(seeds)} seeds")
     for value in psi:
         check_number("psi", value, -10, 10)
     z, space = from_seeds(model, seeds, labels, "z"), chosen_space(model, None)
@@ -45,17 +45,17 @@ def truncate(
 
 
 def style_layers(model: TrainedModel, layers: Sequence[int] | None) -> list[int]:
-    """The chosen layers of w; without a choice the first half, which is the coarse one.
+    """The chosen layers of w; null: the first half, which is the coarse one.
 
     Raises ValueError for a generator without styles and for layers that it does not have.
     """
     if not has_w(model):
-        raise ValueError("run: this generator has no styles to mix; StyleGAN has them (model=stylegan2)")
+        raise ValueError("run: this generator has no styles; style mixing requires them (model=stylegan2)")
     generator: Any = model.system.sampler
     count: int = generator.layers
     for layer in layers or ():
         if not 0 <= layer < count:
-            raise ValueError(f"layers: {layer}, but the layers of this generator are 0 to {count - 1}")
+            raise ValueError(f"layers: must be from 0 to {count - 1} for this generator, got {layer}")
     return list(range(count // 2)) if layers is None else list(layers)
 
 

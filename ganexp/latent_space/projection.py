@@ -183,9 +183,9 @@ def project(
         check_number("number", number, 0, len(data.x) - 1)
         target, label = training_sample(model, data, number, label)
     if tuple(target.shape[1:]) != tuple(model.shape) or len(target) != 1:
-        raise ValueError(f"target: must be [1, {', '.join(map(str, model.shape))}], not {list(target.shape)}")
+        raise ValueError(f"target: must be [1, {', '.join(map(str, model.shape))}], got {list(target.shape)}")
     if not target.isfinite().all():
-        raise ValueError("target: has numbers that are not finite")
+        raise ValueError("target: must be finite")
     target = target.to(model.device)
     distance = distance_to(target, ready(extractor, data, model.device), perceptual, pixels)
     space = space or ("w+" if has_w(model) else "z")
@@ -210,9 +210,9 @@ def check_project(
     check_number("perceptual", perceptual, 0, 1e6)
     check_number("pixels", pixels, 0, 1e6)
     if perceptual == pixels == 0:
-        raise ValueError("pixels: 0, and so is perceptual; one of them is needed")
+        raise ValueError("pixels: must be above 0 if perceptual is 0")
     if space not in (None, "z", "w", "w+"):
-        raise ValueError(f"space: z, w or w+, not {space}")
+        raise ValueError(f"space: must be z, w or w+, got {space}")
     if space is not None:
         chosen_space(model, "z" if space == "z" else "w")
     if label is not None:

@@ -66,11 +66,11 @@ def read_picture(file: str | Path, shape: Sequence[int], key: str = "picture") -
     """
     path = Path(file).expanduser()
     if len(shape) != 3 or shape[0] not in MODES:
-        raise ValueError(f"{key}: the model makes samples of shape {list(shape)}, not images; leave it out")
+        raise ValueError(f"{key}: this model generates samples of shape {list(shape)}, which no picture has")
     if not path.is_file():
         raise ValueError(f"{key}: there is no file {path}")
     if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{key}: {path} has {path.stat().st_size / 2**20:,.0f} MiB; at most {MOST_BYTES // 2**20} are read")
+        raise ValueError(f"{key}: {path} has {path.stat().st_size / 2**20:,.0f} MiB; the limit is {MOST_BYTES // 2**20}")
     content = path.read_bytes()
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -78,7 +78,7 @@ def read_picture(file: str | Path, shape: Sequence[int], key: str = "picture") -
     except UNREADABLE as error:
         raise ValueError(f"{key}: {path} cannot be read as a picture: {reason(error)}") from error
     if pixels > MOST_PIXELS:
-        raise ValueError(f"{key}: {path} has {pixels / 1e6:,.0f} megapixels; at most {MOST_PIXELS // 10**6} are read")
+        raise ValueError(f"{key}: {path} has {pixels / 1e6:,.0f} megapixels; the limit is {MOST_PIXELS // 10**6}")
     if (clear or bands not in (1, 3)) and bands != shape[0]:
         found = f"{bands} channels" + (", one of them transparency" if clear and bands > 1 else "")
         raise ValueError(f"{key}: {path} has {found}; save it as grey or RGB")

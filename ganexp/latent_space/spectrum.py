@@ -79,7 +79,9 @@ def check_spectrum(model: TrainedModel, n: int) -> None:
     """Raises ValueError for points, images below 4 px, and numbers out of range."""
     check_number("num", n, 1, 100_000)
     if len(model.shape) != 3 or min(model.shape[1:]) < 4:
-        raise ValueError(f"run: spectra are of images [C, H, W] of 4 px and more, not of shape {list(model.shape)}")
+        raise ValueError(
+            f"run: a spectrum requires images of at least 4 px, but the model generates samples of shape {list(model.shape)}"
+        )
 
 
 def data_part(data: DataModule, i: Tensor) -> Tensor:

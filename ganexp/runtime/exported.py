@@ -16,7 +16,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from ganexp.cli.build import OWN_CLASSES, build, one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.runs import CONFIG
-from ganexp.systems.sampler import Sampler
+from ganexp.systems.contexts import evaluating
+from ganexp.systems.sampler import EncodingSampler, Sampler
 
 FORMAT = 1  # version of the folder's format; increase it with every incompatible change
 LARGEST_CONFIG = 2**16  # bytes; a run's config has a few thousand
@@ -63,20 +64,20 @@ def read_config(file: Path) -> dict[str, Any]:
     YAML."""
     try:
         if file.stat().st_size > LARGEST_CONFIG:
-            raise ValueError(f"comes with a {file.name} of more than {LARGEST_CONFIG:,} bytes: refused")
+            raise ValueError(f"cannot be loaded: {file.name} has more than {LARGEST_CONFIG:,} bytes")
         text = file.read_text(encoding="utf-8")
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):  # as it is read, since deep nesting takes the square of its depth
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
-                raise ValueError(f"comes with a {file.name} that is nested more than {DEEPEST} deep: refused")
+                raise ValueError(f"cannot be loaded: {file.name} is nested more than {DEEPEST} deep")
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"comes with a {file.name} that holds YAML aliases, which can grow without limit: refused")
+                raise ValueError(f"cannot be loaded: {file.name} has YAML aliases, which can grow without limit")
         config = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"comes without a readable {file.name}: {one_line(error)[:200]}") from error
+        raise ValueError(f"cannot be loaded: {file.name} cannot be read: {one_line(error)[:200]}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"comes with a {file.name} that is not a mapping")
+        raise ValueError(f"cannot be loaded: {file.name} is not a mapping")
     return config
 
 
@@ -89,8 +90,9 @@ def build_sampler(config: Mapping[str, Any], state: Mapping[str, Tensor], trust:
     model = config.get("model")
     if not isinstance(model, Mapping):
         raise ConfigError("model: must be a mapping with a _target_")
-    parts = {key: model[key] for key in ("latent", "generator", "classes") if key in model}
-    node = {"_target_": f"{Sampler.__module__}.{Sampler.__name__}", **parts}
+    parts = {key: model[key] for key in ("latent", "generator", "encoder", "classes") if key in model}
+    kind = EncodingSampler if "encoder" in model else Sampler
+    node = {"_target_": f"{kind.__module__}.{kind.__name__}", **parts}
     allowed = [*OWN_CLASSES, *(f"{prefix.rstrip('.')}." for prefix in trust)]
     if not trust:
         size = sum(tensor.numel() for tensor in state.values())
@@ -100,8 +102,11 @@ def build_sampler(config: Mapping[str, Any], state: Mapping[str, Tensor], trust:
         if draft.latent.dim > size:
             raise ConfigError(f"model.latent.dim: {draft.latent.dim:,}, but the file holds {size:,} numbers")
     system: Sampler = build(node, "model", allowed)
-    with torch.no_grad():  # the prior fits the generator
-        system.generate(torch.zeros(1, system.latent.dim), torch.zeros(1, dtype=torch.int64))
+    y = torch.zeros(1, dtype=torch.int64)
+    with torch.no_grad(), evaluating(system):  # the prior fits the networks
+        x = system.generate(torch.zeros(1, system.latent.dim), y)
+        if isinstance(system, EncodingSampler) and system.encode(x, y)[0].shape != (1, system.latent.dim):
+            raise ConfigError(f"model.encoder: must return mean and log variance of {system.latent.dim} latents")
     return system
 
 

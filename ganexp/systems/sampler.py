@@ -1,4 +1,4 @@
-"""A trained system that can only sample, as in an exported model."""
+"""Trained systems that cannot be trained further, as in an exported model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import nn
 
 from ganexp.latents import Latent
 from ganexp.systems.base import System
+from ganexp.systems.encoding import Encoding
 
 
 class Sampler(System):
@@ -25,3 +26,16 @@ class Sampler(System):
 
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator}
+
+
+class EncodingSampler(Sampler, Encoding):
+    """The same with the encoder of a VAE. Raises ValueError for a part of another type."""
+
+    def __init__(self, latent: Latent, generator: nn.Module, encoder: nn.Module, classes: int | None = None):
+        if not isinstance(encoder, nn.Module):
+            raise ValueError(f"encoder: must be a network, got {type(encoder).__name__}")
+        super().__init__(latent, generator, classes)
+        self.encoder = encoder.to(memory_format=torch.channels_last)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "encoder": self.encoder}

@@ -13,11 +13,12 @@ from ganexp.controls import Anneal
 from ganexp.latents import Latent, Normal
 from ganexp.networks.output import as_output
 from ganexp.systems.arguments import check_clip
-from ganexp.systems.base import MakeOptimizer, MakeSchedule, System
+from ganexp.systems.base import MakeOptimizer, MakeSchedule
 from ganexp.systems.contexts import evaluating
+from ganexp.systems.encoding import Encoding
 
 
-class VAE(System):
+class VAE(Encoding):
     """Each batch is one joint update of encoder and decoder.
 
     `generator(z, y) -> x` is the decoder. `encoder(x, y) -> [N, 2 · dim]` returns mean and log variance; any discriminator with
@@ -67,17 +68,6 @@ class VAE(System):
             loss = torch.stack(list(terms.values())).sum()
             self.scalars.add({f"loss/{name}": term for name, term in terms.items()} | {"loss": loss})
             yield loss
-
-    def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the mean and log variance [N, dim] of z given x, float32."""
-        mean, log_variance = as_output(self.encoder(x, y)).logits.chunk(2, 1)
-        return mean, log_variance
-
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
-        """x [N, *shape], y [N] -> decoded from the mean of z given x: [N, *shape], float32."""
-        with evaluating(self.encoder):
-            return self.generate(self.encode(x, y)[0], y)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "encoder": self.encoder}

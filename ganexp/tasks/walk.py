@@ -22,7 +22,7 @@ class Walk(Tool):
     def __init__(
         self, config: dict[str, Any], run_dir: Path, seeds: Sequence[int] | None = None, labels: Sequence[int] | None = None,
         num: int = 10, frames: int = 24, space: Space | None = None, curve: Curve | None = None, truncation: float = 1.0,
-        film: str | None = "gif", fps: float = 24,
+        film: str | None = "auto", fps: float = 24,
     ):  # fmt: skip
         super().__init__(config, run_dir)
         check_number("num", num, 1, MOST)
@@ -32,7 +32,8 @@ class Walk(Tool):
         self.space, self.curve, self.truncation, self.film, self.fps = space, curve, truncation, film, fps
 
     def check(self) -> None:
-        self.film = self.film if len(self.model.shape) == 3 else None
+        if self.film == "auto":
+            self.film = "gif" if len(self.model.shape) == 3 else None
         film.check_film(self.model, self.film, self.fps)
         seeds = self.seeds(self.chosen_seeds, self.num)
         self.codes = loop(self.model, seeds, self.labels, self.frames, self.space, self.curve, self.truncation)
