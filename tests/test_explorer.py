@@ -376,7 +376,7 @@ def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Pat
         page.text("sample-said", "seed 7, class 3")
         page.click("sample-near")
         page.page.locator("#near-picture img").wait_for()
-        page.text("near-said", "nearest training samples by pixels")
+        page.text("near-said", "nearest training samples in the features of pixels")
         # morph
         page.changes("morph-picture", lambda: page.click("sample-from"))
         assert page.page.locator("#morph-from-seed input").input_value() == "7"
@@ -498,7 +498,10 @@ def test_page_shows_errors_as_sentences(browser: Any, made: Path, tmp_path: Path
             assert message in page.error()
             page.page.locator("#project-file [aria-label=Clear], #project-file [title=Clear]").first.click()
         page.page.locator("#project-file input[type=file]").set_input_files("large.png")
-        assert "exceeds the maximum" in page.error()
+        assert "exceed the maximum" in page.error()
+        upload = {"name": "large.png", "mimeType": "image/png", "buffer": Path("large.png").read_bytes()}
+        answer = page.page.request.post(f"{page.page.url}gradio_api/upload", multipart={"files": upload})
+        assert answer.status == 413  # the server refuses it too
         shutil.rmtree(evil)
         page.tab("samples")
         page.changes("samples-picture", lambda: page.set("samples-seed", 9))

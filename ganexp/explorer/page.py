@@ -322,8 +322,10 @@ def training_tab(tab: Tab) -> None:
         at = gr.Slider(0, max(last, 1), last, step=1, label="Picture", info="samples of the same latents", elem_id="training-at")
         said = gr.Markdown(elem_id="training-said")
         with gr.Row():
-            shown = picture("training-picture", "Samples at this step")
-            curves = picture("training-curves", "Losses and metrics")
+            with gr.Column():
+                shown = picture("training-picture", "Samples at this step")
+            with gr.Column():
+                curves = picture("training-curves", "Losses and metrics")
 
     @answer
     def show(number: float) -> tuple[Any, ...]:
@@ -338,7 +340,7 @@ def project_tab(tab: Tab) -> None:
     spaces = ["automatic", "z", *(["w", "w+"] if has_w(opened.model) else [])]
     classes = class_choices(opened, "automatic")
     with gr.Tab("Project", id="project", elem_id="project-tab"):
-        gr.Markdown("Which latent gives this picture, or the one most like it? Other tabs wait while it is searched.")
+        gr.Markdown("Which latent gives this picture, or the one most like it? The other tabs wait until the search ends.")
         with gr.Row():
             with gr.Column(scale=1, min_width=240):
                 file = gr.File(

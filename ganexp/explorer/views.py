@@ -83,8 +83,11 @@ def neighbours(opened: Opened, seed: int, label: int | None, truncation: float) 
     nearest = to_float(opened.data.take(found.numbers[0]))
     distance, typical = float(found.distances[0, 0]), float(found.real_distances.median())
     closer = float((found.real_distances < distance).float().mean())
-    caption = f"The sample, and behind it its nearest training samples by {found.extractor}. The nearest is {distance:.3g} away. "
-    caption += f"A training sample's nearest other one is {typical:.3g} away (median); {closer:.0%} of them have a nearer one."
+    caption = (
+        f"First the sample, then its nearest training samples in the features of {found.extractor}. The nearest has the distance "
+    )
+    caption += f"{distance:.3g}. Of the training samples, half have another one within {typical:.3g}, and {closer:.0%} within "
+    caption += f"{distance:.3g}: near 0 % the sample may be a copy."
     body = f"x = model.sample(1, label={label}, seed={seed}, truncation={truncation})\n"
     body += f"found = model.neighbours(samples=x, k={found.numbers.shape[1]})\n"
     body += "x = torch.cat([x, to_float(training_data(model).take(found.numbers[0]))])"
