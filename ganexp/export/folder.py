@@ -6,13 +6,13 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
 
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save
 from torch import Tensor
 
 from ganexp import pictures, sampling
@@ -51,8 +51,6 @@ def check_format(format: str) -> None:
     """Raises ValueError for a format that there is not, and for one whose packages are not installed."""
     if format not in FORMATS:
         raise ValueError(f"format: must be one of {', '.join(FORMATS)}, got {format}")
-    if find_spec("safetensors") is None:
-        raise ValueError('format: exporting needs safetensors: pip install "ganexp[export]"')
     programs.check_installed(format)
 
 
@@ -102,8 +100,6 @@ class Plain(yaml.SafeDumper):
 
 
 def write_weights(model: Trained, facts: card.Facts, file: Path) -> None:
-    from safetensors.torch import save
-
     state = weights_of(model.system)
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     kept = {key: getattr(facts, key) for key in ("system", "images_seen", "data_fingerprint", "metrics", "run", "data_license")}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -27,12 +28,7 @@ SLACK = 2**20  # parameters
 
 def read(file: Path) -> dict[str, Any]:
     """Returns the content of model.safetensors and the config.yaml beside it: `config`, `state_dict`, `global_step`, and `facts`
-    about the training for the model card. Raises ValueError for a damaged file, and ConfigError if safetensors is not
-    installed."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ConfigError('run: an exported model requires safetensors: pip install "ganexp[export]"') from error
+    about the training for the model card. Raises ValueError for a damaged file."""
     try:
         with safe_open(file, "pt") as opened:  # checks that header, shapes and length agree; maps the file
             metadata = opened.metadata() or {}
