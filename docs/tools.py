@@ -1,17 +1,19 @@
 """Pictures for docs/explanation/what-the-tools-show.md: python docs/tools.py DIGITS VAE MNIST CATS, four runs.
 
-Runs each command once and prints the CPU time that it took. Pictures of cats and MNIST show samples only.
+Runs each command once, in this process, and prints the CPU time that it took. Pictures of cats and MNIST show samples only.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
+
+from ganexp.cli.main import main as command_line
 
 OUT = Path(__file__).parent / "tools"
 MOST = 640  # px
@@ -38,15 +40,11 @@ def main(runs: list[str]) -> None:
     for name, (number, words, file) in COMMANDS.items():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
-            before = os.times()
-            command = [sys.executable, "-m", "ganexp", *words.split(), f"run={runs[number]}", f"hydra.run.dir={out}"]
-            done = subprocess.run(command, capture_output=True, text=True)
-            after = os.times()
-            if done.returncode:
-                print(name, done.stderr)
-                continue
-            seconds = after.children_user + after.children_system - before.children_user - before.children_system
-            print(f"{name:<20} {seconds:5.1f} s  {words}", flush=True)
+            sys.argv = ["ganexp", *words.split(), f"run={runs[number]}", f"hydra.run.dir={out}"]
+            before = time.process_time()
+            with suppress(SystemExit):
+                command_line()
+            print(f"{name:<20} {time.process_time() - before:5.1f} s  {words}", flush=True)
             if file.endswith(".webp"):
                 (OUT / f"{name}.webp").write_bytes((out / file).read_bytes())
             else:
