@@ -483,7 +483,7 @@ def test_every_tool_works_or_refuses_on_every_model(tool: str, kind: str, made: 
         wanted = [name for name in wanted if not name.endswith(("gif", "webp"))]
         extra = [n.replace(".png", ".npy") for n in wanted if n.endswith(".png")]
         wanted = sorted({*wanted, *extra})
-    found = {f.name: f.read_bytes() for f in (tmp_path / "a").iterdir() if f.name not in (".hydra", "log.txt")}
+    found = {f.name: f.read_bytes() for f in (tmp_path / "a").iterdir() if not f.name.startswith(".") and f.name != "log.txt"}
     assert sorted(found) == wanted
     for name in found:
         if name.endswith(".json"):
@@ -536,7 +536,7 @@ def test_truncate_from_python_equals_the_task(made: Path, cli: Cli, model: Model
         ("images", ["task=walk", "task.fps=0"], "fps: must be from 1 to 60, got 0"),
         ("images", ["task=walk", "task.num=200", "task.frames=200"], "frames: must be from 2 to 10,000, got 40000"),
         ("images", ["task=truncate", "task.psi=[1e9]"], "psi: must be from -10 to 10"),
-        ("images", ["task=truncate", "task.psi=[]"], "psi: must ask for 1 to 10,000"),
+        ("images", ["task=truncate", "task.psi=[]"], "psi: must be from 1 to 10,000"),
         ("styles", ["task=style_mix", "task.layers=[4]"], "layers: must be from 0 to 3 for this generator, got 4"),
         ("images", ["task=neighbours", "task.k=100", "task.num_real=50"], "k: must be from 1 to 49, got 100"),
         ("images", ["task=neighbours", "task.num=0"], "num: must be from 1 to 10,000, got 0"),

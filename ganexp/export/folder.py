@@ -130,7 +130,7 @@ def check_same(model: Trained, file: Path) -> None:
         raise ValueError(
             f"{type(model.system).__name__} does not sample by its generator and latent alone; it cannot be exported"
         )
-    if isinstance(model.system, Encoding):
+    if isinstance(model.system, Encoding) and isinstance(again, Encoding):
         y = torch.zeros(4, dtype=torch.int64, device=model.system.device)
         with torch.no_grad():
             codes = [system.encode(samples[0], y)[0] for system in (model.system, again)]
