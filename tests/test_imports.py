@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "ganexp"
 GAME = {"networks", "losses", "round", "regularizers", "augment", "constraints", "controls", "scalars", "latents", "ema"}
 LEAVES = {"networks", "losses", "controls", "scalars", "latents", "ema", "files", "images", "lightning_internals", "references"}
-CALLBACKS = {"callbacks", "systems", "metrics", "data", "evaluation", "sampling", "pictures", "files", "cli"}
+CALLBACKS = {"callbacks", "loggers", "references", "systems", "metrics", "data", "evaluation", "sampling", "pictures", "files", "cli"}
 LATENT_SPACE = {
     "latents",
     "sampling",
@@ -27,6 +27,7 @@ LATENT_SPACE = {
 }
 EVERYTHING = {file.relative_to(ROOT).parts[0].removesuffix(".py") for file in ROOT.rglob("*.py")} | {""}
 MAY = {leaf: {leaf} for leaf in LEAVES} | {
+    "loggers": {"references"},
     "data": {"files", "images"},
     "augment": {"networks"},
     "constraints": {"networks"},
@@ -42,7 +43,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "runtime": CALLBACKS | {"runs"},
     "latent_space": LATENT_SPACE,
     "export": {"systems", "sampling", "pictures", "images", "files", "runs", "runtime", "cli"},
-    "report": CALLBACKS | {"references", "images", "model", "latent_space", "runtime"},
+    "report": CALLBACKS | {"images", "model", "latent_space", "runtime"},
     "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "export", "latent_space"},
     "explorer": LATENT_SPACE | {"latent_space", "model", "runs", "export"},
     "study": CALLBACKS | {"runtime", "runs"},

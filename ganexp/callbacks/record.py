@@ -14,7 +14,6 @@ import hydra
 import pytorch_lightning as pl
 import torch
 import torchvision
-from pytorch_lightning.loggers import TensorBoardLogger
 
 import ganexp
 from ganexp.callbacks.checkpoint import Checkpoint, find
@@ -22,6 +21,8 @@ from ganexp.callbacks.log import due
 from ganexp.callbacks.watchdog import Watchdog
 from ganexp.cli.messages import format_message
 from ganexp.files import read_json, write_json
+from ganexp.loggers import RunLogger
+from ganexp.references import references
 from ganexp.systems.base import System
 
 
@@ -47,14 +48,14 @@ class Record(pl.Callback):
         if not trainer.is_global_zero:
             return
         self.write(trainer, system, "running")
-        metrics = Checkpoint.metrics_of(trainer)
-        # Lightning writes the HParams only together with a value.
-        values = (metrics.history[-1][1] if metrics and metrics.history else {}) or {"images_seen": system.images_seen}
+        settings, metrics = flat(self.hyper_parameters), Checkpoint.metrics_of(trainer)
+        protocols = metrics.record(system)["protocols"] if metrics else {}
+        known = references(self.hyper_parameters["data"], protocols)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(flat(self.hyper_parameters), values)
+            if isinstance(logger, RunLogger):
+                logger.begin(settings, list(protocols), known)
             else:
-                logger.log_hyperparams(flat(self.hyper_parameters))
+                logger.log_hyperparams(settings)
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.is_global_zero and due(trainer, 10 * trainer.log_every_n_steps, trainer.global_step):  # type: ignore[attr-defined]
@@ -63,6 +64,7 @@ class Record(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
         if trainer.is_global_zero:
             self.write(trainer, system, "finished" if trainer.global_step >= trainer.max_steps else "interrupted")
+            self.end_logs(trainer)
 
     def on_exception(self, trainer: pl.Trainer, system: Any, exception: BaseException) -> None:
         if trainer.is_global_zero:
@@ -70,6 +72,16 @@ class Record(pl.Callback):
             error = None if interrupted else format_message(exception)
             with suppress(OSError):  # a full disk may be the exception that ended the run
                 self.write(trainer, system, "interrupted" if interrupted else "failed", error)
+                self.end_logs(trainer)
+
+    def end_logs(self, trainer: pl.Trainer) -> None:
+        """Give the final metrics to the loggers."""
+        metrics = Checkpoint.metrics_of(trainer)
+        summary = metrics.summary() if metrics else {}
+        final = {f"{name}/{key}": value for name, values in summary.items() for key, value in values.items()}
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.end(final)
 
     def write(self, trainer: pl.Trainer, system: System, status: str, error: str | None = None) -> None:
         metrics = Checkpoint.metrics_of(trainer)

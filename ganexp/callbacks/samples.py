@@ -10,9 +10,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from ganexp import pictures, sampling
+from ganexp.loggers import RunLogger
 from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class Samples(pl.Callback):
     """Renders `num` samples from fixed latents every `every` steps, at the start and at the end.
 
-    Pictures go to `folder`/step-N.png and to TensorBoard; at the end they become the animation `gif`. A conditional system gets a
+    Pictures go to `folder`/step-N.png and to the loggers; at the end they become the animation `gif`. A conditional system gets a
     column per class. Points are plotted over the real ones. A system with reconstructions gets a second picture: rows of real
     images, each followed by a row of their reconstructions.
     """
@@ -80,5 +80,5 @@ class Samples(pl.Callback):
     def show(self, trainer: pl.Trainer, picture: Image.Image, name: str, file: str) -> None:
         pictures.save(picture, self.folder / file)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, pictures.to_tensor(picture), trainer.global_step)
+            if isinstance(logger, RunLogger):
+                logger.log_picture(name, picture, trainer.global_step)

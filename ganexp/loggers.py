@@ -1,0 +1,165 @@
+"""Loggers that get scalars, pictures, the config and the final metrics through one interface, RunLogger. Each is Lightning's logger,
+or one over the library's own functions, and needs that library when it is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
+
+from ganexp.references import Reference
+
+REST = "training"  # in front of the tags that matter less; TensorBoard sorts tags by name
+GROUPS = ("loss", "score")  # first parts of names that matter, besides the metrics
+FINAL = "summary"  # in front of the final values
+
+
+class RunLogger(Logger):
+    """A logger of scalars, `log_metrics`, and of what else a run has. Only rank 0 calls it."""
+
+    def begin(self, config: Mapping[str, Any], metrics: Sequence[str], references: Sequence[Reference]) -> None:
+        """Before the first step: the settings by full key, names of the metrics, and what to compare them with."""
+        self.log_hyperparams(dict(config))
+
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        raise NotImplementedError
+
+    def end(self, final: Mapping[str, float]) -> None:
+        """After the last step, also of a run that failed: the final metrics, such as `fid/classifier/best`."""
+        raise NotImplementedError
+
+
+class TensorBoard(RunLogger, TensorBoardLogger):
+    """Names as in metrics.csv, those that matter less behind `training/`. Its custom scalars have both losses in one chart, then D's
+    scores, then the metrics with the band of a reference; its HParams tab has the last and the best of every metric."""
+
+    def begin(self, config: Mapping[str, Any], metrics: Sequence[str], references: Sequence[Reference]) -> None:
+        self.metrics, self.laid_out = list(metrics), False
+        self.references = {r.metric: r for r in reversed(references) if r.fingerprint is not None}
+        self.hparams.update(config)  # for hparams.yaml
+        names = [*metrics, *(f"{FINAL}/{name}/best" for name in metrics)] or [f"{REST}/images_seen"]
+        for summary in hparams(dict(config), dict.fromkeys(names, 0.0)):
+            self.experiment.file_writer.add_summary(summary)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {self.tag(name): value for name, value in metrics.items()}
+        for name, reference in self.references.items():
+            if name in metrics:
+                low, high = reference.band(step or 0)
+                values |= {f"{REST}/reference/{name}/low": low, f"{REST}/reference/{name}/high": high}
+        super().log_metrics(values, step)
+        if not self.laid_out and any(name.startswith("loss") for name in metrics):
+            self.experiment.add_custom_scalars(self.layout([*metrics]))
+            self.laid_out = True
+
+    def tag(self, name: str) -> str:
+        matters = name in self.metrics or name.partition("/")[0] in (*GROUPS, FINAL)
+        return name if matters else f"{REST}/{name}"
+
+    def layout(self, names: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+        """The custom scalars of a run that logs these names: categories of charts, in order."""
+
+        def lines(*prefixes: str) -> list[Any]:
+            return ["Multiline", [f"^{re.escape(self.tag(name))}$" for name in names if name.startswith(prefixes)]]
+
+        losses = [name for name in ("loss", "loss/discriminator", "loss/generator") if name in names]
+        game: dict[str, list[Any]] = {"losses": ["Multiline", [f"^{re.escape(name)}$" for name in losses]]}
+        if any(name.startswith("score/") for name in names):
+            game["D(x) and D(G(z))"] = lines("score/")
+        measured: dict[str, list[Any]] = {}
+        for name in self.metrics:
+            band = [f"{REST}/reference/{name}/low", f"{REST}/reference/{name}/high"]
+            measured[name] = ["Margin", [name, *band]] if name in self.references else ["Multiline", [f"^{re.escape(name)}$"]]
+        others = dict.fromkeys(name.partition("/")[0] for name in names if self.tag(name) != name and "/" in name)
+        rest = {"parts of the losses": lines("loss/")} | {group: lines(f"{group}/") for group in others}
+        categories = {"the game": game, "metrics": measured, "the rest": rest}
+        return {title: charts for title, charts in categories.items() if charts}
+
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        self.experiment.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def end(self, final: Mapping[str, float]) -> None:
+        for name, value in final.items():
+            self.experiment.add_scalar(f"{FINAL}/{name}", value)
+        self.experiment.flush()
+
+
+class WandB(RunLogger, WandbLogger):
+    """Weights & Biases; with `offline: true` only files in `save_dir`, which `wandb sync` sends if you want."""
+
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        self.log_image(name, [picture], step)
+
+    def end(self, final: Mapping[str, float]) -> None:
+        self.experiment.summary.update({f"{FINAL}/{name}": value for name, value in final.items()})
+        self.experiment.finish()  # another run of this process gets its own
+
+
+class MLflow(RunLogger, MLFlowLogger):
+    """MLflow, in a database file of this machine; names without parentheses, which it does not take: `score/D_x`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({plain(name): value for name, value in metrics.items()}, step)
+
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        self.experiment.log_image(self.run_id, picture, artifact_file=f"{name}/{step:08d}.png")
+
+    def end(self, final: Mapping[str, float]) -> None:
+        self.log_metrics({f"{FINAL}/{name}": value for name, value in final.items()})
+
+
+class Trackio(RunLogger):
+    """Trackio, on this machine: its files are in `TRACKIO_DIR`, by default in the cache of Hugging Face; `trackio show` opens them."""
+
+    def __init__(self, project: str, name: str):
+        super().__init__()
+        if find_spec("trackio") is None:
+            raise ModuleNotFoundError("trackio is not installed")
+        self.project, self.run_name, self.run = project, name, None
+
+    @property
+    def name(self) -> str:
+        return self.project
+
+    @property
+    def version(self) -> str:
+        return self.run_name
+
+    @property
+    def experiment(self) -> Any:
+        """The run of trackio, made at the first use."""
+        if self.run is None:
+            import trackio
+
+            self.run = trackio.init(self.project, name=self.run_name, embed=False, auto_log_gpu=False, auto_log_cpu=False)
+        return self.run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any], *rest: Any) -> None:
+        self.experiment.config.update(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.experiment.log(dict(metrics), step=step)
+
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        import trackio
+
+        self.experiment.log({name: trackio.Image(picture)}, step=step)
+
+    def end(self, final: Mapping[str, float]) -> None:
+        self.experiment.log({f"{FINAL}/{name}": value for name, value in final.items()})
+        self.experiment.finish()
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[^\w/. -]+", "_", name).rstrip("_")
