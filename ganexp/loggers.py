@@ -1,5 +1,7 @@
-"""Loggers that get scalars, pictures, the config and the final metrics through one interface, RunLogger. Each is Lightning's logger,
-or one over the library's own functions, and needs that library when it is built."""
+"""Loggers that get scalars, pictures, the config and the final metrics through one interface, RunLogger.
+
+Each is Lightning's logger, or one over the library's own functions, and requires that library when it is built.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,11 @@ class RunLogger(Logger):
 
 
 class TensorBoard(RunLogger, TensorBoardLogger):
-    """Names as in metrics.csv, those that matter less behind `training/`. Its custom scalars have both losses in one chart, then D's
-    scores, then the metrics with the band of a reference; its HParams tab has the last and the best of every metric."""
+    """Names as in metrics.csv; what matters less has `training/` in front, so that it comes last.
+
+    The custom scalars show both losses in one chart, D's scores, the metrics with the band of a reference, and the rest. The
+    HParams tab has the last and the best value of every metric.
+    """
 
     def begin(self, config: Mapping[str, Any], metrics: Sequence[str], references: Sequence[Reference]) -> None:
         self.metrics, self.laid_out = list(metrics), False
@@ -118,7 +123,7 @@ class MLflow(RunLogger, MLFlowLogger):
 
 
 class Trackio(RunLogger):
-    """Trackio, on this machine: its files are in `TRACKIO_DIR`, by default in the cache of Hugging Face; `trackio show` opens them."""
+    """Trackio, on this machine: in the folder `TRACKIO_DIR`, by default in the cache of Hugging Face."""
 
     def __init__(self, project: str, name: str):
         super().__init__()

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -94,11 +93,6 @@ def columns_for(n: int, classes: int | None = None) -> int:
     if classes:
         return classes * max(1, round(math.sqrt(n) / classes))
     return math.ceil(math.sqrt(n))
-
-
-def to_tensor(picture: Image.Image) -> Tensor:
-    """Returns uint8 [3, H, W], for TensorBoard."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def single(image: Tensor) -> Image.Image:

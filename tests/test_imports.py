@@ -11,7 +11,19 @@ import pytest
 ROOT = Path(__file__).parent.parent / "ganexp"
 GAME = {"networks", "losses", "round", "regularizers", "augment", "constraints", "controls", "scalars", "latents", "ema"}
 LEAVES = {"networks", "losses", "controls", "scalars", "latents", "ema", "files", "images", "lightning_internals", "references"}
-CALLBACKS = {"callbacks", "loggers", "references", "systems", "metrics", "data", "evaluation", "sampling", "pictures", "files", "cli"}
+CALLBACKS = {
+    "callbacks",
+    "loggers",
+    "references",
+    "systems",
+    "metrics",
+    "data",
+    "evaluation",
+    "sampling",
+    "pictures",
+    "files",
+    "cli",
+}
 LATENT_SPACE = {
     "latents",
     "sampling",

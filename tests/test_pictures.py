@@ -113,13 +113,6 @@ def test_columns_hold_one_class_each(n: int, classes: int, columns: int) -> None
     assert pictures.columns_for(n, classes) == columns
 
 
-def test_to_tensor_gives_rgb_bytes() -> None:
-    picture = Image.new("RGB", (3, 2), (1, 2, 3))
-    tensor = pictures.to_tensor(picture)
-    assert tensor.shape == (3, 2, 3) and tensor.dtype == torch.uint8 and tensor[:, 1, 2].tolist() == [1, 2, 3]
-    assert pictures.to_tensor(Image.new("L", (3, 2), 9)).shape == (3, 2, 3)
-
-
 def test_save_writes_a_png_and_creates_folders(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.png"
     pictures.save(Image.new("RGB", (3, 2), (1, 2, 3)), path)

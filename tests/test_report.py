@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from conftest import NARROW, TINY, Answer
 from helpers import call
+from hydra.utils import get_object
 from PIL import Image
 
+from ganexp import references
 from ganexp.references import Reference
 from ganexp.report import charts
 from ganexp.report import run as report
@@ -224,3 +226,21 @@ def test_report_opens_in_a_browser_without_a_request(made: Path) -> None:
             assert page.locator("details >> nth=0").is_visible()
         browser.close()
     assert [url[:60] for url in requests if not url.startswith(("data:", "file:"))] == []
+
+
+@pytest.mark.parametrize("entry", references.entries(), ids=lambda entry: f"{entry.metric} {entry.label}")
+def test_every_reference_has_a_source_and_is_of_data_that_exist(entry: Reference) -> None:
+    assert entry.source and entry.protocol and isinstance(get_object(entry.data), type)
+    assert (entry.value is None) != (not entry.steps) and len(entry.steps) == len(entry.low) == len(entry.high)
+    assert all(low <= high for low, high in zip(entry.low, entry.high, strict=True)) and list(entry.steps) == sorted(entry.steps)
+
+
+def test_references_are_those_of_the_data_and_of_the_protocol() -> None:
+    ring = {"_target_": "ganexp.data.toy.Gaussians", "classes": 8}
+    found = references.references(ring, {"modes/pixels": {"fingerprint": "e6894fdc"}})
+    assert {"experiment=ring, seeds 1 to 5", "PacGAN2 (ring)"} <= {entry.label for entry in found}
+    assert not any("grid" in entry.label for entry in found)
+    other = references.references(ring, {"modes/pixels": {"fingerprint": "another"}})
+    assert other and all(entry.fingerprint is None for entry in other)
+    assert references.standings(other, 8000, {"modes/pixels": 8}) == [], "no verdict across protocols"
+    assert references.references({"_target_": "ganexp.data.digits.Digits"}, {"modes/pixels": {}}) == []

@@ -22,7 +22,7 @@ from ganexp.callbacks.watchdog import Watchdog
 from ganexp.cli.messages import format_message
 from ganexp.files import read_json, write_json
 from ganexp.loggers import RunLogger
-from ganexp.references import references
+from ganexp.references import Reference, references, standings
 from ganexp.systems.base import System
 
 
@@ -38,6 +38,7 @@ class Record(pl.Callback):
         self.before = read_json(self.file)
         self.before.pop("error", None)
         self.started, self.images_before = time.time(), 0
+        self.references: list[Reference] = []
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         self.images_before = system.images_seen
@@ -47,13 +48,13 @@ class Record(pl.Callback):
             self.before["remarks"] = [r for r in self.before.get("remarks", []) if r["step"] <= trainer.global_step]
         if not trainer.is_global_zero:
             return
-        self.write(trainer, system, "running")
         settings, metrics = flat(self.hyper_parameters), Checkpoint.metrics_of(trainer)
         protocols = metrics.record(system)["protocols"] if metrics else {}
-        known = references(self.hyper_parameters["data"], protocols)
+        self.references = references(self.hyper_parameters["data"], protocols)
+        self.write(trainer, system, "running")
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
-                logger.begin(settings, list(protocols), known)
+                logger.begin(settings, list(protocols), self.references)
             else:
                 logger.log_hyperparams(settings)
 
@@ -73,6 +74,11 @@ class Record(pl.Callback):
             with suppress(OSError):  # a full disk may be the exception that ended the run
                 self.write(trainer, system, "interrupted" if interrupted else "failed", error)
                 self.end_logs(trainer)
+
+    def standings(self, trainer: pl.Trainer, system: System) -> list[str]:
+        """Where the newest values are to the references."""
+        metrics = Checkpoint.metrics_of(trainer)
+        return standings(self.references, *metrics.history[-1]) if metrics and metrics.history else []
 
     def end_logs(self, trainer: pl.Trainer) -> None:
         """Give the final metrics to the loggers."""
@@ -98,6 +104,7 @@ class Record(pl.Callback):
             "images_per_second": round((system.images_seen - self.images_before) / max(seconds, 1e-9), 1),
             "seconds": round(seconds + self.before.get("seconds", 0.0), 1),
             "best": checkpoint.best if checkpoint else None,
+            "standings": self.standings(trainer, system),
             "remarks": self.before.get("remarks", []) + (watchdog.remarks if watchdog else []),
             **(metrics.record(system) if metrics else {"metrics": {}, "protocols": {}}),
         }

@@ -8,7 +8,7 @@ the values are about. `higher_is_better`. `fingerprint`: of the protocol; an ent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,4 +80,13 @@ def references(data: Mapping[str, Any], protocols: Mapping[str, Mapping[str, Any
         and entry.metric in protocols
         and entry.fingerprint in (None, protocols[entry.metric].get("fingerprint"))
         and (not entry.classes or entry.classes == data.get("classes"))
+    ]
+
+
+def standings(known: Iterable[Reference], step: int, values: Mapping[str, float]) -> list[str]:
+    """For each reference of the same protocol that begins before this step: where the value is to it, in words."""
+    return [
+        reference.sentence(step, values[reference.metric])
+        for reference in known
+        if reference.fingerprint is not None and reference.metric in values and step >= min(reference.steps, default=0)
     ]

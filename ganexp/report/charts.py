@@ -78,10 +78,14 @@ def chart(
         axes.set_yscale("log")
     for i, reference in enumerate(references):
         colour = COLOURS[(3 + i) % len(COLOURS)]
-        steps = np.array(reference.steps or (0, right), float)
-        steps = np.append(steps[steps < right], right)  # the axis ends with the run, not with the reference
+        steps = np.array(reference.steps or (0,), float)
+        if steps[0] > right:  # the axis ends with the run, not with the reference
+            continue
+        steps = np.append(steps[steps < right], right)
         low, high = np.array([reference.band(step) for step in steps]).T
-        if np.allclose(low, high):
+        if len(steps) == 1 and low[0] < high[0]:
+            axes.plot([right, right], [low[0], high[0]], color=colour, label=reference.label, linewidth=5, alpha=0.4)
+        elif np.allclose(low, high):
             axes.plot(steps, low, color=colour, label=reference.label, linewidth=1.2, linestyle=":")
         else:
             axes.fill_between(steps, low, high, color=colour, alpha=0.22, linewidth=0, label=reference.label)

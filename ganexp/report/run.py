@@ -75,7 +75,7 @@ def contents(run_dir: Path, neighbours: Neighbours | str) -> dict[str, Any]:
         "neighbours_caption": neighbours.caption if isinstance(neighbours, Neighbours) else f"Not shown: {neighbours}.",
         "remarks": [*((f"{r['step']:,}", shown(r.get("message"))) for r in remarks), *rollbacks(run)],
         **charts(curves, run, known, [remark["step"] for remark in remarks]),
-        "standings": standings(run, known),
+        "standings": [shown(sentence) for sentence in listed(run.get("standings"))],
         "metrics": metric_rows(run, protocols),
         "protocols": [(name, sorted(flat(protocol).items())) for name, protocol in protocols.items()],
         "references": [(r.metric, r.label, r.protocol, r.source) for r in known],
@@ -123,16 +123,6 @@ def charts(
     for group, lines in groups.items():
         rest.append((group, chart(group, lines, marks)))
     return {"charts": first, "details": rest}
-
-
-def standings(run: Mapping[str, Any], known: Sequence[Reference]) -> list[str]:
-    """Returns, for each reference with the run's own protocol, how the last value compares with its band at this step."""
-    step, found = run.get("steps"), []
-    for reference in known:
-        value = mapping(mapping(run.get("metrics")).get(reference.metric)).get("last")
-        if reference.fingerprint is not None and isinstance(value, int | float) and isinstance(step, int):
-            found.append(reference.sentence(step, value))
-    return found
 
 
 def rollbacks(run: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from torch import nn
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.data.module import DataModule
+from ganexp.files import read_json
 from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def final_summary(trainer: pl.Trainer, run_dir: Path) -> str:
     for name, value in (metrics.summary() if metrics else {}).items():
         best = f"best {value['best']:.4g}, " if "best" in value else ""
         rows[name] = f"{best}last {value['last']:.4g}, mean of the last five {value['mean_of_last_5']:.4g}"
+    for i, sentence in enumerate(read_json(run_dir / "run.json").get("standings", [])):
+        rows["compared" if i == 0 else " " * i] = sentence
     if pictures:
         rows["samples"] = display_path(pictures[-1])
     if (run_dir / "training.gif").is_file():

@@ -21,7 +21,13 @@ from ganexp.runtime.restoring import OtherFormat, read
 from ganexp.tasks.train import Train, in_folder
 
 log = logging.getLogger(__name__)
-ALLOWED = [*OWN_CLASSES, "ganexp.callbacks.", "ganexp.metrics.", "ganexp.loggers.", "pytorch_lightning."]  # classes that config.yaml may name
+ALLOWED = [
+    *OWN_CLASSES,
+    "ganexp.callbacks.",
+    "ganexp.metrics.",
+    "ganexp.loggers.",
+    "pytorch_lightning.",
+]  # classes that config.yaml may name
 CADENCES = {  # keys of trainer that callbacks refer to
     "samples_every": ["samples.every"],
     "num_samples": ["samples.num"],

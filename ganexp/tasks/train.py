@@ -191,7 +191,7 @@ class Train:
             "data": {"samples": len(self.data.x), "shape": list(self.data.shape), "notes": self.data.notes},
             **environment(trainer),
         }
-        trainer.callbacks.append(Record(self.run_dir, facts, hyper_parameters(config)))  # type: ignore[attr-defined]
+        trainer.callbacks.insert(0, Record(self.run_dir, facts, hyper_parameters(config)))  # type: ignore[attr-defined]
         if watchdog := find(trainer.callbacks, Watchdog):  # type: ignore[attr-defined]
             watchdog.rollbacks = len(read_json(self.run_dir / "run.json").get("rollbacks", []))
         if trainer.is_global_zero:
