@@ -129,7 +129,8 @@ class Trackio(RunLogger):
         super().__init__()
         if find_spec("trackio") is None:
             raise ModuleNotFoundError("trackio is not installed")
-        self.project, self.run_name, self.run = project, name, None
+        self.project, self.run_name = project, name
+        self.run: Any = None
 
     @property
     def name(self) -> str:
@@ -149,7 +150,7 @@ class Trackio(RunLogger):
         return self.run
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any], *rest: Any) -> None:
+    def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
         self.experiment.config.update(params)
 
     @rank_zero_only

@@ -107,7 +107,7 @@ def test_trackio_gets_scalars_pictures_config_and_final_metrics(tmp_path: Path, 
     project = f"ganexp_test_{tmp_path.name}"
     assert call(tmp_path, *RING, "logger=[csv,trackio]", f"logger.trackio.project={project}", "hydra.run.dir=run") == 0
     with sqlite3.connect(folder / f"{project}.db") as database:
-        text = "\n".join(str(row) for row in database.iterdump())
+        text = "".join(str(row) for table in ("metrics", "configs") for row in database.execute(f"SELECT * FROM {table}"))
     for name in ("score/D(x)", "optimizer.generator.lr", "summary/swd/pixels/best", "samples"):
         assert name in text
     trackio.delete_project(project, force=True)
