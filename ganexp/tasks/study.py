@@ -12,6 +12,7 @@ from ganexp.cli.messages import ConfigError, nearest
 from ganexp.runtime.console import display_path
 from ganexp.study import launchers, plan, worker
 from ganexp.study.progress import Progress, shown
+from ganexp.tasks.leaderboard import write_for
 
 log = logging.getLogger(__name__)
 LAUNCHERS = ("serial", "joblib")
@@ -69,6 +70,7 @@ class Study:
         if not whole:
             print(f"ganexp: interrupted; to go on, repeat the command with hydra.run.dir={where}")
             return 130
+        write_for(self.run_dir)
         failed = [job for job in self.plan.jobs() if worker.status_of(self.run_dir, job) == "failed"]
         for job in failed[:10]:
             print(f"  job {job.number} failed: {worker.error_of(self.run_dir, job)}")

@@ -1,0 +1,73 @@
+"""task=leaderboard: the settings of a study or a sweep, ranked over their seeds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ganexp import pictures
+from ganexp.cli.messages import ConfigError
+from ganexp.files import replace, write_json
+from ganexp.leaderboard import plots
+from ganexp.leaderboard.board import Leaderboard, make_leaderboard, read_runs
+from ganexp.runtime.console import display_path, table
+
+log = logging.getLogger(__name__)
+
+
+class MakeLeaderboard:
+    """Ranks the settings of studies, sweeps and runs by the mean of a metric over their seeds.
+
+    `runs`: their folders. `metric`: null, the first that can rank. `statistic`: of each run. `threshold`: a value of the metric;
+    the images and the time to reach it are measured. `k`: of the expected best of k trials. Writes leaderboard.md, .csv and
+    .json, curves.png, parallel.png and importance.png.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], run_dir: Path, runs: Sequence[str], metric: str | None, statistic: str,
+        threshold: float | None, k: int,
+    ):  # fmt: skip
+        self.run_dir = run_dir
+        if not runs:
+            raise ValueError("runs: at least one folder is required: task.runs=[outputs/NAME/TIME]")
+        if k < 1:
+            raise ValueError(f"k: must be at least 1, got {k}")
+        self.board = make_leaderboard(read_runs([Path(run).expanduser() for run in runs]), metric, statistic, threshold, k)
+
+    def run(self) -> None:
+        """Print the leaderboard, and write it into the run folder."""
+        print(table(self.board.header(), self.board.cells()))
+        for note in self.board.notes:
+            print(f"  {note}")
+        names = write(self.board, self.run_dir)
+        print(f"  written to {display_path(self.run_dir)}: {', '.join(names)}")
+
+
+def write(board: Leaderboard, folder: Path) -> list[str]:
+    """Write a leaderboard's files into a folder. Returns their names."""
+    replace(folder / "leaderboard.md", lambda file: file.write(board.markdown().encode()))
+    replace(folder / "leaderboard.csv", lambda file: file.write(board.to_csv().encode()))
+    write_json(board.to_json(), folder / "leaderboard.json")
+    drawn = {
+        "curves.png": plots.plot_curves(board),
+        "parallel.png": plots.plot_parallel(board),
+        "importance.png": plots.plot_importance(board),
+    }
+    for name, picture in drawn.items():
+        pictures.save(picture, folder / name)
+    return ["leaderboard.md", "leaderboard.csv", "leaderboard.json", *drawn]
+
+
+def write_for(folder: Path) -> None:
+    """Print and write the leaderboard of a study or a sweep into its own folder, if its runs have a metric that can rank."""
+    try:
+        board = make_leaderboard(read_runs([folder]))
+    except ConfigError as mistake:
+        print(f"  no leaderboard: {mistake}")
+        return
+    print(table(board.header(), board.cells()))
+    for note in board.notes:
+        print(f"  {note}")
+    write(board, folder)
