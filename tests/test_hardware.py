@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,7 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
 
 
@@ -79,6 +83,27 @@ def test_two_processes_train_with_equal_weights(model: str, tmp_path: Path) -> N
     answer = Answer(0, out, "", tmp_path)
     assert answer.record["status"] == "finished" and answer.record["hardware"]["devices"] == 2
     assert answer.record["steps"] == 3 and answer.record["images_seen"] == 24
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ss") is None, reason="needs ss")
+def test_two_processes_listen_on_the_loopback_interface_only(tmp_path: Path) -> None:
+    process = start(tmp_path, "ganexp", "hardware=ddp_cpu", "model=mlp", *OVERRIDES, *NARROW["mlp"], "trainer.max_steps=100000")
+    try:
+        seen: set[str] = set()
+        deadline = time.monotonic() + 200
+        while len(seen) < 2 or not list(tmp_path.rglob("metrics.csv")):  # each rank listens for the other
+            assert process.poll() is None and time.monotonic() < deadline
+            below = subprocess.run(
+                ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+            ).stdout.split()
+            lines = subprocess.run(["ss", "-Hlntup"], capture_output=True, text=True, check=True).stdout.splitlines()
+            seen |= {line.split()[4] for line in lines if any(f"pid={pid}," in line for pid in [str(process.pid), *below])}
+            time.sleep(0.2)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert all(place.rpartition(":")[0] in ("127.0.0.1", "[::1]") for place in seen), seen
 
 
 def test_two_processes_equal_plain_torch_on_the_joined_batch(tmp_path: Path) -> None:

@@ -114,6 +114,15 @@ def test_path_that_cannot_be_parsed_is_shown_with_its_quoting(cli: Callable[...,
     assert answer.code == 2 and "quote such a path twice: 'data.root='\"'\"'not (there" in answer.err
 
 
+@pytest.mark.parametrize(
+    "values, message",
+    [("range(1,100000)", "has more than 10,000 values"), ("range(1,5,0)", "is not a list of values"), ("range(5,1)", "no value")],
+)
+def test_a_sweep_without_end_or_start_is_refused(values: str, message: str, cli: Callable[..., Answer]) -> None:
+    answer = cli("-m", f"seed={values}")
+    assert answer.code == 2 and answer.err.startswith("ganexp: seed: ") and message in answer.err
+
+
 # -- pictures and their cache ----------------------------------------------------------------------------------------
 
 

@@ -38,11 +38,7 @@ class State(pl.Callback):
         checkpoint["config"] = self.config
         checkpoint["data"] = trainer.datamodule.fingerprint  # type: ignore[attr-defined]
         mine = random_state() | {"scalars": system.scalars.state()}
-        states = [mine]
-        if trainer.world_size > 1:
-            states = states * trainer.world_size
-            dist.all_gather_object(states, mine)
-        checkpoint["random"] = states
+        checkpoint["random"] = gather(mine, system.device) if trainer.world_size > 1 else [mine]
 
     def on_load_checkpoint(self, trainer: pl.Trainer, system: Any, checkpoint: dict[str, Any]) -> None:
         self.states = checkpoint["random"]
@@ -52,6 +48,22 @@ class State(pl.Callback):
             set_random_state(self.states[trainer.global_rank])
             system.scalars.load_state(self.states[trainer.global_rank]["scalars"], system.device)
         self.states = []
+
+
+def gather(mine: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
+    """Returns every rank's plain values and tensors. They travel as tensors: nothing that came over the network is unpickled
+    without torch's restrictions."""
+    file = io.BytesIO()
+    torch.save(mine, file)
+    content = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8).to(device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(content)], device=device))
+    padded = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8, device=device)
+    padded[: len(content)] = content
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    files = [io.BytesIO(part[: int(size)].cpu().numpy().tobytes()) for part, size in zip(gathered, sizes, strict=True)]
+    return [torch.load(each, map_location="cpu", weights_only=True) for each in files]
 
 
 def random_state() -> dict[str, Any]:

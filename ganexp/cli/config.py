@@ -5,6 +5,7 @@ Nothing here imports torch, so a misspelled key is reported in a fraction of a s
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -248,7 +249,14 @@ def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
         if not override.is_sweep_override():
             axes.append([text])
         elif override.is_discrete_sweep():
-            axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+            try:
+                values = [str(value) for value in itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1)]
+            except (ValueError, TypeError, ZeroDivisionError) as error:
+                raise ConfigError(f"{override.key_or_group}: {text} is not a list of values: {error}") from error
+            if not values or len(values) > MAX_JOBS:
+                wrong = f"more than {MAX_JOBS:,} values" if values else "no value"
+                raise ConfigError(f"{override.key_or_group}: {text} has {wrong}")
+            axes.append([f"{override.get_key_element()}={value}" for value in values])
         elif basic:
             raise ConfigError(
                 f"{override.key_or_group}: {text} is not a list of values; list them, or use range(start,stop,step)"
@@ -299,6 +307,7 @@ def with_home(words: Sequence[str]) -> list[str]:
     return [word.replace("=~/", f"={Path.home().as_posix()}/", 1) for word in words]
 
 
+MAX_JOBS = 10_000  # values of one key in a sweep
 PATH_KEYS = ("data.root=", "run=", "start_from=")
 PLAIN = r"[\w./~:-]*"  # paths that need no quotes
 
