@@ -111,6 +111,7 @@ def test_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
 
 
 def test_resume_refuses_a_folder_in_use(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
     owner = hold(tmp_path)
     answer: Answer = cli("task=resume", f"run={tmp_path}")
     assert answer.code == 2 and f"is in use by process {owner.pid}" in answer.err

@@ -150,7 +150,7 @@ def build_and_run(cfg: DictConfig, notes: Sequence[str], target: Path | None = N
             folder, early = choose_folder(cfg, temporary), EarlyRecords()
             lock = FolderLock(folder, "run" if in_run_folder(cfg) else "hydra.run.dir", waits=bool(cfg.get("resume")))
             is_first = not under_torchrun() or os.environ["RANK"] == "0"  # only rank 0 creates and locks the folder
-            if in_run_folder(cfg) and is_first:
+            if in_run_folder(cfg) and is_first and (folder / "config.yaml").is_file():  # otherwise it is refused, and left alone
                 held.enter_context(lock)
             with early.listening():
                 task = build_task(cfg, folder, {"destination": target, "notes": list(notes)} if temporary else {})
