@@ -151,6 +151,7 @@ def test_resume_refuses_other_classes_in_an_edited_config(short_run: Path, cli: 
     answer = cli("task=resume", f"run={short_run}")
     assert answer.code == 2 and "callbacks.progress._target_ is ganexp.callbacks.progress.Progress, not os.system" in answer.err
     shutil.rmtree(short_run / "checkpoints")  # nothing to compare with
+    (short_run / "run.json").unlink()
     answer = cli("task=resume", f"run={short_run}")
     assert answer.code == 2 and "callbacks.progress._target_: the file asks to run os.system" in answer.err
     (short_run / "config.yaml").write_text(text.replace("pytorch_lightning.Trainer", "os.system"))
@@ -211,6 +212,11 @@ def test_resume_refuses_missing_and_changed_data(cli: Callable[..., Answer], dat
 def test_run_killed_before_its_first_checkpoint_starts_again(short_run: Path, cli: Callable[..., Answer]) -> None:
     whole, metrics = state(short_run), (short_run / "metrics.csv").read_bytes()
     shutil.rmtree(short_run / "checkpoints")
+    refused = cli("task=resume", f"run={short_run}")
+    assert refused.code == 2 and "was at step 4, but" in refused.err and "has no checkpoint" in refused.err
+    assert (short_run / "metrics.csv").read_bytes() == metrics
+    record = json.loads((short_run / "run.json").read_text())
+    (short_run / "run.json").write_text(json.dumps(record | {"status": "running", "steps": 1}))
     answer = cli("task=resume", f"run={short_run}")
     assert answer.code == 0 and "no checkpoint yet: starts at the first step" in answer.out
     assert same(state(short_run), whole) and (short_run / "metrics.csv").read_bytes() == metrics
