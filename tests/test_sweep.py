@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import NARROW, TINY, Answer
+from helpers import kill_after
+
+from ganexp.cli import jobs
 
 
 def sweep_folder(folder: Path) -> Path:
@@ -67,3 +72,31 @@ def test_sweep_runs_jobs_in_parallel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "all 2 jobs finished" in done.stdout
     assert len(list(sweep_folder(tmp_path).glob("*/checkpoints/last.ckpt"))) == 2
+
+
+@pytest.mark.slow
+def test_killed_sweep_goes_on(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """Job 0 is finished and kept, job 1 was killed after its second step and resumes, job 2 starts."""
+    command = ["-m", "model=mlp", "data=sine", "seed=1,2,3", *TINY, *NARROW["mlp"], "hydra.sweep.dir=S"]
+    assert cli(*command).code == 0
+    record = json.loads((tmp_path / "S" / "1" / "run.json").read_text())
+    rows = (tmp_path / "S" / "1" / "metrics.csv").read_text()
+    kill_after(2, tmp_path / "S" / "1")
+    shutil.rmtree(tmp_path / "S" / "2")
+    before = (tmp_path / "S" / "0" / "metrics.csv").stat().st_mtime_ns
+    answer = cli(*command)
+    assert answer.code == 0 and "all 3 jobs finished" in answer.out, answer.err
+    assert (tmp_path / "S" / "0" / "metrics.csv").stat().st_mtime_ns == before
+    again = json.loads((tmp_path / "S" / "1" / "run.json").read_text())
+    assert again["resumed_at"] == [2] and again["metrics"] == record["metrics"]
+    assert (tmp_path / "S" / "1" / "metrics.csv").read_text() == rows
+    other = cli(*command[:-1], "trainer.log_every=2", "hydra.sweep.dir=S")
+    assert other.code == 2 and "has another sweep" in other.err
+
+
+def test_objective_is_the_last_value_of_the_metric_that_picks_best(tmp_path: Path) -> None:
+    record = {"status": "finished", "best": {"metric": "fid/a"}, "metrics": {"swd/a": {"last": 1}, "fid/a": {"last": 3.5}}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert jobs.objective_of(tmp_path) == 3.5
+    (tmp_path / "run.json").write_text(json.dumps(record | {"status": "failed"}))
+    assert math.isnan(jobs.objective_of(tmp_path))

@@ -275,6 +275,12 @@ def with_base(overrides: Sequence[str]) -> list[str]:
     return [*(word for word in map(str, base) if word.partition("=")[0] not in own), *overrides]
 
 
+def make_resume(cfg: DictConfig, folder: Path) -> None:
+    """Turn the config of a run into that of task=resume with resume=auto in its folder."""
+    with read_write(cfg), open_dict(cfg):
+        cfg.task, cfg.run, cfg.resume = option_node("task", "resume"), str(folder), "auto"
+
+
 def config_dir_of(cfg: DictConfig) -> str | None:
     """Returns the folder of --config-dir."""
     sources = [source.path for source in cfg.hydra.runtime.config_sources if source.provider == "command-line"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from ganexp.runs import find_run
 from ganexp.runtime.lock import LOCK_FILES, FolderLock
 
 log = logging.getLogger(__name__)
-STUDY = "study.json"  # in the folder of a study
+STUDY, SWEEP = "study.json", "sweep.json"  # in the folder of a study, of a sweep
 EARLY = {".hydra", "log.txt", "error.txt", "run.json", ".config.yaml.part"}  # files of a run folder before its config.yaml
 
 
@@ -39,6 +40,7 @@ def build_task(cfg: DictConfig, folder: Path, further: Mapping[str, Any] = Mappi
 
     whole = config.resolved(cfg)
     override_keys = config.keys_of(config.as_typed(HydraConfig.get().overrides.task))
+    override_keys += ["resume"] if whole["resume"] and "resume" not in override_keys else []  # a job of a sweep that continues
     arguments = {key: value for key, value in whole["task"].items() if key == "_target_" or key not in config.TASK_KEYS}
     try:
         task_config = config_of_task(whole, override_keys)
@@ -343,12 +345,19 @@ def refuse_multirun(cfg: DictConfig) -> None:
 
 
 def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) -> int:
-    """Run all jobs, each in its own folder, and print a summary. Returns 1 if any failed or is missing, otherwise 0.
+    """Run all jobs, each in its own folder, and print a summary. In the folder of the same command, finished jobs are kept and
+    others resume. Returns 1 if any failed or is missing, otherwise 0.
 
-    `cfg`: config of the first job. `jobs`: smallest number of jobs. Raises ConfigError if the sweep's folder cannot be created.
+    `cfg`: config of the first job. `jobs`: smallest number of jobs. Raises ConfigError if the sweep's folder cannot be created,
+    or has another sweep.
     """
+    others = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
+    default = Path(str(cfg.hydra.sweep.dir)).resolve()
+    before = read_json(default / SWEEP) if is_set(cfg, "sweep") else {}
+    if before and before.get("overrides") != others:
+        raise ConfigError(f"hydra.sweep.dir: {default} has another sweep; repeat its command, or choose another folder")
     while True:
-        folder = free_folder(cfg, "sweep")
+        folder = default if before else free_folder(cfg, "sweep")
         try:
             folder.mkdir(parents=True, exist_ok=is_set(cfg, "sweep"))
             break
@@ -356,10 +365,11 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
             continue
         except OSError as error:
             raise ConfigError(f"hydra.sweep.dir: cannot create {folder}: {error.strerror}") from error
-    others = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
     sys.argv[1:] = ["--multirun", *flags, *others, f"hydra.sweep.dir={config.quoted(folder)}"]
     with FolderLock(folder, "hydra.sweep.dir"):
-        check_empty(folder, cfg, "sweep")
+        if not before:
+            check_empty(folder, cfg, "sweep")
+            write_json({"overrides": others}, folder / SWEEP)
         try:
             hydra_main()
         finally:
@@ -368,25 +378,40 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
     return 1 if failed else 0
 
 
-def sweep_job(cfg: DictConfig) -> None:
-    """Run one job in the folder that Hydra has created. Errors are printed and recorded there; the other jobs continue."""
+def sweep_job(cfg: DictConfig) -> float:
+    """Run one job in the folder that Hydra has created. Errors are printed and recorded there; the other jobs continue. Returns
+    the objective for Hydra's sweeper, see objective_of."""
     folder, number = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().job.num
+    code = 0
     try:
         with FolderLock(folder, "hydra.sweep.dir"):
-            code = run_job_of_sweep(cfg, folder, number)
+            if read_json(folder / "run.json").get("status") != "finished":
+                code = run_job_of_sweep(cfg, folder, number)
     except ConfigError as mistake:  # the job itself catches its own
         print(f"ganexp: job {number} failed: {mistake}", file=sys.stderr)
-        return
+        return math.nan
     if code:  # ends the sweep too
         raise KeyboardInterrupt
+    return objective_of(folder)
+
+
+def objective_of(folder: Path) -> float:
+    """Returns the last value of the metric that picks best.ckpt; NaN if the run has none, or has failed."""
+    record = read_json(folder / "run.json")
+    name = (record.get("best") or {}).get("metric")
+    value = record.get("metrics", {}).get(name, {}).get("last")
+    return float(value) if value is not None and record.get("status") == "finished" else math.nan
 
 
 def run_job_of_sweep(cfg: DictConfig, folder: Path, number: int) -> int:
-    """Run one job in its folder, which this process owns. Returns the exit code."""
+    """Run one job in its folder, which this process owns; if it is a run that was stopped, resume it. Returns the exit code."""
     outcome: dict[str, Any] = {"status": "finished"}
     code, notes = 0, []
     try:
         notes = config.drop_leftovers(cfg, config.as_typed(HydraConfig.get().overrides.task))
+        if (folder / "config.yaml").is_file():
+            notes = []  # its run.json has them
+            config.make_resume(cfg, folder)
         task = build_task(cfg, folder)
         announce(notes)
         code = exit_code(task.run())
