@@ -25,7 +25,7 @@ AXES = "study.axes={loss:[bce,hinge]}"
 
 
 def node(**changes: Any) -> dict[str, Any]:
-    return {"axes": None, "seeds": 2} | changes
+    return {"search": "grid", "axes": None, "seeds": 2, "trials": 3, "search_seed": 0} | changes
 
 
 def make(overrides: tuple[str, ...] = (), **changes: Any) -> plan.Plan:
@@ -76,6 +76,8 @@ def test_values_become_text_that_hydra_reads_back(value: Any, text: str) -> None
         ({"axes": {"loss": []}}, "study.axes.loss: must be a list of values"),
         ({"axes": {"loss": "bce"}}, "study.axes.loss: must be a list of values"),
         ({"axes": {"loss": ["bce", "bce"]}}, "study.axes.loss: a value is listed twice"),
+        ({"search": "random", "trials": 0, "axes": {"loss": ["bce"]}}, "study.trials: must be at least 1"),
+        ({"search": "random"}, "study.axes: a random search requires axes"),
         ({"axes": {"seed": [1]}}, "study.axes.seed: the seeds of a study are study.seeds"),
         ({"axes": {"penalty": {"none": ["regularizer"]}}}, "study.axes.penalty: must be"),
         ({"axes": {"data": ["ring", "grid"]}}, "study.axes.data: data is also set for all runs"),
@@ -86,6 +88,37 @@ def test_plan_refuses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         make(("data=sine",), **changes)
     assert str(error.value).startswith(message)
+
+
+RANGE = {"optimizer.generator.lr": {"low": 1e-5, "high": 1e-2, "log": True}, "loss": ["bce", "hinge"]}
+
+
+def test_random_search_draws_within_its_ranges_and_always_the_same() -> None:
+    study = make(search="random", axes=RANGE, trials=200, seeds=1)
+    rates = [float(setting["optimizer.generator.lr"]) for setting in study.settings]
+    assert len(rates) == 200 and all(1e-5 <= rate <= 1e-2 for rate in rates)
+    assert 70 < sum(rate < 10**-3.5 for rate in rates) < 130 and {s["loss"] for s in study.settings} == {"bce", "hinge"}
+    assert make(search="random", axes=RANGE, trials=5, seeds=1).settings == study.settings[:5]
+    widths = [int(s["data.batch_size"]) for s in make(search="random", axes={"data.batch_size": {"low": 1, "high": 3}}).settings]
+    assert set(widths) <= {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"low": 1}, "study.axes.lr.high: a range needs both ends"),
+        ({"low": 1, "high": float("inf")}, "study.axes.lr.high: a range needs both ends"),
+        ({"low": 2, "high": 1}, "study.axes.lr: low must be below high"),
+        ({"low": 0, "high": 1, "log": True}, "study.axes.lr.low: must be above 0"),
+        ({"low": 0, "high": 1, "step": 1}, "study.axes.lr.step: a range has low, high and log only"),
+    ],
+)
+def test_range_refuses(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make(search="random", axes={"lr": values})
+    assert str(error.value).startswith(message)
+    with pytest.raises(ConfigError, match="a range has no end in a grid"):
+        make(axes={"lr": values})
 
 
 def test_folder_keeps_its_study_and_takes_more_seeds(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from ganexp.cli.messages import ConfigError
@@ -54,9 +56,10 @@ class Plan:
         return [*self.overrides, *chosen, f"seed={seed}"]
 
     def samples(self) -> list[list[str]]:
-        """Returns the overrides of jobs that have every value of every axis at least once."""
+        """Returns the overrides of jobs that have every listed value of every axis at least once, and one of each range."""
         first = self.settings[0]
-        others = [{**first, axis: label} for axis, values in self.axes.items() for label in values if label != first[axis]]
+        listed = {axis: values for axis, values in self.axes.items() if axis not in self.search.get("ranges", {})}
+        others = [{**first, axis: label} for axis, values in listed.items() for label in values if label != first[axis]]
         return [self.overrides_of(setting, self.seeds[0]) for setting in [first, *others]]
 
     def save(self, folder: Path) -> None:
@@ -86,20 +89,85 @@ def read(folder: Path) -> Plan | None:
 
 def make_plan(node: Mapping[str, Any], overrides: Sequence[str], config_name: str, config_dir: str | None) -> Plan:
     """Returns the plan of a config's `study`. `overrides`: the command line without the study's own keys. Raises ConfigError for
-    axes and seeds that are none."""
-    axes = {str(name): values_of_axis(str(name), values) for name, values in check_axes(node["axes"]).items()}
+    wrong axes, seeds and numbers of trials."""
+    seeds, given = check_seeds(node["seeds"]), check_axes(node["axes"])
+    if node["search"] == "random":
+        ranges = {str(name): values for name, values in given.items() if is_range(values)}
+        trials = check_trials(node["trials"], len(seeds))
+        search: dict[str, Any] = {"name": "random", "trials": trials, "seed": node["search_seed"], "ranges": ranges}
+        drawn = draw(given, trials, node["search_seed"])
+        axes = {name: {label: value for values in labels for label, value in values.items()} for name, labels in drawn.items()}
+        rows = zip(*drawn.values(), strict=True)
+        settings = [dict(zip(axes, (next(iter(value)) for value in row), strict=True)) for row in rows]
+        settings = [dict(pairs) for pairs in dict.fromkeys(tuple(setting.items()) for setting in settings)]  # each once
+    else:
+        search = {"name": "grid"}
+        for name in (name for name, values in given.items() if is_range(values)):
+            raise ConfigError(f"study.axes.{name}: a range has no end in a grid; list values, or choose study=random")
+        axes = {str(name): values_of_axis(str(name), values) for name, values in given.items()}
+        size = len(seeds) * math.prod(len(values) for values in axes.values())
+        if size > LIMIT:
+            raise ConfigError(f"study.axes: {size:,} runs; a study has at most {LIMIT:,}")
+        settings = [dict(zip(axes, labels, strict=True)) for labels in product(*axes.values())]
     taken = {key_of(override) for override in overrides}
     for name, values in axes.items():
         for key in sorted({key_of(override) for value in values.values() for override in value} & taken):
             raise ConfigError(f"study.axes.{name}: {key} is also set for all runs; remove one of the two")
-    seeds = check_seeds(node["seeds"])
-    size = len(seeds)
-    for values in axes.values():
-        size *= len(values)
-    if size > LIMIT:
-        raise ConfigError(f"study.axes: {size:,} runs; a study has at most {LIMIT:,}")
-    settings = [dict(zip(axes, labels, strict=True)) for labels in product(*axes.values())]
-    return Plan(list(overrides), axes, settings, seeds, config_name, config_dir)
+    return Plan(list(overrides), axes, settings, seeds, config_name, config_dir, search)
+
+
+def check_trials(trials: Any, seeds: int) -> int:
+    if not isinstance(trials, int) or isinstance(trials, bool) or not 1 <= trials * seeds <= LIMIT:
+        raise ConfigError(f"study.trials: must be at least 1, with at most {LIMIT:,} runs in all, got {trials!r}")
+    return trials
+
+
+def is_range(values: Any) -> bool:
+    return isinstance(values, dict) and bool({"low", "high"} & values.keys()) and not is_list_of_overrides([*values.values()])
+
+
+def draw(axes: Mapping[str, Any], trials: int, seed: int) -> dict[str, list[dict[str, list[str]]]]:
+    """Returns for every axis the overrides of one value for each trial, by label: a value of its list, or one of its range.
+
+    Each axis has a generator of its own: another axis, or more trials, changes nothing that was drawn before."""
+    drawn = {}
+    for name, values in axes.items():
+        random = Random(f"{seed} {name}")
+        if is_range(values):
+            texts = [to_text(sample(name, values, random)) for _ in range(trials)]
+            drawn[str(name)] = [{text: [f"{name}={text}"]} for text in texts]
+        else:
+            known = values_of_axis(str(name), values)
+            labels = [random.choice(list(known)) for _ in range(trials)]
+            drawn[str(name)] = [{label: known[label]} for label in labels]
+    if not drawn:
+        raise ConfigError(
+            "study.axes: a random search requires axes, such as {optimizer.generator.lr:{low:1e-5,high:1e-2,log:true}}"
+        )
+    return drawn
+
+
+def sample(name: str, values: Mapping[str, Any], random: Random) -> int | float:
+    """Returns a value of a range {low, high, log}: uniform, or of a uniform logarithm; an integer if both ends are
+    (included). Raises ConfigError for a range without ends."""
+    low: Any = values.get("low")
+    high: Any = values.get("high")
+    log = values.get("log", False)
+    for key in sorted(values.keys() - {"low", "high", "log"}):
+        raise ConfigError(f"study.axes.{name}.{key}: a range has low, high and log only")
+    for key, end in (("low", low), ("high", high)):
+        if not isinstance(end, int | float) or isinstance(end, bool) or not math.isfinite(end):
+            raise ConfigError(f"study.axes.{name}.{key}: a range needs both ends, as finite numbers, got {end!r}")
+    if low >= high:
+        raise ConfigError(f"study.axes.{name}: low must be below high, got {low} and {high}")
+    if not isinstance(log, bool):
+        raise ConfigError(f"study.axes.{name}.log: must be true or false, got {log!r}")
+    if log and low <= 0:
+        raise ConfigError(f"study.axes.{name}.low: must be above 0 for a logarithmic range, got {low}")
+    value = math.exp(random.uniform(math.log(low), math.log(high))) if log else random.uniform(low, high)
+    if isinstance(low, int) and isinstance(high, int):
+        return min(high, max(low, round(value))) if log else random.randint(low, high)
+    return float(f"{value:.6g}")
 
 
 def check_axes(axes: Any) -> dict[str, Any]:
