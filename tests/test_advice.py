@@ -12,7 +12,7 @@ from ganexp.cli import checks, config
 from ganexp.cli.messages import ConfigError
 
 ROOT = Path(__file__).parent.parent / "ganexp"
-VALUE = r"\[[^\]]*\]|\$\{[^}]*\}|[^\s;,:)\"'\[]+"
+VALUE = r"\[[^\]]*\]|\{[^}]*\}|\$\{[^}]*\}|[^\s;,:)\"'\[\]{}]+"
 ADVICE = re.compile(rf"(?<![\w/{{.@])([a-z_]+(?:[./][a-z_0-9@.]+)*)=({VALUE})")
 KEYS = {*config.Config.__dataclass_fields__, "experiment", "hydra"}  # the first words of keys
 NEEDS = {  # what a key belongs to
@@ -21,6 +21,8 @@ NEEDS = {  # what a key belongs to
     "task.real": ["task=evaluate"],
     "task.fake": ["task=evaluate"],
     "task.runs": ["task=compare"],
+    "regularizer.r1": ["regularizer=[r1]"],
+    "study": ["task=study"],
     "run": ["task=sample"],
 }
 USERS = r"run: required by|task\.source: is required|hardware=multinode: requires"  # what only a user can give
