@@ -39,7 +39,7 @@ class RunLogger(Logger):
 
 
 class TensorBoard(RunLogger, TensorBoardLogger):
-    """Names as in metrics.csv; what matters less has `training/` in front, so that it comes last.
+    """Names as in metrics.csv, without parentheses (`score/D_x`); what matters less has `training/` in front and comes last.
 
     The custom scalars show both losses in one chart, D's scores, the metrics with the band of a reference, and the rest. The
     HParams tab has the last and the best value of every metric.
@@ -67,7 +67,7 @@ class TensorBoard(RunLogger, TensorBoardLogger):
 
     def tag(self, name: str) -> str:
         matters = name in self.metrics or name.partition("/")[0] in (*GROUPS, FINAL)
-        return name if matters else f"{REST}/{name}"
+        return plain(name) if matters else f"{REST}/{plain(name)}"
 
     def layout(self, names: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
         """The custom scalars of a run that logs these names: categories of charts, in order."""
@@ -83,7 +83,7 @@ class TensorBoard(RunLogger, TensorBoardLogger):
         for name in self.metrics:
             band = [f"{REST}/reference/{name}/low", f"{REST}/reference/{name}/high"]
             measured[name] = ["Margin", [name, *band]] if name in self.references else ["Multiline", [f"^{re.escape(name)}$"]]
-        others = dict.fromkeys(name.partition("/")[0] for name in names if self.tag(name) != name and "/" in name)
+        others = dict.fromkeys(name.partition("/")[0] for name in names if self.tag(name).startswith(REST) and "/" in name)
         rest = {"parts of the losses": lines("loss/")} | {group: lines(f"{group}/") for group in others}
         categories = {"the game": game, "metrics": measured, "the rest": rest}
         return {title: charts for title, charts in categories.items() if charts}
@@ -109,7 +109,7 @@ class WandB(RunLogger, WandbLogger):
 
 
 class MLflow(RunLogger, MLFlowLogger):
-    """MLflow, in a database file of this machine; names without parentheses, which it does not take: `score/D_x`."""
+    """MLflow, in a database file of this machine; names without parentheses, `score/D_x`."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -168,4 +168,5 @@ class Trackio(RunLogger):
 
 
 def plain(name: str) -> str:
-    return re.sub(r"[^\w/. -]+", "_", name).rstrip("_")
+    """A name without parentheses: MLflow refuses them, and TensorBoard's custom scalars draw no line with them."""
+    return re.sub(r"_+", "_", re.sub(r"[^\w/. -]+", "_", name)).rstrip("_")

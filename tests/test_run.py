@@ -64,9 +64,9 @@ def test_event_file_holds_every_documented_scalar(answer: Answer) -> None:
     scalars = set(events(answer).Tags()["scalars"])
     terms = {"loss/discriminator/real", "loss/discriminator/fake", "loss/discriminator/r1", "loss/generator"}
     games = {
-        "score/D(x)",
-        "score/D(G(z))_before",
-        "score/D(G(z))_after",
+        "score/D_x",
+        "score/D_G_z_before",
+        "score/D_G_z_after",
         "training/gradient_norm/generator",
         "training/gradient_norm/discriminator",
     }
