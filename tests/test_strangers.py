@@ -37,6 +37,8 @@ OURS = {
         ("logger", "csv", {"name": "../../x"}, "logger.csv.name: "),
         ("logger", "csv", {"version": "/x"}, "logger.csv.version: "),
         ("logger", "csv", {"_target_": "pytorch_lightning.loggers.MLFlowLogger"}, "logger.csv: may write outside"),
+        ("logger", "csv", {"_target_": "ganexp.loggers.MLflow"}, "logger.csv: may write outside"),
+        ("logger", "csv", {"_target_": "ganexp.loggers.WandB", "offline": False}, "logger.csv: may write outside"),  # type: ignore
         ("callbacks", "more", {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}, "callbacks.more: may write outside"),
     ],
 )

@@ -36,7 +36,10 @@ CADENCES = {  # keys of trainer that callbacks refer to
 }
 MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # nothing that changes the algorithm
 FOLLOWS = tuple(f"callbacks.{key}" for keys in CADENCES.values() for key in keys)
-OWN_FOLDER = ("pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger")  # write below save_dir
+OWN_FOLDER = (  # loggers that write below save_dir; W&B's unless it is online
+    "pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger", "ganexp.loggers.TensorBoard",
+    "ganexp.loggers.WandB",
+)  # fmt: skip
 PLACES = ("folder", "gif", "save_dir")  # arguments of callbacks and loggers that are paths
 NOT_COMPARED = (*CALL_KEYS, "experiment")
 
@@ -149,7 +152,8 @@ def check_places(config: dict[str, Any], run_dir: Path, override_keys: Sequence[
             if is_below(target, trust):
                 continue
             yours = f"; if the run is yours, name {printable(target, 120)} in trust=[…]"
-            if target.startswith("pytorch_lightning.") and target not in OWN_FOLDER:
+            sends = target == "ganexp.loggers.WandB" and node.get("offline") is not True
+            if target.startswith(("pytorch_lightning.", "ganexp.loggers.")) and (sends or target not in OWN_FOLDER):
                 raise ConfigError(f"{group}.{name}: may write outside of the run folder, or send values to a server{yours}")
             for key, value in node.items():
                 full, is_place = f"{group}.{name}.{key}", key in PLACES
