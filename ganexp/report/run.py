@@ -41,14 +41,35 @@ class Neighbours:
 def write_report(run_dir: Path, neighbours: Neighbours | str) -> Path:
     """Write report.html into a run's folder, from run.json, metrics.csv, samples and Hydra's record, leaving out what is missing.
     `neighbours`: the picture, or why there is none. Returns the file. Raises OSError if it cannot be written."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("ganexp", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.get_template("run.html").render(contents(run_dir, neighbours))
+    text = rendered("run.html", contents(run_dir, neighbours))
     replace(run_dir / FILE, lambda file: file.write(text.encode(errors="backslashreplace")))
     return run_dir / FILE
+
+
+def write_study_report(
+    folder: Path,
+    header: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    plots: Mapping[str, Image.Image],
+    runs: int,
+) -> None:
+    """Write report.html of a study into its folder: the table of the leaderboard, what it says, and plots by their titles.
+
+    `runs`: their number. Raises OSError if it cannot be written.
+    """
+    content = {"name": folder.resolve().name, "header": header, "cells": cells, "notes": notes, "runs": runs}
+    text = rendered("study.html", content | {"pictures": [(title, encoded(plot)) for title, plot in plots.items()]})
+    replace(folder / FILE, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def rendered(template: str, content: Mapping[str, Any]) -> str:
+    """Fill in a template of this folder. All values are escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("ganexp", "report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template).render(content)
 
 
 def contents(run_dir: Path, neighbours: Neighbours | str) -> dict[str, Any]:

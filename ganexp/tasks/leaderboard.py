@@ -12,6 +12,7 @@ from ganexp.cli.messages import ConfigError
 from ganexp.files import replace, write_json
 from ganexp.leaderboard import plots
 from ganexp.leaderboard.board import Leaderboard, make_leaderboard, read_runs
+from ganexp.report.run import write_study_report
 from ganexp.runtime.console import display_path, table
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class MakeLeaderboard:
 
     `runs`: their folders. `metric`: null, the first that can rank. `statistic`: of each run. `threshold`: a value of the metric;
     the images and the time to reach it are measured. `k`: of the expected best of k trials. Writes leaderboard.md, .csv and
-    .json, curves.png, parallel.png and importance.png.
+    .json, curves.png, parallel.png and importance.png, and all of it as report.html.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ def write(board: Leaderboard, folder: Path) -> list[str]:
     }
     for name, picture in drawn.items():
         pictures.save(picture, folder / name)
-    return ["leaderboard.md", "leaderboard.csv", "leaderboard.json", *drawn]
+    shown = dict(zip(("Curves over the seeds", "Parallel coordinates", "Importance of the axes"), drawn.values(), strict=True))
+    write_study_report(folder, board.header(), board.cells(), board.notes, shown, sum(len(row.runs) for row in board.rows))
+    return ["leaderboard.md", "leaderboard.csv", "leaderboard.json", *drawn, "report.html"]
 
 
 def write_for(folder: Path) -> None:
