@@ -370,6 +370,7 @@ def test_unreadable_files_are_listed(cli: Cli, tmp_path: Path, cache: Path) -> N
     write_images(tmp_path / "p", count=20)
     (tmp_path / "p" / "x.png").write_bytes(b"nothing")
     command = ["data=folder", "data.root=p", "data.shape=[3,8,8]", "data.batch_size=4", "model=mlp", "trainer.max_steps=1"]
+    command += ["metrics=[]", "callbacks=[checkpoint]"]
     answer = cli(*command)
     assert answer.code == 2 and "1 of 21 images in p are unreadable, more than 1.00%: p/x.png" in answer.err.replace(
         f"{tmp_path}/", ""

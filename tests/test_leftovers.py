@@ -61,7 +61,7 @@ def test_numbers_of_the_command_line_are_kept() -> None:
 def test_numbers_of_another_loss_are_dropped(capfd: pytest.CaptureFixture[str]) -> None:
     """sine_mlp sets loss.weight of bce."""
     composed = compose("experiment=sine_mlp", "loss=hinge")
-    assert composed["loss"] == {"_target_": "ganexp.losses.Hinge"} == composed["model"]["loss"]
+    assert composed["loss"] == {"_target_": "ganexp.losses.Hinge", "margin": 1.0} == composed["model"]["loss"]
     assert "ganexp: loss.weight of the experiment is dropped: loss=hinge has no such key\n" in capfd.readouterr().err
     assert compose("experiment=sine_mlp", "loss=bce")["loss"]["weight"] == 0.5
     assert "dropped" not in capfd.readouterr().err

@@ -82,7 +82,19 @@ def test_every_task_option_has_a_comment_and_its_default() -> None:
         names = options("task")
     tools = {"interpolate", "walk", "truncate", "style_mix", "neighbours", "directions", "attributes", "project", "spectrum"}
     tools |= {"reconstruct", "export", "explore"}
-    assert {"train", "check", "resume", "sample", "evaluate", "compare", "prepare", "inspect"} | tools == set(names)
+    assert {
+        "train",
+        "check",
+        "resume",
+        "sample",
+        "evaluate",
+        "compare",
+        "prepare",
+        "inspect",
+        "report",
+        "leaderboard",
+        "study",
+    } | tools == set(names)
     for name in names:
         text = (config.CONF_DIR / "task" / f"{name}.yaml").read_text()
         node = yaml.safe_load(text)
@@ -97,7 +109,7 @@ def test_every_task_option_has_a_comment_and_its_default() -> None:
                 name,
                 key,
             )
-            line = next(line for line in text.splitlines() if line.startswith(f"{key}:"))
+            line = next(line for line in text.splitlines() if line.strip().startswith(f"{key}:"))
             assert "  # " in line, (name, key)
 
 
@@ -122,7 +134,7 @@ def test_task_gets_only_the_groups_it_needs(tmp_path: Path) -> None:
 def test_config_of_a_run_has_no_keys_of_other_tasks(cli: Cli) -> None:
     answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"])
     kept = yaml.safe_load((answer.run / "config.yaml").read_text())
-    assert kept.keys() == {*config.Config.__dataclass_fields__} - {"task", "run", "trust"}
+    assert kept.keys() == {*config.Config.__dataclass_fields__} - {"task", "run", "trust", "study"}
 
 
 # -- from outside the package ----------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ class MakeLeaderboard:
     """
 
     def __init__(
-        self, config: dict[str, Any], run_dir: Path, runs: Sequence[str], metric: str | None, statistic: str,
-        threshold: float | None, k: int,
+        self, config: dict[str, Any], run_dir: Path, runs: Sequence[str], metric: str | None = None, statistic: str = "last",
+        threshold: float | None = None, k: int = 5,
     ):  # fmt: skip
         self.run_dir = run_dir
         if not runs:
