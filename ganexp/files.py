@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -12,13 +13,48 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
+MAX_NODES = 100_000
 log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
     """The cache shared by all runs: `~/.cache/ganexp`, or `$XDG_CACHE_HOME/ganexp`. Entries are named by content hashes. Safe to
-    delete."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "ganexp"
+    delete. Creates it. Raises OSError, saying what to set, if it cannot be written."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ganexp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("it is read-only")
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"the cache {folder} cannot be written ({reason}); set XDG_CACHE_HOME to a folder that can be") from error
+    return folder
+
+
+def check_yaml(file: Path) -> None:
+    """Raises ValueError with the end of a sentence, `is not UTF-8: …`, for a YAML file in another encoding, or one whose aliases
+    would make it far longer than it is written. Other errors are left to whoever reads it."""
+    try:
+        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8: {error.reason} at byte {error.start}") from error
+    except (yaml.YAMLError, OSError, RecursionError):
+        return
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = 0  # an alias inside of itself
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            sizes[id(node)] = 1 + sum(size(part) for part in itertools.chain.from_iterable(
+                part if isinstance(part, tuple) else (part,) for part in parts
+            ))  # fmt: skip
+        return sizes[id(node)]
+
+    if size(root) > MAX_NODES:
+        raise ValueError(f"has more than {MAX_NODES:,} values when its aliases are written out")
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:

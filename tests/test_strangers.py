@@ -19,6 +19,7 @@ from ganexp.cli.messages import ConfigError, printable
 from ganexp.data import array, sources
 from ganexp.data.array import HEADER, Pictures, Reader, check_blocks, checksums
 from ganexp.data.sources import FolderSource
+from ganexp.files import cache_folder
 from ganexp.tasks.resume import check_nothing_lost, check_places, is_inside
 
 OURS = {
@@ -123,6 +124,39 @@ def test_path_that_cannot_be_parsed_is_shown_with_its_quoting(cli: Callable[...,
 def test_a_sweep_without_end_or_start_is_refused(values: str, message: str, cli: Callable[..., Answer]) -> None:
     answer = cli("-m", f"seed={values}")
     assert answer.code == 2 and answer.err.startswith("ganexp: seed: ") and message in answer.err
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"# @package _global_\nname: gr\xfc\n", "is not UTF-8: invalid start byte at byte 28"),
+        (b"a: &a [x,x,x,x,x,x,x,x,x,x]\n" + b"".join(b"%c: &%c [%s]\n" % (i + 1, i + 1, b",".join([b"*%c" % i] * 10))
+            for i in range(97, 104)), "has more than 100,000 values when its aliases are written out"),
+    ],
+)  # fmt: skip
+def test_a_config_file_of_another_encoding_or_with_an_alias_bomb_is_named(
+    content: bytes, message: str, cli: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "x.yaml").write_bytes(content)
+    answer = cli("--config-dir", str(tmp_path), "experiment=x")
+    assert answer.code == 2 and f"x.yaml: {message}" in answer.err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_bytes(content)
+    answer = cli("task=resume", f"run={tmp_path / 'run'}")
+    assert answer.code == 2 and f"config.yaml is damaged: {message}" in answer.err
+
+
+def test_no_job_at_a_time_is_refused(cli: Callable[..., Answer]) -> None:
+    answer = cli("-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0")
+    assert answer.code == 2 and answer.err.startswith("ganexp: hydra.launcher.n_jobs: must not be 0")
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"cannot be written .Not a directory.; set XDG_CACHE_HOME"):
+        cache_folder()
 
 
 # -- pictures and their cache ----------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ganexp.cli.hydra_internals import Hydra, create_config_search_path, unresolved
-from ganexp.cli.messages import ConfigError, explain, groups, options
+from ganexp.cli.messages import ConfigError, explain, groups, options, printable
+from ganexp.files import check_yaml
 
 HERE = Path(__file__).resolve().parents[1]
 CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a clone
@@ -133,6 +134,12 @@ def config_tree(config_dir: str | None = None) -> Iterator[None]:
         raise ConfigError(f"--config-dir: there is no folder {config_dir}")
     search_path = create_config_search_path(str(CONF_DIR))
     if config_dir is not None:
+        for pattern in ("*.yaml", "*/*.yaml", "*/*/*.yaml"):
+            for file in sorted(Path(config_dir).glob(pattern)):
+                try:
+                    check_yaml(file)
+                except ValueError as error:
+                    raise ConfigError(f"{printable(str(file))}: {error}") from error
         search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}", anchor="schema")
     version.setbase("1.3")
     GlobalHydra.instance().clear()

@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ganexp.cli import checks, config
 from ganexp.cli.config import CONF_DIR
@@ -351,6 +351,8 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
     `cfg`: config of the first job. `jobs`: smallest number of jobs. Raises ConfigError if the sweep's folder cannot be created,
     or has another sweep.
     """
+    if OmegaConf.select(cfg, "hydra.launcher.n_jobs") == 0:
+        raise ConfigError("hydra.launcher.n_jobs: must not be 0; a number of processes, or -1 for all cores")
     others = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
     default = Path(str(cfg.hydra.sweep.dir)).resolve()
     before = read_json(default / SWEEP) if is_set(cfg, "sweep") else {}

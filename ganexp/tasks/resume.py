@@ -15,7 +15,7 @@ from ganexp.cli.build import OWN_CLASSES, one_line
 from ganexp.cli.checks import check_nodes
 from ganexp.cli.config import CALL_KEYS, TYPED
 from ganexp.cli.messages import ConfigError, printable
-from ganexp.files import read_json
+from ganexp.files import check_yaml, read_json
 from ganexp.runtime.console import display_path
 from ganexp.runtime.restoring import OtherFormat, read
 from ganexp.tasks.train import Train, in_folder
@@ -127,8 +127,9 @@ def read_config(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"run: {file.parent} has no config.yaml; pass the folder of a run, outputs/NAME/TIME")
     try:
+        check_yaml(file)
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"run: {file} is damaged: {one_line(error)}") from error
     for path, kind in TYPED.items():
         node = config if not path else config.get(path)
