@@ -135,6 +135,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"expected a mapping, got {type(content).__name__}")
+    except FileNotFoundError:  # deleted since
+        return {}
     except (ValueError, RecursionError) as error:
         log.warning("%s is damaged and is ignored: %s", path, error)
         return {}

@@ -99,7 +99,7 @@ def test_owner_has_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         while (tmp_path / ".owner.json").stat().st_mtime < 2:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    assert not (tmp_path / ".owner.json").exists()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
@@ -118,6 +118,36 @@ def test_resume_refuses_a_folder_in_use(cli: Any, tmp_path: Path) -> None:
     owner.kill()
     owner.communicate()
     assert cli(f"hydra.run.dir={__file__}").code == 2
+
+
+CONTEND = """
+import os, sys, time
+from pathlib import Path
+from ganexp.runtime.lock import FolderLock
+folder, held, end = Path(sys.argv[1]), 0, time.monotonic() + 4
+while time.monotonic() < end:
+    lock = FolderLock(folder)
+    if lock.try_acquire():
+        os.close(os.open(folder / "busy", os.O_CREAT | os.O_EXCL))  # raises if another process is here
+        time.sleep(0.0005)
+        os.unlink(folder / "busy")
+        held += 1
+        lock.release()
+print(held)
+"""
+
+
+@pytest.mark.slow
+def test_lock_never_has_two_owners(tmp_path: Path) -> None:
+    several = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONTEND, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    ended = [process.communicate(timeout=100) for process in several]
+    assert not any(error for _, error in ended), ended
+    assert sum(int(held) for held, _ in ended) > 20 and not list(tmp_path.iterdir())
 
 
 # -- real runs -------------------------------------------------------------------------------------------------------

@@ -127,6 +127,7 @@ class FolderLock:
         if self.lock.is_locked:
             with suppress(OSError):
                 self.record.unlink(missing_ok=True)
+                self.file.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone
             self.lock.release()
 
     def __enter__(self) -> FolderLock:
