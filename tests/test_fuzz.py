@@ -47,12 +47,12 @@ from ganexp import sampling
 from ganexp.callbacks.record import Record
 from ganexp.callbacks.state import truncate_metrics
 from ganexp.cli.build import one_line
-from ganexp.cli.config import compose_config, config_tree, resolved
+from ganexp.cli.config import compose_config, config_tree, parse, resolved, with_paths
 from ganexp.cli.messages import ConfigError, options
 from ganexp.data.folder import Folder
 from ganexp.data.mnist import MNIST, FashionMNIST
 from ganexp.runtime.restoring import restore
-from ganexp.tasks.resume import newest, read_config
+from ganexp.tasks.resume import is_inside, newest, read_config
 
 HOME = tempfile.mkdtemp(prefix="hypothesis-")
 set_hypothesis_home_dir(HOME)  # nothing of it stays in the working tree
@@ -334,7 +334,9 @@ GRAMMAR = [
     "+model/discriminator@model.encoder=mlp",
     "run=latest", "checkpoint=x", "num=3", "task.num=3", "task.label=1", "task.grid=false", "task.num_images=8",
     "task.real=x", "trust=[x]", "trust=x", "trust=null", "trust=[null]",
-    "trust=[3]", "trust=[[]]",
+    "trust=[3]", "trust=[[]]", "trust=[os]", "trust=[/]",
+    "resume=auto", "resume=x", "data.root=a b", "data.root=it's", "data.root=(a",
+    "hydra.launcher.n_jobs=0", "seed=range(1,5,0)", "run=a#b", "start_from=a&b",
 ]  # fmt: skip
 HARDWARE = [
     "fast_dev_run=true", "fast_dev_run=1", "limit_train_batches=0", "limit_train_batches=2", "limit_train_batches=0.5",
@@ -1001,7 +1003,75 @@ def test_own_option_of_any_content_is_refused_or_trains(
     )
 
 
-def test_at_least_2000_cases_ran(capsys: pytest.CaptureFixture[str]) -> None:
+# -- folders of strangers, caches, paths -------------------------------------------------------------------------------
+
+
+@fuzz(320)
+@given(damage=damages(), name=st.sampled_from(["pixels.npy", "pixels.npy", "about.json", "pointer"]))
+def test_damaged_cache_gives_the_right_pictures(
+    damage: Damage, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "eight"
+    if not root.is_dir():
+        write_images(root, 8, (12, 10))
+
+    def load() -> torch.Tensor:
+        data = Folder(str(root), [3, 8, 8], 0, 2, 0)
+        data.prepare()
+        return data.take(torch.arange(len(data.x))).clone()
+
+    right, images = load(), tmp_path / "cache" / "ganexp" / "images"
+    found = [file for file in images.rglob("*") if file.is_file() and file.suffix != ".lock"]
+    (file,) = [file for file in found if (file.parent.name == "stamps" if name == "pointer" else file.name == name)]
+    put(file, damage(file.read_bytes()))
+
+    def again() -> str:
+        assert load().equal(right)
+        return "run"
+
+    try:
+        settle(f"{name} {damage}", again)
+    finally:
+        shutil.rmtree(tmp_path / "cache")
+
+
+PLACES_TRIED = ["{run_dir}", "/", "..", ".", "~", "a", "\\\\", "é", " ", "", "\x00", "\x1b[2J", "//", "{run_dir}x", "C:"]
+
+
+@fuzz(300)
+@given(parts=st.lists(st.sampled_from(PLACES_TRIED), min_size=1, max_size=5), is_place=st.booleans())
+def test_place_of_a_config_is_in_the_run_folder_or_refused(parts: list[str], is_place: bool, tmp_path: Path) -> None:
+    place = "/".join(parts)
+
+    def judge_place() -> str:
+        if not is_inside(place, is_place):
+            return "mistake"
+        if is_place or "{run_dir}" in place:
+            assert Path(os.path.normpath(place.replace("{run_dir}", str(tmp_path)))).is_relative_to(tmp_path)
+        else:
+            assert os.path.basename(place) == place
+        return "run"
+
+    settle(repr(place), judge_place)
+
+
+@fuzz(120)
+@given(name=st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20))
+def test_path_that_exists_needs_no_quotes(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.mkdir(exist_ok=True)
+
+    def parse_path() -> str:
+        with config_tree():
+            (override,) = parse(with_paths([f"data.root={path}"]))
+        assert "${" in name or str(override.value()) == str(path), override.value()
+        return "run"
+
+    settle(repr(name), parse_path)
+
+
+def test_at_least_3000_cases_ran(capsys: pytest.CaptureFixture[str]) -> None:
     """If the whole file has run."""
     tests = {name for name, test in globals().items() if name.startswith("test_") and hasattr(test, "hypothesis")}
     if not tests <= COUNTS.keys():
@@ -1011,4 +1081,4 @@ def test_at_least_2000_cases_ran(capsys: pytest.CaptureFixture[str]) -> None:
         for name, counts in COUNTS.items():
             print(f"\n  {name}: {dict(counts)}", end="")
         print(f"\n  {sum(whole.values()):,} cases: {whole['run']} runs, {whole['mistake']} mistakes, {whole['failure']} failures")
-    assert sum(whole.values()) >= 2000
+    assert sum(whole.values()) >= 3000

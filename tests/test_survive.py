@@ -176,8 +176,8 @@ class Before:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(5400)
-def test_run_killed_a_hundred_times_equals_the_whole_one(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_run_killed_thirty_times_equals_the_whole_one(tmp_path: Path) -> None:
     """SIGKILL while it starts, while it writes a checkpoint, and in between."""
     whole, parts, chance = tmp_path / "whole", tmp_path / "parts", random.Random(0)
     begun = time.monotonic()
@@ -186,7 +186,7 @@ def test_run_killed_a_hundred_times_equals_the_whole_one(tmp_path: Path) -> None
     starts_in = time.monotonic() - begun
     assert run.end() == 0, run.said()
 
-    moments = ["starting", "writing", "between"] * 34
+    moments = ["starting", "writing", "between"] * 10
     chance.shuffle(moments)
     killed: dict[str, list[int]] = {moment: [] for moment in ("starting", "writing", "between")}
     for moment in moments:

@@ -337,8 +337,9 @@ def with_paths(words: Sequence[str]) -> list[str]:
 
 
 def quoted(path: str | Path) -> str:
-    """Returns a path in the grammar of Hydra's command line."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """Returns a path in the grammar of Hydra's command line: backslashes count only before a quote."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(path))
+    return f"'{escaped}'"
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

@@ -74,6 +74,8 @@ def read_once(
     files = [*names, *annotations.values()]
     stamp = stamp_of(source, files, recipe)
     pointer = cache / "stamps" / stamp
+    if pointer.is_dir():
+        shutil.rmtree(pointer)
     folder = cache / pointer.read_text(errors="replace") if pointer.is_file() else None
     if folder is None or not re.fullmatch("[0-9a-f]{32}", folder.name):
         bar = tqdm(files, desc="hashing files", leave=False, disable=None)
@@ -116,7 +118,9 @@ def load_cached(folder: Path, names: Sequence[str]) -> Pictures | None:
         return None
     try:
         return Pictures(folder, names)
-    except (ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # NumPy may raise anything for damaged bytes
         log.warning("%s is damaged; reading the images again: %s", folder, error)
         shutil.rmtree(folder)
         return None

@@ -171,9 +171,10 @@ def check_places(config: dict[str, Any], run_dir: Path, override_keys: Sequence[
 
 
 def is_inside(place: str, must_start: bool) -> bool:
-    """Whether a path of a config lies in the run folder. `must_start`: with `{run_dir}`, otherwise it may be a plain name."""
+    """Whether a path of a config lies in the run folder. `must_start`: with `{run_dir}/`, otherwise it may be a plain name."""
     parts = re.split(r"[/\\]", place)
-    return ".." not in parts and (parts[0] == "{run_dir}" or (not must_start and len(parts) == 1 and not place.startswith("~")))
+    is_name = len(parts) == 1 and "{run_dir}" not in place and not place.startswith("~")
+    return ".." not in parts and (parts[0] == "{run_dir}" or (not must_start and is_name))
 
 
 def checkpoints_of(config: dict[str, Any], run_dir: Path) -> tuple[Path, int]:
