@@ -24,6 +24,7 @@ from PIL import Image
 from ganexp import pictures
 from ganexp.cli import checks, config
 from ganexp.cli.main import main
+from ganexp.cli.overrides import sweep_jobs, with_home
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -97,7 +98,7 @@ def test_every_command_composes(words: tuple[str, ...], tmp_path: Path, monkeypa
     overrides = [word for word in words if word not in ("-m", "--config-dir", "mine", "--cfg", "job")]
     compose = checks.compose_config
     with config.config_tree(own):
-        for job in config.sweep_jobs(config.with_home(overrides)):
+        for job in sweep_jobs(with_home(overrides)):
             if (kind := (own is None, kind_of(job))) in seen:
                 continue
             seen.add(kind)

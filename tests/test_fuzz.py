@@ -47,8 +47,9 @@ from ganexp import sampling
 from ganexp.callbacks.record import Record
 from ganexp.callbacks.state import truncate_metrics
 from ganexp.cli.build import one_line
-from ganexp.cli.config import compose_config, config_tree, parse, resolved, with_paths
+from ganexp.cli.config import compose_config, config_tree, resolved
 from ganexp.cli.messages import ConfigError, options
+from ganexp.cli.overrides import parse, with_paths
 from ganexp.data.folder import Folder
 from ganexp.data.mnist import MNIST, FashionMNIST
 from ganexp.runtime.restoring import restore

@@ -19,6 +19,7 @@ from conftest import write_images
 from ganexp import evaluation
 from ganexp.callbacks import state
 from ganexp.cli import config, main
+from ganexp.cli.overrides import with_home
 from ganexp.data import array, parallel
 from ganexp.data.digits import Digits
 from ganexp.data.folder import Folder
@@ -98,7 +99,7 @@ def test_workers_are_not_killed_by_signal_on_windows(
 
 def test_home_with_backslashes_expands_to_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.Path, "home", lambda: SimpleNamespace(as_posix=lambda: "C:/Users/me"))
-    assert config.with_home(["data.root=~/p"]) == ["data.root=C:/Users/me/p"]
+    assert with_home(["data.root=~/p"]) == ["data.root=C:/Users/me/p"]
 
 
 def test_log_file_is_utf8() -> None:

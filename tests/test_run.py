@@ -19,7 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ganexp import pictures, sampling
-from ganexp.cli import checks, config, jobs
+from ganexp.cli import checks, config, folders
 from ganexp.losses import BCE
 from ganexp.runtime.restoring import restore
 
@@ -172,9 +172,9 @@ def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with config.config_tree():
         cfg = checks.compose_checked([])
-        first = jobs.free_folder(cfg, "run")
+        first = folders.free_folder(cfg, "run")
         first.mkdir(parents=True)
-        assert jobs.free_folder(cfg, "run").name == first.name + "_2"
+        assert folders.free_folder(cfg, "run").name == first.name + "_2"
 
 
 def test_best_checkpoint_does_not_depend_on_the_order_of_callbacks(cli: Callable[..., Answer]) -> None:

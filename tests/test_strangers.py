@@ -14,8 +14,8 @@ from conftest import Answer
 from PIL import Image
 
 from ganexp.cli.build import advice, build
-from ganexp.cli.config import quoted, with_paths
 from ganexp.cli.messages import ConfigError, printable
+from ganexp.cli.overrides import quoted, with_paths
 from ganexp.data import array, sources
 from ganexp.data.array import HEADER, Pictures, Reader, check_blocks, checksums
 from ganexp.data.sources import FolderSource

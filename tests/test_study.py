@@ -59,10 +59,11 @@ def test_named_values_set_several_keys() -> None:
 )
 def test_values_become_text_that_hydra_reads_back(value: Any, text: str) -> None:
     from ganexp.cli import config
+    from ganexp.cli.overrides import parse
 
     assert plan.to_text(value) == text
     with config.config_tree():
-        assert config.parse([f"+key={text}"])[0].value() == value
+        assert parse([f"+key={text}"])[0].value() == value
 
 
 @pytest.mark.parametrize(

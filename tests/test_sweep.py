@@ -15,7 +15,7 @@ import yaml
 from conftest import NARROW, TINY, Answer
 from helpers import kill_after
 
-from ganexp.cli import jobs
+from ganexp.cli import sweeps
 
 
 def sweep_folder(folder: Path) -> Path:
@@ -97,6 +97,6 @@ def test_killed_sweep_goes_on(cli: Callable[..., Answer], tmp_path: Path) -> Non
 def test_objective_is_the_last_value_of_the_metric_that_picks_best(tmp_path: Path) -> None:
     record = {"status": "finished", "best": {"metric": "fid/a"}, "metrics": {"swd/a": {"last": 1}, "fid/a": {"last": 3.5}}}
     (tmp_path / "run.json").write_text(json.dumps(record))
-    assert jobs.objective_of(tmp_path) == 3.5
+    assert sweeps.objective_of(tmp_path) == 3.5
     (tmp_path / "run.json").write_text(json.dumps(record | {"status": "failed"}))
-    assert math.isnan(jobs.objective_of(tmp_path))
+    assert math.isnan(sweeps.objective_of(tmp_path))

@@ -15,6 +15,7 @@ from conftest import NARROW, TINY, Answer
 
 from ganexp.cli import checks, config
 from ganexp.cli.messages import ConfigError, options
+from ganexp.cli.overrides import keys_of
 
 Cli = Callable[..., Answer]
 ROOT = Path(__file__).parent.parent
@@ -119,7 +120,7 @@ def test_task_gets_only_the_groups_it_needs(tmp_path: Path) -> None:
     def of(*words: str) -> dict[str, Any]:
         with config.config_tree():
             cfg = checks.compose_checked(words)
-            return config_of_task(config.resolved(cfg), config.keys_of(words))
+            return config_of_task(config.resolved(cfg), keys_of(words))
 
     assert of("task=sample", "run=x").keys() == {"run", "trust", "seed", "hardware"}
     evaluate = of("task=evaluate", "run=x")

@@ -25,10 +25,10 @@ from ganexp.cli.config import (
     drop_leftovers,
     fields,
     option_node,
-    parse,
     resolved,
 )
 from ganexp.cli.messages import ConfigError, groups, nearest, options
+from ganexp.cli.overrides import parse
 
 GAME = (
     "loss", "regularizer", "augment", "constraint", "anneal", "schedule",

@@ -13,9 +13,10 @@ import sys
 from argparse import Namespace
 from typing import NoReturn
 
-from ganexp.cli import checks, config, jobs
+from ganexp.cli import checks, config, jobs, sweeps
 from ganexp.cli.hydra_internals import get_args_parser
 from ganexp.cli.messages import ConfigError, format_message, printable
+from ganexp.cli.overrides import sweep_axes, sweep_jobs, with_colours, with_home, with_paths
 from ganexp.runtime.slurm import describe_as_torchrun
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # unsupported operations run on the CPU with a warning
     describe_as_torchrun()
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
-    sys.argv[1:] = config.with_colours(config.with_paths(config.with_home(sys.argv[1:])))
+    sys.argv[1:] = with_colours(with_paths(with_home(sys.argv[1:])))
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print the whole usage
     try:
@@ -68,7 +69,7 @@ def answer(args: Namespace) -> int:
         if getattr(args, flag, None):
             raise ConfigError(f"--{flag.replace('_', '-')}: is not supported; put your own options into a --config-dir")
     if args.hydra_help or args.shell_completion:
-        return jobs.hydra_main()
+        return sweeps.hydra_main()
     about_config = args.help or args.cfg or args.info
     if args.multirun and about_config:
         raise ConfigError("-m: starts a sweep; remove it to show the help or the config of one job")
@@ -79,10 +80,10 @@ def answer(args: Namespace) -> int:
         else:
             if not args.multirun:
                 return jobs.compose_and_run(config.with_base(args.overrides), name)
-            cfg, *_ = [checks.compose_checked(job, name) for job in config.sweep_jobs(args.overrides)]
-            jobs.refuse_multirun(cfg)
-            size = math.prod(len(axis) for axis in config.sweep_axes(args.overrides))
+            cfg, *_ = [checks.compose_checked(job, name) for job in sweep_jobs(args.overrides)]
+            sweeps.refuse_multirun(cfg)
+            size = math.prod(len(axis) for axis in sweep_axes(args.overrides))
     if about_config:
-        return jobs.hydra_main()
+        return sweeps.hydra_main()
     flags = [*(["--config-dir", args.config_dir] if args.config_dir else []), "--config-name", name]
-    return jobs.sweep(cfg, args.overrides, flags, size)
+    return sweeps.sweep(cfg, args.overrides, flags, size)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ganexp.cli import jobs
-from ganexp.cli.config import quoted
 from ganexp.cli.messages import ConfigError
+from ganexp.cli.overrides import quoted
 from ganexp.files import read_json, write_json
 from ganexp.runtime.lock import FolderLock
 from ganexp.study import plan

@@ -1,0 +1,109 @@
+"""The words of a command line: how people type them, Hydra's grammar, and the values of a sweep."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from ganexp.cli.messages import ConfigError
+
+MAX_JOBS = 10_000  # values of one key in a sweep
+PATH_KEYS = ("data.root=", "run=", "start_from=")
+PLAIN = r"[\w./~:-]*"  # paths that need no quotes
+
+
+def as_typed(overrides: Any) -> list[str]:
+    """Returns the overrides of the command line from Hydra's record, with interpolations unresolved."""
+    return [str(override) for override in cast(list[Any], OmegaConf.to_container(overrides, resolve=False))]
+
+
+def keys_of(overrides: Sequence[str]) -> list[str]:
+    """Returns the full keys that a command line sets: `model.generator` for `+model/generator=mlp`."""
+    return [override.partition("=")[0].strip("+~").replace("/", ".") for override in overrides]
+
+
+def with_colours(words: Sequence[str]) -> list[str]:
+    """Quote colours for Hydra's grammar: `data.background=#00ffff`, `=00ffff`, or several separated by commas. Hydra does not
+    accept #, and parses 112233 as an integer and 1e1000 as infinity."""
+    return [
+        re.sub(r"(?<=[=,])(#[^\s,'\"]*|[0-9a-fA-F]{6})(?=,|$)", r"'\1'", word)
+        if re.match(r"[\w.+]*\bbackground=", word)
+        else word
+        for word in words
+    ]
+
+
+def with_home(words: Sequence[str]) -> list[str]:
+    """Expand `data.root=~/photos`, which neither the shell nor Hydra does."""
+    return [word.replace("=~/", f"={Path.home().as_posix()}/", 1) for word in words]
+
+
+def with_paths(words: Sequence[str]) -> list[str]:
+    """Quote the path in `data.root=`, `run=` and `start_from=` for Hydra's grammar if it is there as it was typed: with spaces,
+    commas, parentheses, apostrophes, `=`, `&`, `#` or letters with accents."""
+    result = []
+    for word in words:
+        key, _, path = word.partition("=")
+        special = word.startswith(PATH_KEYS) and not re.fullmatch(PLAIN, path, re.ASCII)
+        result.append(f"{key}={quoted(path)}" if special and os.path.exists(os.path.expanduser(path)) else word)
+    return result
+
+
+def quoted(path: str | Path) -> str:
+    """Returns a path in the grammar of Hydra's command line: backslashes count only before a quote."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(path))
+    return f"'{escaped}'"
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
+    except HydraException as error:
+        paths = [text.partition("=") for text in overrides if text.startswith(PATH_KEYS) and not re.search(r"=['\"]", text)]
+        hints = [shlex.quote(f"{key}={quoted(path)}") for key, _, path in paths if not re.fullmatch(PLAIN, path, re.ASCII)]
+        hint = f"; quote such a path twice: {' '.join(hints)}" if hints else ""
+        raise ConfigError(f"the command line cannot be parsed: {' '.join(str(error).split())}{hint}") from error
+
+
+def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """Returns jobs that contain every value once: one with the first value of every axis, then one for each other value."""
+    axes = sweep_axes(overrides)
+    first = [axis[0] for axis in axes]
+    return [first] + [[*first[:i], value, *first[i + 1 :]] for i, axis in enumerate(axes) for value in axis[1:]]
+
+
+def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
+    """Returns the values of every override. An interval is allowed for other sweepers than Hydra's basic one.
+
+    Raises ConfigError for an interval without such a sweeper.
+    """
+    basic = not any(text.startswith("hydra/sweeper=") for text in overrides)
+    axes = []
+    for text, override in zip(overrides, parse(overrides), strict=True):
+        if not override.is_sweep_override():
+            axes.append([text])
+        elif override.is_discrete_sweep():
+            try:
+                values = [str(value) for value in itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1)]
+            except (ValueError, TypeError, ZeroDivisionError) as error:
+                raise ConfigError(f"{override.key_or_group}: {text} is not a list of values: {error}") from error
+            if not values or len(values) > MAX_JOBS:
+                wrong = f"more than {MAX_JOBS:,} values" if values else "no value"
+                raise ConfigError(f"{override.key_or_group}: {text} has {wrong}")
+            axes.append([f"{override.get_key_element()}={value}" for value in values])
+        elif basic:
+            raise ConfigError(
+                f"{override.key_or_group}: {text} is not a list of values; list them, or use range(start,stop,step)"
+            )
+    return axes
