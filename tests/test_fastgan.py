@@ -18,7 +18,7 @@ from ganexp.cli.build import build
 from ganexp.cli.messages import ConfigError
 from ganexp.networks.dcgan import Discriminator as Plain
 from ganexp.networks.fastgan import Discriminator, Excite, Generator
-from ganexp.regularizers import Reconstruction
+from ganexp.regularizers.features import Reconstruction
 from ganexp.round import Round
 
 Y = torch.zeros(4, dtype=torch.long)

@@ -19,7 +19,8 @@ from ganexp.constraints import Constraint
 from ganexp.networks import mlp
 from ganexp.networks.frozen import Frozen
 from ganexp.networks.output import Output
-from ganexp.regularizers import R1, R2, WGANGP, AuxiliaryClassifier, FeatureMatching, Term
+from ganexp.regularizers import R1, R2, WGANGP, AuxiliaryClassifier, Term
+from ganexp.regularizers.features import FeatureMatching
 from ganexp.round import Round
 from ganexp.systems.gan import GAN
 

@@ -14,11 +14,11 @@ from ganexp.regularizers import (
     DRAGAN,
     AuxiliaryClassifier,
     Consistency,
-    FeatureMatching,
     LatentConsistency,
     LeCam,
     PathLength,
 )
+from ganexp.regularizers.features import FeatureMatching
 from ganexp.round import Round
 
 A = torch.tensor([3.0, 4.0])  # |a| = 5

@@ -8,7 +8,7 @@ from test_regularizer_methods import Same, play
 from torch import Tensor, nn
 
 from ganexp.networks.output import Output
-from ganexp.regularizers import SlicedFeatures
+from ganexp.regularizers.features import SlicedFeatures
 from ganexp.round import Round
 
 

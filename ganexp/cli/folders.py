@@ -48,7 +48,7 @@ def choose_folder(cfg: DictConfig, temporary: Path | None = None) -> Path:
     """
     if in_run_folder(cfg):
         if is_set(cfg, "run"):
-            raise ConfigError("hydra.run.dir: cannot be set: a run resumes in the folder of run=…")
+            raise ConfigError("hydra.run.dir: cannot be set: this task works in the folder of run=…")
         folder = find_run(cfg.run).resolve()
         if not os.access(folder, os.W_OK):
             raise ConfigError(f"run: the folder {folder} is not writable")
@@ -88,10 +88,13 @@ def free_folder(cfg: DictConfig, mode: str) -> Path:
 
 
 def check_empty(folder: Path, cfg: DictConfig, mode: str) -> None:
-    """Raises ConfigError if the folder of a `run` or a `sweep` is a file, or contains anything but a lock. With resume=auto it
-    may also contain the files of a start that was killed before it wrote its config."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"hydra.{mode}.dir: {folder} is a file, not a folder")
+    """Raises ConfigError if the folder of a `run` or a `sweep` cannot be created, or contains anything but a lock. With
+    resume=auto it may also contain the files of a start that was killed before it wrote its config."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"hydra.{mode}.dir: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"hydra.{mode}.dir: the folder {there} is not writable")
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if found - LOCK_FILES - (EARLY if cfg.get("resume") else set()):
         raise ConfigError(f"hydra.{mode}.dir: {folder} is not empty; every {mode} needs a new folder")

@@ -32,7 +32,7 @@ def hydra_main() -> int:
 def refuse_multirun(cfg: DictConfig) -> None:
     """Raises ConfigError if a sweep is not possible for this task."""
     if in_run_folder(cfg):
-        raise ConfigError("-m: starts new runs, but task=resume continues one")
+        raise ConfigError("-m: starts new runs, but this task works in the folder of run=…")
     if starts_runs(cfg):
         raise ConfigError("-m: starts several runs, but task=study is one study; its axes are study.axes={loss:[bce,hinge]}")
     if leaves_nothing(cfg):

@@ -6,7 +6,7 @@
     D:   image -> 256 16 -> 128 32 -> 64 64 -> 32 128 -> 16 256 -> 8 512 -> 5×5 logits
                   256 ----- excites --------> 32       128 -> 16      64 -> 8
          image at half the size, at most 128 px -> 64 32 -> 32 64 -> 16 128 -> 8 256 -> 5×5 logits
-    D decodes, for regularizers.Reconstruction: 8 512 -> the image; a quadrant of 16 256 -> its quadrant; the small image's 8 256
+    D decodes: 8 512 -> the image; a quadrant of 16 256 -> its quadrant; the small image's 8 256 (Reconstruction)
 
 For smaller images D begins, and G ends, at the map of their size. Every convolution has spectral norm and no bias.
 """
