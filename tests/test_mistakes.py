@@ -150,7 +150,7 @@ MISTAKES = [
     ("hydra.run.dir=text.ckpt/run", "text.ckpt is a file, not a folder"),
     ("hydra.run.dir=pictures", "is not empty; every run needs a new folder"),
     ("-m seed=1,2 hydra.sweep.dir=pictures", "is not empty; every sweep needs a new folder"),
-    ("-m seed=1,2 hydra.sweep.dir=text.ckpt/sweep", "hydra.sweep.dir: cannot create"),
+    ("-m seed=1,2 hydra.sweep.dir=text.ckpt/sweep", "text.ckpt is a file, not a folder"),
     ("task=sample run=words.ckpt", "model: must be a mapping with a _target_"),
     ("task=sample run=part.ckpt", "is not a System"),
     ("task=sample run=step.ckpt", "the step is not a number or the config is not a mapping"),
