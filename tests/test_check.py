@@ -17,8 +17,9 @@ from torch import nn
 from ganexp import regularizers
 from ganexp.cli.build import build
 from ganexp.runtime import rehearsal
+from ganexp.runtime.console import duration, size
 from ganexp.runtime.layers import layers_of
-from ganexp.tasks.check import duration, layers_of_system, size, without_effect
+from ganexp.tasks.check import layers_of_system, without_effect
 
 
 @pytest.fixture

@@ -23,12 +23,12 @@ from ganexp.callbacks.metrics import Metrics
 from ganexp.cli.messages import Diverged, format_message
 from ganexp.files import read_json, write_json
 from ganexp.runtime import processes
-from ganexp.runtime.console import announcement, count, display_path
+from ganexp.runtime.console import announcement, count, display_path, duration, size
 from ganexp.runtime.layers import Layer, layers_of
 from ganexp.runtime.memory import available_memory
 from ganexp.runtime.rehearsal import NEVER, Clock, parts_of_disk, parts_of_time, sizes_of, times_in
 from ganexp.systems.base import System
-from ganexp.systems.contexts import evaluating
+from ganexp.systems.contexts import evaluating, uncompiled
 from ganexp.tasks.resume import Resume
 from ganexp.tasks.train import Train
 
@@ -225,7 +225,7 @@ def layers_of_system(system: System, shape: tuple[int, ...]) -> dict[str, list[L
         system.check_shapes(tuple(shape))
 
     networks: dict[str, nn.Module] = system.networks()
-    with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+    with torch.random.fork_rng(devices=[]), uncompiled(True):
         return layers_of(networks, run)
 
 
@@ -325,23 +325,3 @@ def free_disk(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def duration(seconds: float) -> str:
-    """`8.2 ms`, `4.1 s`, `3 min 20 s`, `5 h 10 min`, `2 days 3 h`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    for one, unit, below, smaller in ((86400, "days", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= one:
-            return f"{seconds // one:.0f} {unit} {seconds % one // below:.0f} {smaller}"
-    raise AssertionError
-
-
-def size(count: float) -> str:
-    """`12 kB`, `3.4 MB`, `1.2 GB`."""
-    for one, unit in ((1e9, "GB"), (1e6, "MB")):
-        if count >= one:
-            return f"{count / one:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
