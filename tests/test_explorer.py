@@ -23,6 +23,7 @@ from ganexp.cli.messages import ConfigError
 from ganexp.explorer import history, views
 from ganexp.explorer.opened import Library, Opened
 from ganexp.metrics.features import Pixels
+from ganexp.report.charts import read_curves
 from ganexp.tasks.explore import is_loopback
 
 Cli = Callable[..., Answer]
@@ -125,10 +126,11 @@ def test_history_reads_pictures_and_curves_of_the_run(run: Path) -> None:
     found = history.History(run)
     assert found.steps == [0, 2, 3]
     assert found.picture(2).tobytes() == Image.open(run / "samples" / "step-00000002.png").convert("RGB").tobytes()
-    values, metrics = history.read_curves(run)
-    assert metrics == ["swd/pixels"] and len(found.curves.boxes) == 2
+    curves = read_curves(run / "metrics.csv")
+    assert history.metrics_among(curves, run) == ["swd/pixels"] and len(found.curves.boxes) == 2
     rows = list(csv.DictReader((run / "metrics.csv").open()))
-    assert values["loss/generator"] == [(int(r["step"]), float(r["loss/generator"])) for r in rows if r["loss/generator"]]
+    pairs = [(int(r["step"]), float(r["loss/generator"])) for r in rows if r["loss/generator"]]
+    assert list(zip(*curves["loss/generator"], strict=True)) == pairs
     changed = np.asarray(found.curves_at(3)).astype(int) - np.asarray(found.curves.picture)
     assert abs(changed.nonzero()[1].mean() - found.curves.boxes[0][1]) < 3  # the last step is at the right end
 

@@ -57,7 +57,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "export": {"systems", "sampling", "pictures", "images", "files", "runs", "runtime", "cli"},
     "report": CALLBACKS | {"images", "model", "latent_space", "runtime"},
     "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "export", "latent_space"},
-    "explorer": LATENT_SPACE | {"latent_space", "model", "runs", "export"},
+    "explorer": LATENT_SPACE | {"latent_space", "model", "runs", "export", "report"},
     "study": CALLBACKS | {"runtime", "runs"},
     "leaderboard": {"study", "report", "files", "cli"},
     "cli": {"files", "runs", "runtime"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from PIL import Image
 
 from ganexp import pictures
 from ganexp.files import read_json, replace, write_json
+from ganexp.report.charts import read_curves
 from ganexp.runtime.console import display_path, table
 
 log = logging.getLogger(__name__)
@@ -116,9 +116,13 @@ class Compare:
         figure = Figure(figsize=(4.6 * columns, 3.4 * math.ceil(len(self.metrics) / columns)), dpi=100, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.subplots(math.ceil(len(self.metrics) / columns), columns, squeeze=False).flatten()
+        curves = [read_curves(run / "metrics.csv") for run in self.runs]
+        for label, run, found in zip(self.labels, self.runs, curves, strict=True):
+            if not found:
+                log.warning("%s: %s is missing or has no values; there are no curves of it", label, run / "metrics.csv")
         for axis, name in zip(axes, self.metrics, strict=False):
-            for label, run, record in zip(self.labels, self.runs, self.records, strict=True):
-                steps, values = curve(run / "metrics.csv", name)
+            for label, record, found in zip(self.labels, self.records, curves, strict=True):
+                steps, values = found.get(name, (np.empty(0), np.empty(0)))
                 images = record["images_seen"] / max(record["steps"], 1) * steps  # the same number in every step
                 axis.plot(images, values, label=label, linewidth=1.6)
             ys = np.concatenate([line.get_ydata() for line in axis.lines])
@@ -157,17 +161,6 @@ class Compare:
 
 
 COPIED = ("name", "status", "seed", "steps", "images_seen", "seconds", "images_per_second", "parameters", "metrics", "protocols")
-
-
-def curve(file: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the steps and values of a metric in a run's metrics.csv; empty if there is no file."""
-    if not file.is_file():
-        log.warning("there is no file %s; its run has no curve", file)
-        return np.empty(0), np.empty(0)
-    with file.open(newline="") as opened:
-        rows = [(float(row["step"]), float(row[name])) for row in csv.DictReader(opened) if row.get(name) and row.get("step")]
-    pairs = np.array(rows).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
 
 
 def duration(seconds: float) -> str:
