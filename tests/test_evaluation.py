@@ -322,6 +322,17 @@ def test_compare_writes_table_curves_and_grids(cli: Cli, runs: list[Path]) -> No
     assert Image.open(both / "grids.png").width > 600 and not answer.err
 
 
+def test_compare_draws_what_a_damaged_metrics_csv_has(cli: Cli, runs: list[Path]) -> None:
+    """A row that was cut short, a NUL byte, and no file at all."""
+    with (runs[0] / "metrics.csv").open("a") as file:
+        file.write("4,na\0")
+    (runs[1] / "metrics.csv").unlink()
+    answer = cli("task=compare", f"task.runs=[{runs[0]},{runs[1]}]", "hydra.run.dir=both")
+    assert answer.code == 0, answer.err
+    assert (answer.folder / "both" / "curves.png").is_file()
+    assert "r1/metrics.csv is missing or has no values" in answer.out + answer.err
+
+
 def test_compare_warns_of_different_protocols(cli: Cli, runs: list[Path]) -> None:
     answer = cli("task=compare", f"task.runs=[{runs[0]},{runs[2]}]", "hydra.run.dir=both")
     assert answer.code == 0

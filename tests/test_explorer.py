@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -511,6 +512,26 @@ def test_page_shows_errors_as_sentences(browser: Any, made: Path, tmp_path: Path
         assert "cannot be read any more" in page.error()
         page.tab("compare")
         assert "there is no file" in page.error()
+
+
+@pytest.mark.slow
+@browser_test
+def test_emptied_field_changes_nothing(browser: Any, made: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened_page(browser, library_of(made / "images")) as page:
+        before = page.shown("samples-picture")
+        page.set("samples-seed", "")
+        page.page.wait_for_timeout(1000)
+        assert page.shown("samples-picture") == before
+        page.changes("samples-picture", lambda: page.set("samples-seed", 9))
+        page.tab("morph")
+        page.page.locator("#morph-strip img").wait_for()
+        assert "model.interpolate([0, 1]" in page.python("morph-strip")
+        assert page.page.locator("[data-testid=toast-body]").count() == 0
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+        page.tab("project")
+        page.set("project-number", "")
+        page.click("project-start")
+        assert "Choose a picture, or type the number of a training sample." in page.error()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import gradio as gr
+from PIL import Image
 
 from ganexp.cli.build import one_line
 from ganexp.cli.messages import ConfigError
@@ -37,7 +38,7 @@ CSS = """
 
 
 class Tab(NamedTuple):
-    """What every tab gets. `answer`: see `answering`. `go`: the tabs, to change to another one."""
+    """What every tab gets. `answer`: see `answering`. `tabs`: all of them, so that one can open another."""
 
     opened: Opened
     answer: Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -45,7 +46,7 @@ class Tab(NamedTuple):
 
 
 def answering(library: Library) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Makes a function one that the page can call: one at a time, with errors as sentences."""
+    """Returns a decorator for the functions that the page calls: they run one at a time, and the page shows their errors."""
 
     def answer(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -138,13 +139,14 @@ def truncation_slider(name: str) -> gr.Slider:
     )  # fmt: skip
 
 
-def picture(name: str, label: str, **how: Any) -> gr.Image:
-    """A picture that can be downloaded as PNG; its label above it, which would otherwise hide a part of it."""
-    if how.get("visible", True):
+def picture(name: str, label: str, value: Image.Image | None = None, height: int | None = None, visible: bool = True) -> gr.Image:
+    """A picture that can be downloaded as PNG. Its label is above it: Gradio's own would hide a part of it."""
+    if visible:
         gr.Markdown(label, elem_classes="above")
     return gr.Image(
-        show_label=False, format="png", interactive=False, buttons=["download", "fullscreen"], elem_id=name, alt_text=label, **how
-    )
+        value, height=height, visible=visible, show_label=False, format="png", interactive=False,
+        buttons=["download", "fullscreen"], elem_id=name, alt_text=label,
+    )  # fmt: skip
 
 
 def python(name: str, value: str | None = None) -> gr.Code:
@@ -153,10 +155,15 @@ def python(name: str, value: str | None = None) -> gr.Code:
 
 
 def live(triggers: Sequence[Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Call at every trigger; of those that come while it works, the last."""
+    """Call at every trigger; of those that come while it works, the last. A field that is emptied changes nothing."""
+
+    @functools.wraps(function)
+    def unless_empty(*inputs: Any) -> Any:
+        return gr.skip() if None in inputs else function(*inputs)
+
     gr.on(
         triggers,
-        function,
+        unless_empty,
         list(inputs),
         list(outputs),
         trigger_mode="always_last",
@@ -165,8 +172,9 @@ def live(triggers: Sequence[Any], function: Callable[..., Any], inputs: Sequence
     )
 
 
-def click(button: gr.Button, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], **how: Any) -> Any:
-    return button.click(function, list(inputs), list(outputs), api_visibility="private", **how)
+def click(button: gr.Button, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    """Call at a click; clicks that come while it works are ignored."""
+    return button.click(function, list(inputs), list(outputs), trigger_mode="once", api_visibility="private")
 
 
 Sample = tuple[int, int | None]  # seed and class
@@ -195,7 +203,7 @@ def samples_tab(tab: Tab, ends: Sequence[Seed], varied: Seed) -> None:
                 num = gr.Slider(1, views.MOST_SAMPLES, usual, step=1, label="Samples", elem_id="samples-num")
                 new = gr.Button("New seed", variant="primary", elem_id="samples-new")
             with gr.Column(scale=3):
-                shown = picture("samples-picture", "Samples", value=view.picture)
+                shown = picture("samples-picture", "Samples", view.picture)
                 said = gr.Markdown(view.caption, elem_id="samples-said")
             with gr.Column(scale=1, min_width=200):
                 one = picture("sample-picture", "The sample that you clicked", height=220)
@@ -249,12 +257,13 @@ def morph_tab(tab: Tab, ends: Sequence[Seed]) -> None:
             with gr.Column(scale=3):
                 shown = picture("morph-picture", "Between the two", height=300)
                 position = gr.Slider(0, 1, 0.5, step=0.01, label="From the one to the other", elem_id="morph-position")
+                code = python("morph")
             with gr.Column(scale=1, min_width=200):
                 ends[1].render()
                 truncation = truncation_slider("morph")
                 truncation.render()
         whole = picture("morph-strip", "The whole way")
-        code = python("morph")
+        whole_code = python("morph-strip")
 
     @answer
     def show(a: int, a_label: int, b: int, b_label: int, t: float, psi: float) -> tuple[Any, ...]:
@@ -262,13 +271,14 @@ def morph_tab(tab: Tab, ends: Sequence[Seed]) -> None:
         return view.picture, view.code
 
     @answer
-    def show_all(a: int, a_label: int, b: int, b_label: int, psi: float) -> Any:
-        return views.strip(opened, [(a, class_of(a_label)), (b, class_of(b_label))], psi).picture
+    def show_all(a: int, a_label: int, b: int, b_label: int, psi: float) -> tuple[Any, ...]:
+        view = views.strip(opened, [(a, class_of(a_label)), (b, class_of(b_label))], psi)
+        return view.picture, view.code
 
     names = [*ends[0].controls, *ends[1].controls]
     changes = [here.select, truncation.change, *(control.change for control in names)]
     live([*changes, position.change], show, [*names, position, truncation], [shown, code])
-    live(changes, show_all, [*names, truncation], [whole])
+    live(changes, show_all, [*names, truncation], [whole, whole_code])
 
 
 def directions_tab(tab: Tab, varied: Seed) -> None:
@@ -361,11 +371,13 @@ def project_tab(tab: Tab) -> None:
         code = python("project")
 
     @answer
-    def show(path: str | None, i: int, y: int, where: Any, n: int, progress: Any = TQDM) -> Any:
-        view, stages = views.project(opened, path, i, class_of(y), None if where == spaces[0] else where, n)
+    def show(path: str | None, i: int | None, y: int, where: Any, n: int, progress: Any = TQDM) -> Any:
+        if path is None and i is None:
+            raise ValueError("Choose a picture, or type the number of a training sample.")
+        view, stages = views.project(opened, path, i or 0, class_of(y), None if where == spaces[0] else where, n)
         return view.picture, view.caption, stages, view.code
 
-    click(start, show, [file, number, label, space, steps], [shown, said, search, code], trigger_mode="once")
+    click(start, show, [file, number, label, space, steps], [shown, said, search, code])
 
 
 def compare_tab(tab: Tab, library: Library, name: str) -> None:
@@ -377,13 +389,12 @@ def compare_tab(tab: Tab, library: Library, name: str) -> None:
         gr.Markdown("Two checkpoints on the same latents.")
         with gr.Row():
             chosen.render()
-        sides, code = [], []
+        sides = []
         with gr.Row():
             for which, value in (("left", name), ("right", other)):
                 with gr.Column():
                     file = gr.Dropdown(names, value=value, label="Checkpoint", elem_id=f"compare-{which}")
-                    sides.append((file, picture(f"compare-{which}-picture", "Samples")))
-                    code.append(python(f"compare-{which}"))
+                    sides.append((file, picture(f"compare-{which}-picture", "Samples"), python(f"compare-{which}")))
 
     @answer
     def show(file: str, seed: int, label: int, truncation: float) -> tuple[Any, ...]:
@@ -391,9 +402,9 @@ def compare_tab(tab: Tab, library: Library, name: str) -> None:
         view = views.samples(model, views.grid_of(model, seed, 36, class_of(label)), truncation)
         return view.picture, view.code
 
-    for (file, shown), lines in zip(sides, code, strict=True):
+    for file, shown, code in sides:
         controls = [file, *chosen.controls]
-        live([here.select, *(control.change for control in controls)], show, controls, [shown, lines])
+        live([here.select, *(control.change for control in controls)], show, controls, [shown, code])
 
 
 def quiz_tab(tab: Tab) -> None:
@@ -414,7 +425,7 @@ def quiz_tab(tab: Tab) -> None:
                 restart = gr.Button("Start again", elem_id="quiz-restart")
 
     @answer
-    def ask(known: bool | None) -> tuple[Any, ...]:
+    def ask() -> tuple[Any, ...]:
         image, is_real = views.question(opened)
         return image, is_real, "Look at the picture and decide.", *enabled(True)
 
@@ -428,7 +439,7 @@ def quiz_tab(tab: Tab) -> None:
     def enabled(asking: bool) -> list[gr.Button]:
         return [gr.Button(interactive=asking), gr.Button(interactive=asking), gr.Button(interactive=not asking)]
 
-    question = ([truth], [shown, truth, said, real, fake, more])
+    question = ([], [shown, truth, said, real, fake, more])
     here.select(ask, *question, api_visibility="private")
     click(more, ask, *question)
     click(restart, lambda: (0, 0), [], [score]).then(ask, *question, api_visibility="private")

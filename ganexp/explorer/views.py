@@ -15,10 +15,10 @@ from ganexp import pictures
 from ganexp.explorer.opened import Opened
 from ganexp.images import to_float
 from ganexp.latent_space import drawing
-from ganexp.latent_space.codes import Codes, check_number, from_prior, from_seeds, render
+from ganexp.latent_space.codes import check_number, from_prior, from_seeds, render
 from ganexp.latent_space.directions import Method, moved
-from ganexp.latent_space.interpolation import chosen_curve, code_path, interpolation
-from ganexp.latent_space.projection import Target, training_sample
+from ganexp.latent_space.interpolation import chosen_curve, code_path, interpolation, keyframes
+from ganexp.latent_space.projection import Target
 from ganexp.latent_space.real import read_picture
 
 MOST_SAMPLES = 100  # of one grid
@@ -89,11 +89,12 @@ def neighbours(opened: Opened, seed: int, label: int | None, truncation: float) 
     caption += f"{distance:.3g}. Of the training samples, half have another one within {typical:.3g}, and {closer:.0%} within "
     caption += f"{distance:.3g}: near 0 % the sample may be a copy."
     body = f"x = model.sample(1, label={label}, seed={seed}, truncation={truncation})\n"
-    body += f"found = model.neighbours(samples=x, k={found.numbers.shape[1]})\n"
-    body += "x = torch.cat([x, to_float(training_data(model).take(found.numbers[0]))])"
+    body += f"data = training_data(model{trusting(opened)})\n"
+    body += f"found = model.neighbours(samples=x, k={len(nearest)}, data=data)\n"
+    body += "x = torch.cat([x, to_float(data.take(found.numbers[0]))])"
     more = ["from ganexp.images import to_float", "from ganexp.latent_space.real import training_data"]
     picture = sheet(opened, torch.cat([x, nearest])[None])
-    return View(picture, caption, lines(opened, body, columns=1 + NEAREST, imports=more, torch=True))
+    return View(picture, caption, lines(opened, body, columns=1 + len(nearest), imports=more, torch=True))
 
 
 # -- morphs --------------------------------------------------------------------------------------------------------------
@@ -102,33 +103,32 @@ def neighbours(opened: Opened, seed: int, label: int | None, truncation: float) 
 def morph(opened: Opened, ends: Sequence[tuple[int, int | None]], t: float, truncation: float) -> View:
     """The sample at t in [0, 1] of the path from one (seed, class) to another."""
     check_number("position", t, 0, 1)
-    keys = keyframes(opened, ends, truncation)
+    seeds, labels = seeds_and_labels(ends)
+    keys = keyframes(opened.model, seeds, labels, None, truncation)
     curve = chosen_curve(opened.model, keys.space, None)
     codes = code_path(keys, torch.tensor([t], dtype=torch.float64), curve, False, opened.model.classes)
-    labels = [label for _, label in ends] if opened.model.classes else None
-    body = f"ends = from_seeds(model, {[seed for seed, _ in ends]}, {labels}, truncation={truncation})\n"
+    body = f"ends = from_seeds(model, {seeds}, {labels}, truncation={truncation})\n"
     body += f'x = render(model, code_path(ends, torch.tensor([{t}]).double(), "{curve}", False, model.classes))'
     more = [
         "from ganexp.latent_space.codes import from_seeds, render",
         "from ganexp.latent_space.interpolation import code_path",
     ]
-    return View(
-        single(opened, render(opened.model, codes)), f"{t:.0%} of the way", lines(opened, body, None, imports=more, torch=True)
-    )
+    picture = single(opened, render(opened.model, codes))
+    return View(picture, f"{t:.0%} of the way", lines(opened, body, None, imports=more, torch=True))
 
 
 def strip(opened: Opened, ends: Sequence[tuple[int, int | None]], truncation: float) -> View:
     """The whole path in eight samples."""
-    seeds = [seed for seed, _ in ends]
-    labels = [label or 0 for _, label in ends] if opened.model.classes else None
+    seeds, labels = seeds_and_labels(ends)
     x = render(opened.model, interpolation(opened.model, seeds, labels, STRIP, truncation=truncation))
     made = f"x = model.interpolate({seeds}, {labels}, steps={STRIP}, truncation={truncation})[0]  # {shape_text(x)}"
     return View(sheet(opened, x[None]), "the whole way", lines(opened, made, columns=STRIP))
 
 
-def keyframes(opened: Opened, ends: Sequence[tuple[int, int | None]], truncation: float) -> Codes:
-    labels = [label or 0 for _, label in ends] if opened.model.classes else None
-    return from_seeds(opened.model, [seed for seed, _ in ends], labels, truncation=truncation)
+def seeds_and_labels(ends: Sequence[tuple[int, int | None]]) -> tuple[list[int], list[int] | None]:
+    """The arguments of `keyframes`; the ends of an unconditional model have no labels."""
+    labels = [label for _, label in ends if label is not None]
+    return [seed for seed, _ in ends], labels or None
 
 
 # -- directions ----------------------------------------------------------------------------------------------------------
@@ -152,24 +152,15 @@ def along(opened: Opened, method: Method, amounts: Sequence[float], seed: int, l
 # -- projection ----------------------------------------------------------------------------------------------------------
 
 
-def target(opened: Opened, file: str | None, number: int) -> Tensor:
-    """The picture to project [1, *shape]: a file, or the training sample `number`. Raises ValueError for a file that cannot be
-    read or is too large."""
-    if file is not None:
-        return read_picture(file, opened.model.shape, "the picture")
-    check_number("number", number, 0, len(opened.data.x) - 1)
-    return training_sample(opened.model, opened.data, number, None)[0]
-
-
 def project(
     opened: Opened, file: str | None, number: int, label: int | None, space: Target | None, steps: int
 ) -> tuple[View, Image.Image]:
-    """The result beside the target, and the search: the target, then some of its stages."""
+    """The target, a picture's file or the training sample `number`, beside the result; and the search: the target, then some of
+    its stages. Raises ValueError for a file that cannot be read or is too large."""
     check_number("steps", steps, 1, 1000)
-    wanted = target(opened, file, number)
-    if file is None:
-        label = training_sample(opened.model, opened.data, number, label)[1]
-    found = opened.model.project(wanted, label, space, steps, extractor=opened.make_extractor(), data=opened.data)
+    model = opened.model
+    wanted = None if file is None else read_picture(file, model.shape, "the picture")
+    found = model.project(wanted, label, space, steps, extractor=opened.make_extractor(), data=opened.data, number=number)
     both = torch.cat([found.target[None], found.picture[None]])
     caption = f"Left the picture, right the nearest sample that was found in {found.space}. The mean square difference fell from "
     caption += f"{found.start_mse:.3g} to {found.mse:.3g} in {len(found.distances)} steps."
@@ -228,15 +219,18 @@ def scatter(opened: Opened, x: Tensor) -> Image.Image:
 
 def lines(opened: Opened, body: str, columns: int | None, imports: Sequence[str] = (), torch: bool = False) -> str:
     """Python that makes samples x by `body` and writes their picture: `columns` of them, or the one that there is."""
-    trust = f", trust={list(opened.trust)}" if opened.trust else ""
     head = ["from pathlib import Path", ""] if opened.images else []
     head += ["import torch", ""] if torch else []
     head += ["import ganexp"]
     head += ["from ganexp import pictures"] if opened.images else []
     head += list(imports)
-    text = "\n".join([*head, "", f"model = ganexp.load({str(opened.model.checkpoint)!r}{trust})", body])
+    text = "\n".join([*head, "", f"model = ganexp.load({str(opened.model.checkpoint)!r}{trusting(opened)})", body])
     drawn = "enlarged(x[0])" if columns is None else f"grid(x, {columns})"
     return text + (f'\npictures.save(pictures.{drawn}, Path("picture.png"))' if opened.images else "")
+
+
+def trusting(opened: Opened) -> str:
+    return f", trust={list(opened.trust)}" if opened.trust else ""
 
 
 def labels_of(label: int | None) -> list[int] | None:

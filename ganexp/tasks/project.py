@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ganexp.latent_space.codes import check_number
-from ganexp.latent_space.projection import Target, check_project, training_sample
+from ganexp.latent_space.projection import Target, check_project
 from ganexp.latent_space.real import read_picture
 from ganexp.tasks.tool import Tool
 
@@ -34,17 +34,15 @@ class Project(Tool):
 
     def check(self) -> None:
         check_project(self.model, self.label, self.space, self.steps, self.lr, self.perceptual, self.pixels)
-        if self.picture is not None:
-            self.target = read_picture(self.picture, self.model.shape)
-        else:
+        self.target = None if self.picture is None else read_picture(self.picture, self.model.shape)
+        if self.target is None:
             check_number("number", self.number, 0, len(self.data.x) - 1)
-            self.target, self.label = training_sample(self.model, self.data, self.number, self.label)
 
     def run(self) -> None:
         """Search, and write the results."""
         found = self.model.project(
             self.target, self.label, self.space, self.steps, self.lr, self.perceptual, self.pixels, self.seed,
-            self.extractor, self.data,
+            self.extractor, self.data, self.number,
         )  # fmt: skip
         self.save_sheet(torch.cat([found.target[None], found.stages])[None], "projection")
         self.save_array(found.code, "code")
