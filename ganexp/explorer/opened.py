@@ -22,7 +22,7 @@ from ganexp.runs import checkpoint_in, find_checkpoint
 from ganexp.runtime.console import display_path
 from ganexp.runtime.restoring import restore_data
 
-OPEN = 4  # models in memory
+OPEN = 4  # models in memory beside those of pages
 NUM_REAL = 10_000  # training samples among which neighbours are looked for
 DIRECTIONS = 6  # sliders
 
@@ -81,8 +81,8 @@ class Opened:
 
 
 class Library:
-    """Models by checkpoint. Each is loaded when it is first asked for; the last four asked for stay in memory, also when their
-    files are deleted.
+    """Models by checkpoint. Each is loaded when it is first asked for. Those of `checkpoints`, which have pages, stay in memory,
+    and of the others the last four that were asked for; even if their files are deleted.
 
     `all_checkpoints`: the files of all runs by display name. `checkpoints`: the names of those that run=… takes.
     """
@@ -109,8 +109,9 @@ class Library:
             model = load(file, self.device, self.trust)
             self.open[file] = Opened(model, self.trust, self.data, self.make_extractor)
         self.open.move_to_end(file)
-        while len(self.open) > OPEN:
-            self.open.popitem(last=False)
+        pages = [self.all_checkpoints[page] for page in self.checkpoints]
+        for old in [other for other in self.open if other not in pages][:-OPEN]:
+            del self.open[old]
         return self.open[file]
 
 

@@ -55,10 +55,7 @@ def card(facts: Facts, picture: str | None, programs: Sequence[str]) -> str:
     """`picture`: the file of samples in the folder. `programs`: further files of the folder, `model.onnx`."""
     name = escaped(facts.config.get("name", "A model"))
     kind = "images" if len(facts.shape) == 3 else "points"
-    head = {
-        "library_name": "ganexp",
-        "tags": ["gan", "image-generation" if kind == "images" else "gan"][: 1 + (kind == "images")],
-    }
+    head = {"library_name": "ganexp", "tags": ["gan", *(["image-generation"] if kind == "images" else [])]}
     data = short(mapping(facts.config.get("data")).get("_target_"))
     sentence = f"{facts.system} trained on {data}: {kind} {'×'.join(map(str, facts.shape))}, "
     sentence += f"{facts.classes} classes" if facts.classes else "unconditional"

@@ -130,8 +130,7 @@ def attribute(
     samples with the highest and the lowest score (see `scorer`); null: labels where there is an encoder. `labels`: the classes
     asked of a conditional model. Raises ValueError for an attribute that the data does not have, or one without samples.
     """
-    space = check_attribute(model, space, source, n, extremes)
-    source = chosen_source(model, space, source)
+    space, source = check_attribute(model, space, source, n, extremes)
     data = training_data(model) if data is None else data
     if source == "labels":
         if data.classes < 2:
@@ -146,13 +145,14 @@ def attribute(
     return fitted(sides[0], sides[1], space, source)
 
 
-def check_attribute(model: TrainedModel, space: Space | None, source: Source | None, n: int, extremes: float) -> Space:
-    """Raises ValueError for numbers out of range and what the model has not. The space."""
+def check_attribute(
+    model: TrainedModel, space: Space | None, source: Source | None, n: int, extremes: float
+) -> tuple[Space, Source]:
+    """The chosen space and source. Raises ValueError for numbers out of range, and for what the model does not have."""
     check_number("num", n, 20, 100_000)
     check_number("extremes", extremes, 0.001, 0.5)
     found = chosen_space(model, space)
-    chosen_source(model, found, source)
-    return found
+    return found, chosen_source(model, found, source)
 
 
 def fitted(present: Tensor, absent: Tensor, space: Space, source: Source) -> Attribute:

@@ -36,6 +36,7 @@ class TrainedModel(Protocol):
     @property
     def device(self) -> torch.device: ...
     def encode(self, x: Tensor, y: Tensor | int | None = None) -> Tensor: ...
+    def check_label(self, label: int | None) -> None: ...
 
 
 class Codes(NamedTuple):
@@ -154,10 +155,12 @@ def check_number(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name}: must be from {low:,} to {high:,}, got {value}")
 
 
-def check_seeds(seeds: Sequence[int], name: str = "seeds", at_least: int = 1) -> None:
-    """Raises ValueError for too few or too many seeds, and for one that is no seed."""
-    if not at_least <= len(seeds) <= MOST:
-        raise ValueError(f"{name}: must be {at_least} to {MOST:,} seeds, got {len(seeds)}")
+def check_seeds(seeds: Sequence[int] | None, name: str = "seeds") -> None:
+    """Raises ValueError for no or too many seeds, and for a number that is not a seed. None stands for default seeds."""
+    if seeds is None:
+        return
+    if not 1 <= len(seeds) <= MOST:
+        raise ValueError(f"{name}: must be 1 to {MOST:,} seeds, got {len(seeds)}")
     for seed in seeds:
         check_number(name, seed, 0, 2**63 - 1)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,6 @@ from ganexp import pictures
 from ganexp.files import replace
 from ganexp.latent_space.codes import Codes, TrainedModel, check_choice, check_number, render_parts
 
-Kind = Literal["gif", "webp", "mp4"]
 KINDS = ("gif", "webp", "mp4")
 
 

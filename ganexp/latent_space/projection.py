@@ -22,7 +22,6 @@ from ganexp.latent_space.codes import (
     chosen_space,
     from_prior,
     has_w,
-    labels_in_turn,
     render,
 )
 from ganexp.latent_space.real import ready, training_data
@@ -215,11 +214,7 @@ def check_project(
         raise ValueError(f"space: must be z, w or w+, got {space}")
     if space is not None:
         chosen_space(model, "z" if space == "z" else "w")
-    if label is not None:
-        try:
-            labels_in_turn(model, 1, [label])
-        except ValueError as error:
-            raise ValueError(str(error).replace("labels:", "label:", 1)) from error
+    model.check_label(label)
 
 
 @torch.no_grad()

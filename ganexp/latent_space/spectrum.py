@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -54,10 +55,10 @@ def azimuthal_average(spectrum: Tensor) -> tuple[Tensor, Tensor]:
     """A spectrum [H, W], the frequency 0 in the middle -> frequencies [B] in cycles per pixel, and its mean over rings around
     the middle, one cycle per shorter side wide (Durall et al. 2020, arXiv:2003.01826, section 3). Without the frequency 0."""
     height, width = spectrum.shape
-    across = torch.fft.fftshift(torch.fft.fftfreq(height, dtype=torch.float64))[:, None]
-    down = torch.fft.fftshift(torch.fft.fftfreq(width, dtype=torch.float64))
+    down = torch.fft.fftshift(torch.fft.fftfreq(height, dtype=torch.float64))[:, None]
+    across = torch.fft.fftshift(torch.fft.fftfreq(width, dtype=torch.float64))
     side = min(height, width)
-    ring = ((across.square() + down.square()).sqrt() * side).round().long()
+    ring = ((down.square() + across.square()).sqrt() * side).round().long()
     rings = torch.arange(1, side // 2 + 1)
     return rings / side, torch.stack([spectrum[ring == i].mean() for i in rings])
 
@@ -69,8 +70,8 @@ def spectrum(model: TrainedModel, n: int = 1000, seed: int = 0, data: DataModule
     check_spectrum(model, n)
     data = training_data(model) if data is None else data
     fake = sum_of(render_parts(model, from_prior(model, n, seed, None, "z"))) / n
-    real_images = data.order(n)
-    real = sum_of(data_part(data, i) for i in real_images.split(256)) / len(real_images)
+    order = data.order(n)
+    real = sum_of(to_float(data.take(i)) for i in order.split(256)) / len(order)
     frequencies, real_profile = azimuthal_average(real)
     return Spectrum(real, fake, frequencies, real_profile, azimuthal_average(fake)[1])
 
@@ -84,11 +85,7 @@ def check_spectrum(model: TrainedModel, n: int) -> None:
         )
 
 
-def data_part(data: DataModule, i: Tensor) -> Tensor:
-    return to_float(data.take(i))
-
-
-def sum_of(parts: Any) -> Tensor:
+def sum_of(parts: Iterable[Tensor]) -> Tensor:
     """The sum of the log powers [H, W] of all images, which come in parts."""
     total = torch.zeros(())
     for images in parts:

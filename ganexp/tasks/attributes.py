@@ -26,7 +26,7 @@ class Attributes(Tool):
     ):  # fmt: skip
         super().__init__(config, run_dir)
         check_number("steps", steps, 2, MOST)
-        check_seeds(seeds or [0])
+        check_seeds(seeds)
         check_number("reach", reach, 0, 1000)
         check_number("truncation", truncation, -10, 10)
         self.attribute, self.source, self.space, self.num, self.extremes = attribute, source, space, num, extremes

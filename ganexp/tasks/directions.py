@@ -29,7 +29,7 @@ class Directions(Tool):
         check_number("num", num, 1, MOST)
         check_number("steps", steps, 2, MOST)
         check_choice("method", method, ("sefa", "pca"))
-        check_seeds(seeds or [0])
+        check_seeds(seeds)
         check_number("truncation", truncation, -10, 10)
         check_number("reach", 0 if reach is None else reach, 0, 1000)
         self.method, self.num, self.space, self.chosen_seeds, self.labels = method, num, space, seeds, labels

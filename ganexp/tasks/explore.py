@@ -41,7 +41,7 @@ class Explore:
         self.config, self.host, self.port, self.browser = config, host, port, browser
 
     def setup(self) -> None:
-        """Load the first model, so that a mistake is seen at once."""
+        """Load the models, so that a mistake is seen before the page is served."""
         quiet()
         node = self.config.get("data")
         data = None if node is None else build(node, "data")

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ganexp.latent_space import film
 from ganexp.latent_space.codes import MOST, Space, check_number, check_seeds, render
 from ganexp.latent_space.interpolation import Curve, interpolation
@@ -31,7 +29,7 @@ class Interpolate(Tool):
         super().__init__(config, run_dir)
         check_number("num", num, 1, MOST)
         check_number("steps", steps, 2, MOST)
-        check_seeds(seeds or [0])
+        check_seeds(seeds)
         self.chosen_seeds, self.labels, self.num, self.steps = seeds, labels, num, steps
         self.space, self.curve, self.truncation, self.film, self.fps = space, curve, truncation, film, fps
 
@@ -43,8 +41,7 @@ class Interpolate(Tool):
 
     def run(self) -> None:
         """Write the picture and the film."""
-        with torch.no_grad():
-            samples = render(self.model, self.codes).unflatten(0, (-1, self.steps))
+        samples = render(self.model, self.codes).unflatten(0, (-1, self.steps))
         self.save_sheet(samples, "interpolation")
         self.save_film(self.codes, "interpolation", self.film, self.fps)
         self.report(f"{len(samples)} rows of {self.steps} samples in {self.codes.space}")

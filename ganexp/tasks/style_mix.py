@@ -26,8 +26,8 @@ class StyleMix(Tool):
         super().__init__(config, run_dir)
         check_number("num", num, 1, MOST)
         check_number("truncation", truncation, -10, 10)
-        check_seeds(rows or [0], "rows")
-        check_seeds(columns or [0], "columns")
+        check_seeds(rows, "rows")
+        check_seeds(columns, "columns")
         self.rows, self.columns, self.num = rows, columns, num
         self.layers, self.labels, self.truncation = layers, labels, truncation
 

@@ -23,7 +23,7 @@ class Truncate(Tool):
         super().__init__(config, run_dir)
         check_number("num", num, 1, MOST)
         check_number("psi", len(psi), 1, MOST)
-        check_seeds(seeds or [0])
+        check_seeds(seeds)
         for value in psi:
             check_number("psi", value, -10, 10)
         self.chosen_seeds, self.labels, self.num, self.psi = seeds, labels, num, psi

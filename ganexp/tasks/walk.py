@@ -27,7 +27,7 @@ class Walk(Tool):
         super().__init__(config, run_dir)
         check_number("num", num, 1, MOST)
         check_number("frames", frames, 1, MOST)
-        check_seeds(seeds or [0])
+        check_seeds(seeds)
         self.chosen_seeds, self.labels, self.num, self.frames = seeds, labels, num, frames
         self.space, self.curve, self.truncation, self.film, self.fps = space, curve, truncation, film, fps
 
