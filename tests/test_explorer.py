@@ -164,6 +164,10 @@ def test_library_caches_opened_models(run: Path) -> None:
     first = next(iter(library.all_checkpoints))
     a = library.get(first)
     assert library.get(first) is a and len(library.open) == 1
+    for name in library.all_checkpoints:
+        library.get(name)
+    library.open.update({Path(f"other-{i}"): a for i in range(4)})
+    assert library.get(library.checkpoints[0]) in library.open.values() and len(library.open) == 1 + 4
     names = [re.sub(r".*/", "", name) for name in library.all_checkpoints]
     assert {"last.ckpt", "step-00000003.ckpt"} <= set(names)
 

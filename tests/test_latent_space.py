@@ -524,6 +524,8 @@ def test_truncate_from_python_equals_the_task(made: Path, cli: Cli, model: Model
         ("images", ["task=interpolate", "task.labels=[]"], "labels: must hold at least one class"),
         ("points", ["task=walk", "task.labels=[1]"], "labels: this model is unconditional and has no classes"),
         ("images", ["task=interpolate", "task.seeds=[1]", "task.labels=[2]"], "seeds: at least two keyframes"),
+        ("images", ["task=attributes", "task.seeds=[]"], "seeds: must be 1 to 10,000 seeds, got 0"),
+        ("images", ["task=directions", "task.seeds=[]"], "seeds: must be 1 to 10,000 seeds, got 0"),
         ("images", ["task=interpolate", "task.seeds=[-1,2]"], "seeds: must be from 0 to"),
         ("images", ["task=interpolate", "task.seeds=[99999999999999999999,2]"], "seeds: must be from 0 to"),
         ("images", ["task=interpolate", "task.space=w"], "space: this generator has no w"),
@@ -624,6 +626,20 @@ def test_sheet_size_is_limited() -> None:
 def test_tools_refuse_data_of_another_shape(made: Path, cli: Cli) -> None:
     answer = cli("task=neighbours", f"run={made}/images", "data=sine")
     assert answer.code == 2 and answer.err == "ganexp: data.shape: [2], but the model generates [1, 8, 8]\n", answer.err
+
+
+def test_tools_name_data_that_cannot_be_loaded(made: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSONDecodeError cannot be raised again with another text."""
+
+    def damaged(data: Any) -> None:
+        json.loads("{")
+
+    monkeypatch.setattr("ganexp.data.digits.Digits.load", damaged)
+    answer = cli("task=neighbours", f"run={made}/images")
+    assert answer.code == 2 and answer.err.count("\n") == 1, answer.err
+    assert answer.err.startswith("ganexp: data: Expecting property name") and "data.root=… choose other data" in answer.err
+    answer = cli("task=neighbours", f"run={made}/images", "data=digits")
+    assert answer.code == 2 and answer.err.startswith("ganexp: data: Expecting") and "choose" not in answer.err
 
 
 def test_tools_refuse_a_model_that_diverged(made: Path, tmp_path: Path, cli: Cli) -> None:

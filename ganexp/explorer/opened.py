@@ -10,17 +10,15 @@ from pathlib import Path
 
 import torch
 
-from ganexp.cli.messages import ConfigError
 from ganexp.data.module import DataModule
 from ganexp.latent_space.codes import has_w
 from ganexp.latent_space.directions import Directions, Method
 from ganexp.latent_space.neighbours import RealFeatures
-from ganexp.latent_space.real import prepared
+from ganexp.latent_space.real import prepared, training_data
 from ganexp.metrics.features import Extractor
 from ganexp.model import Model, load
 from ganexp.runs import checkpoint_in, find_checkpoint
 from ganexp.runtime.console import display_path
-from ganexp.runtime.restoring import restore_data
 
 OPEN = 4  # models in memory beside those of pages
 NUM_REAL = 10_000  # training samples among which neighbours are looked for
@@ -38,12 +36,8 @@ class Opened:
 
     @cached_property
     def data(self) -> DataModule:
-        """The given data, or the run's own. Raises ConfigError, ValueError or OSError where they cannot be loaded."""
-        data = restore_data(self.model.config, self.trust) if self.given_data is None else self.given_data
-        try:
-            return prepared(data, self.model)
-        except (ValueError, OSError) as error:
-            raise ConfigError(f"the training data cannot be loaded: {error}") from error
+        """The given data, or the run's own. Raises ConfigError if it cannot be loaded."""
+        return training_data(self.model, self.trust) if self.given_data is None else prepared(self.given_data, self.model)
 
     @cached_property
     def real_features(self) -> RealFeatures:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ganexp.cli.build import to_config_error
 from ganexp.cli.messages import ConfigError
 from ganexp.data.decoding import MODES, UNREADABLE, as_array, decode_image, reason, resize_image
 from ganexp.data.module import DataModule
@@ -27,15 +28,18 @@ MOST_BYTES = 64 * 2**20  # of its file
 
 def training_data(model: TrainedModel, trust: Sequence[str] = ()) -> DataModule:
     """The data of the model's config, loaded. Raises ConfigError for a config that names classes other than ganexp's and
-    `trust`'s, and whatever loading raises."""
+    `trust`'s, and for data that cannot be loaded."""
     return prepared(restore_data(model.config, trust), model)
 
 
 def prepared(data: DataModule, model: TrainedModel) -> DataModule:
-    """The data, loaded. Raises ConfigError where the model's samples have another shape."""
+    """The data, loaded. Raises ConfigError if the model's samples have another shape, and if it cannot be loaded."""
     if tuple(data.shape) != tuple(model.shape):
         raise ConfigError(f"data.shape: {list(data.shape)}, but the model generates {list(model.shape)}")
-    data.prepare()
+    try:
+        data.prepare()
+    except Exception as error:  # a user's DataModule may raise anything
+        raise to_config_error(error, "data") from error
     return data
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ganexp import pictures
 from ganexp.cli.build import build
+from ganexp.cli.messages import ConfigError
 from ganexp.data.module import DataModule
 from ganexp.files import replace, write_json
 from ganexp.latent_space import drawing, film
@@ -53,14 +54,16 @@ class Tool:
 
     @cached_property
     def data(self) -> DataModule:
-        """The data of the command line, or else the run's own, loaded. Raises ConfigError if their shape differs from the
-        model's."""
+        """The data of the command line, or else the run's own, loaded. Raises ConfigError if it cannot be loaded, or its shape
+        differs from the model's."""
         node = self.config.get("data")
-        data = restore_data(self.model.config, self.config["trust"]) if node is None else build(node, "data")
+        if node is not None:
+            return prepared(build(node, "data"), self.model)
+        own = restore_data(self.model.config, self.config["trust"])
         try:
-            return prepared(data, self.model)
-        except (ValueError, OSError) as error:
-            raise type(error)(f"data of the run: {error}; or choose other data: data=… data.root=…") from error
+            return prepared(own, self.model)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; this is the data of the run: data=… data.root=… choose other data") from error
 
     @cached_property
     def extractor(self) -> Extractor:
