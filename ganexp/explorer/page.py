@@ -439,7 +439,7 @@ def quiz_tab(tab: Tab) -> None:
     def enabled(asking: bool) -> list[gr.Button]:
         return [gr.Button(interactive=asking), gr.Button(interactive=asking), gr.Button(interactive=not asking)]
 
-    question = ([], [shown, truth, said, real, fake, more])
+    question: tuple[list[Any], list[Any]] = ([], [shown, truth, said, real, fake, more])
     here.select(ask, *question, api_visibility="private")
     click(more, ask, *question)
     click(restart, lambda: (0, 0), [], [score]).then(ask, *question, api_visibility="private")

@@ -89,9 +89,9 @@ def neighbours(opened: Opened, seed: int, label: int | None, truncation: float) 
     caption += f"{distance:.3g}. Of the training samples, half have another one within {typical:.3g}, and {closer:.0%} within "
     caption += f"{distance:.3g}: near 0 % the sample may be a copy."
     body = f"x = model.sample(1, label={label}, seed={seed}, truncation={truncation})\n"
-    body += f"data = training_data(model{trusting(opened)})\n"
-    body += f"found = model.neighbours(samples=x, k={len(nearest)}, data=data)\n"
-    body += "x = torch.cat([x, to_float(data.take(found.numbers[0]))])"
+    data = f"training_data(model{trusting(opened)})"
+    body += f"found = model.neighbours(samples=x, k={len(nearest)}, data={data})\n"
+    body += f"x = torch.cat([x, to_float({data}.take(found.numbers[0]))])"
     more = ["from ganexp.images import to_float", "from ganexp.latent_space.real import training_data"]
     picture = sheet(opened, torch.cat([x, nearest])[None])
     return View(picture, caption, lines(opened, body, columns=1 + len(nearest), imports=more, torch=True))
