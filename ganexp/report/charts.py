@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from ganexp.references import Reference
 
@@ -76,6 +76,9 @@ def chart(
     right = max(steps[-1] for steps, _ in curves.values())
     if logarithmic and 0 < values.min() < values.max() / 30:
         axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     for i, reference in enumerate(references):
         colour = COLOURS[(3 + i) % len(COLOURS)]
         steps = np.array(reference.steps or (0,), float)
@@ -95,7 +98,7 @@ def chart(
         axes.plot(*best, "o", markersize=7, fillstyle="none", color="#1f2328", label="best")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=8, which="both")
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
