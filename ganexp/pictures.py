@@ -70,13 +70,19 @@ def scatter(points: Tensor, real: Tensor, title: str) -> Image.Image:
     """Plot points [N, 2] over the real ones [M, 2]. The axes follow the real points, so a run's plots are comparable."""
     points, real = points.detach().float().cpu(), real.cpu()
     figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    axes = figure.subplots()
     for x, size, color, label in ((real, 5, "#bbbbbb", "real"), (points, 9, "#d1495b", "generated")):
         axes.scatter(x[:, 0], x[:, 1], s=size, c=color, label=label, linewidths=0)
     low, high = real.min(0).values, real.max(0).values
     margin = (high - low) * 0.15
     axes.set(xlim=ends(low, high, margin, 0), ylim=ends(low, high, margin, 1), title=title)
     axes.legend(loc="upper right")
+    return from_figure(figure)
+
+
+def from_figure(figure: Figure) -> Image.Image:
+    """Returns what is drawn on a figure, and clears it."""
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     figure.clear()  # breaks the reference cycle of figure, canvas and axes, about 1 MB, before the garbage collector runs

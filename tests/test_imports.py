@@ -59,7 +59,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "export", "latent_space"},
     "explorer": LATENT_SPACE | {"latent_space", "model", "runs", "export", "report"},
     "study": CALLBACKS | {"runtime", "runs"},
-    "leaderboard": {"study", "report", "files", "cli"},
+    "leaderboard": {"study", "report", "pictures", "files", "cli", ""},
     "cli": {"files", "runs", "runtime"},
     "tasks": EVERYTHING - {"__main__"},
     "__main__": {"cli"},

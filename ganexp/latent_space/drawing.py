@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -73,9 +71,5 @@ def spectra(spectrum: Spectrum) -> Image.Image:
 def drawn(draw: Callable[[Figure], Any], size: tuple[float, float]) -> Image.Image:
     """What a function draws on a figure of this size, in inches at 100 px."""
     figure = Figure(figsize=size, dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     draw(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    figure.clear()  # figure, canvas and axes hold each other, and a megabyte, until Python looks for cycles
-    return picture
+    return pictures.from_figure(figure)

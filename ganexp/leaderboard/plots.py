@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from PIL import Image
 
+from ganexp import pictures
 from ganexp.leaderboard.board import Leaderboard, Row, Run
+from ganexp.report.charts import number
 
 MOST = 8  # settings that get a colour of their own
-
-
-def picture_of(figure: Figure) -> Image.Image:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+PARTS = 4  # of the numbers of an axis, for its importance: were every value a group, an axis drawn from a range would explain all
 
 
 def plot_curves(board: Leaderboard) -> Image.Image:
@@ -34,16 +31,18 @@ def plot_curves(board: Leaderboard) -> Image.Image:
     ys = np.concatenate([np.empty(0), *(np.asarray(line.get_ydata(), float) for line in axis.lines)])
     if ys.size and 0 < ys.min() < ys.max() / 30:
         axis.set_yscale("log")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.set(xlabel="images seen", ylabel=board.metric, title="mean and range over the seeds")
     axis.grid(alpha=0.3)
     if axis.lines:
         axis.legend(fontsize=8)
-    return picture_of(figure)
+    return pictures.from_figure(figure)
 
 
 def common_curve(metric: str, row: Row) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images seen at which all runs were measured, and the values there: [runs, images]."""
-    curves = [(run, *run.curves[metric]) for run in row.runs if metric in run.curves and run.record.get("steps")]
+    """Returns the images seen at which all finished runs were measured, and the values there: [runs, images]."""
+    finished = [run for run in row.runs if run.status == "finished" and run.record.get("steps")]
+    curves = [(run, *run.curves[metric]) for run in finished if metric in run.curves]
     if not curves:
         return np.empty(0), np.empty((0, 0))
     steps = curves[0][1]
@@ -62,7 +61,7 @@ def plot_parallel(board: Leaderboard) -> Image.Image:
     axis = figure.subplots()
     scores = np.array([value for _, value in runs])
     low, high = (scores.min(), scores.max()) if scores.size else (0.0, 1.0)
-    levels = {name: list(dict.fromkeys(run.setting.get(name, "–") for run in board.runs)) for name in axes}
+    levels = {name: in_order(run.setting.get(name, "–") for run in board.runs) for name in axes}
     for run, value in runs:
         heights = [place(levels[name], run.setting.get(name, "–")) for name in axes] + [(value - low) / ((high - low) or 1)]
         good = heights[-1] if board.higher_is_better else 1 - heights[-1]
@@ -78,13 +77,23 @@ def plot_parallel(board: Leaderboard) -> Image.Image:
     axis.set_yticks([])
     axis.set_xlim(-0.05, len(axes) + 0.4)
     axis.set(title=f"every run; blue is better ({board.statistic.replace('_', ' ')})")
-    return picture_of(figure)
+    return pictures.from_figure(figure)
 
 
 def values_of(board: Leaderboard) -> list[tuple[Run, float]]:
     """Returns the finished runs of the commonest protocol and their values."""
     runs = [run for row in board.rows if not row.mark for run in row.runs if run.status == "finished"]
     return [(run, value) for run in runs if (value := run.value(board.metric, board.statistic)) is not None]
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Returns each label once: numbers by size, others as they come."""
+    found = list(dict.fromkeys(labels))
+    return sorted(found, key=float) if are_numbers(found) else found
+
+
+def are_numbers(labels: Sequence[str]) -> bool:
+    return all(math.isfinite(number(label)) for label in labels)
 
 
 def place(labels: Sequence[str], label: str) -> float:
@@ -97,28 +106,40 @@ def axes_of(board: Leaderboard) -> list[str]:
 
 def importance(board: Leaderboard) -> dict[str, float]:
     """Returns the fraction of the variance between runs that each axis alone explains, and as `seed and rest` what the settings
-    do not (the between-groups sum of squares over the total one). Empty without variance."""
+    do not (the between-groups sum of squares over the total one). Empty without variance.
+
+    Runs are grouped by the value of the axis; the numbers of an axis with more than PARTS values by the part they are in.
+    """
     runs = values_of(board)
     scores = np.array([value for _, value in runs])
     total = float(((scores - scores.mean()) ** 2).sum()) if scores.size else 0.0
     if not math.isfinite(total) or total == 0:
         return {}
 
-    def explained(keys: Sequence[str]) -> float:
-        groups: dict[tuple[str, ...], list[float]] = {}
-        for run, value in runs:
-            groups.setdefault(tuple(run.setting.get(key, "–") for key in keys), []).append(value)
+    def explained(labels: Sequence[Hashable]) -> float:
+        groups: dict[Hashable, list[float]] = {}
+        for label, value in zip(labels, scores, strict=True):
+            groups.setdefault(label, []).append(value)
         return sum(len(group) * (float(np.mean(group)) - float(scores.mean())) ** 2 for group in groups.values()) / total
 
-    axes = axes_of(board)
-    return {axis: explained([axis]) for axis in axes} | {"seed and rest": 1 - explained(axes)}
+    chosen = {axis: [run.setting.get(axis, "–") for run, _ in runs] for axis in axes_of(board)}
+    settings = [tuple(sorted(run.setting.items())) for run, _ in runs]
+    return {axis: explained(parts_of(labels)) for axis, labels in chosen.items()} | {"seed and rest": 1 - explained(settings)}
+
+
+def parts_of(labels: Sequence[str]) -> list[Hashable]:
+    """Returns the labels, or of more than PARTS numbers the part of the sorted ones that each is in."""
+    levels = in_order(labels)
+    if len(levels) <= PARTS or not are_numbers(levels):
+        return list(labels)
+    return [levels.index(label) * PARTS // len(levels) for label in labels]
 
 
 def plot_importance(board: Leaderboard) -> Image.Image:
     """Plot the fraction of the variance that each axis explains."""
     parts = importance(board)
-    figure = Figure(figsize=(6, 1.2 + 0.4 * max(len(parts), 1)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6, 1.6 + 0.4 * max(len(parts), 1)), dpi=100, layout="constrained")
     axis = figure.subplots()
     axis.barh(list(parts)[::-1], list(parts.values())[::-1], color="C0")
     axis.set(xlim=(0, 1), xlabel=f"fraction of the variance of {board.metric}", title="importance of the axes")
-    return picture_of(figure)
+    return pictures.from_figure(figure)

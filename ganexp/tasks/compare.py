@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
@@ -114,7 +113,6 @@ class Compare:
         """Plot every metric over the images seen, on a logarithmic axis if it spans more than a factor of 30."""
         columns = min(3, len(self.metrics))
         figure = Figure(figsize=(4.6 * columns, 3.4 * math.ceil(len(self.metrics) / columns)), dpi=100, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
         axes = figure.subplots(math.ceil(len(self.metrics) / columns), columns, squeeze=False).flatten()
         curves = [read_curves(run / "metrics.csv") for run in self.runs]
         for label, run, found in zip(self.labels, self.runs, curves, strict=True):
@@ -135,10 +133,7 @@ class Compare:
         for axis in axes[len(self.metrics) :]:
             axis.axis("off")
         axes[0].legend(fontsize=9)
-        canvas.draw()
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        figure.clear()
-        return picture
+        return pictures.from_figure(figure)
 
     def strip(self) -> Image.Image | None:
         """Returns the runs' last pictures in a row, under their names; None if no run has one."""
@@ -149,15 +144,11 @@ class Compare:
         if not images:
             return None
         figure = Figure(figsize=(4 * len(images), 4.3), dpi=100, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
         for axis, (label, picture) in zip(figure.subplots(1, len(images), squeeze=False).flatten(), images.items(), strict=True):
             axis.imshow(picture)
             axis.set_title(label, fontsize=9)
             axis.axis("off")
-        canvas.draw()
-        sheet = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        figure.clear()
-        return sheet
+        return pictures.from_figure(figure)
 
 
 COPIED = ("name", "status", "seed", "steps", "images_seen", "seconds", "images_per_second", "parameters", "metrics", "protocols")
