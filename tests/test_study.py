@@ -194,6 +194,25 @@ def test_worker_leaves_a_claimed_job_to_its_owner(tmp_path: Path, monkeypatch: p
     assert done == [1]
 
 
+def test_failed_jobs_are_run_once_more_by_one_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, done = make(axes={"loss": ["bce", "hinge"]}, seeds=1), []
+    study.save(tmp_path)
+    worker.note({"status": "failed", "error": "no space"}, study.jobs()[0], tmp_path / "0")
+    worker.note({"status": "finished"}, study.jobs()[1], tmp_path / "1")
+
+    def fail_again(study: plan.Plan, job: plan.Job, folder: Path) -> bool:
+        done.append(job.number)
+        worker.note({"status": "failed", "error": "again"}, job, folder / str(job.number))
+        return True
+
+    monkeypatch.setattr(worker, "run", fail_again)
+    assert worker.work(tmp_path) and done == []
+    worker.reopen_failed(study, tmp_path)
+    assert records(tmp_path)["0"]["status"] == "waiting" and "error" not in records(tmp_path)["0"]
+    assert worker.work(tmp_path) and worker.work(tmp_path) and done == [0]
+    assert records(tmp_path)["0"]["error"] == "again"
+
+
 def values(file: Path) -> list[dict[str, str]]:
     with file.open(newline="") as opened:
         return list(csv.DictReader(opened))
@@ -226,11 +245,14 @@ def test_killed_study_goes_on_and_equals_single_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_share_a_folder(tmp_path: Path) -> None:
+    """No job is run twice, and each gives what the study in one process gives."""
     study = [sys.executable, "-m", "ganexp", "task=study", *LONG, "study.seeds=3", AXES, "hydra.run.dir=S"]
     processes = [subprocess.Popen(study, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
         assert process.wait(timeout=400) == 0, process.stderr.read()  # type: ignore[union-attr]
-    assert [r["status"] for r in records(tmp_path / "S").values()] == ["finished"] * 6
-    for folder in range(6):
-        steps = [row["step"] for row in values(tmp_path / "S" / str(folder) / "metrics.csv")]
-        assert len(steps) == len(set(zip(steps, range(len(steps)), strict=True))) and not list(tmp_path.glob("S/*/error.txt"))
+    found = records(tmp_path / "S")
+    assert [r["status"] for r in found.values()] == ["finished"] * 6
+    subprocess.run([*study[:-1], "hydra.run.dir=T"], cwd=tmp_path, check=True, timeout=400)
+    for job in range(6):
+        assert values(tmp_path / "S" / str(job) / "metrics.csv") == values(tmp_path / "T" / str(job) / "metrics.csv"), job
+        assert "resumed_at" not in found[str(job)]

@@ -14,16 +14,16 @@ from typing import Any
 from ganexp.study.worker import begin, work
 
 
-def run_serial(folder: Path, retry: bool, threads: int | None) -> bool:
+def run_serial(folder: Path, threads: int | None) -> bool:
     """Run the jobs in this process. Returns False if a signal has ended the work."""
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    return work(folder, retry)
+    return work(folder)
 
 
-def run_joblib(folder: Path, retry: bool, threads: int | None, n_jobs: int) -> bool:
+def run_joblib(folder: Path, threads: int | None, n_jobs: int) -> bool:
     """Run the jobs in `n_jobs` processes of this machine. A process imports torch once and runs one job after another. Returns
     False if a signal has ended the work."""
     from joblib import Parallel, delayed, parallel_config
@@ -32,7 +32,7 @@ def run_joblib(folder: Path, retry: bool, threads: int | None, n_jobs: int) -> b
     threads = threads or max(1, (os.cpu_count() or 1) // n_jobs)
     processes = parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=threads)
     with tempfile.TemporaryDirectory() as pids, forwarded(Path(pids)), processes:
-        workers = (delayed(begin)(folder, retry, threads, Path(pids)) for _ in range(n_jobs))
+        workers = (delayed(begin)(folder, threads, Path(pids)) for _ in range(n_jobs))
         try:
             return all(Parallel(batch_size=1)(workers))
         except TerminatedWorkerError:

@@ -76,18 +76,18 @@ def shown(progress: Progress, log: Path) -> Iterator[None]:
     screen = sys.stderr  # a job of this process has another one
 
     def follow() -> None:
-        last, at = "", 0.0
+        last, at = -1, 0.0
         while True:
             over = ended.wait(EVERY)
             line = progress.line()
-            changed = line.partition(", about")[0] != last.partition(", about")[0]
+            changed = len(progress.over) != last
             if screen.isatty():
                 print(f"\r\033[K{line}", end="\n" if over else "", file=screen, flush=True)
             elif over or changed or time.monotonic() - at > LINE_EVERY:
                 print(line, file=screen, flush=True)
             if over or changed or time.monotonic() - at > LINE_EVERY:
                 append(line, log)
-                last, at = line, time.monotonic()
+                last, at = len(progress.over), time.monotonic()
             if over:
                 return
 

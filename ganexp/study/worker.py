@@ -25,23 +25,21 @@ from ganexp.study.plan import Job
 CLAIMS = ".jobs"  # the folder of the locks by which a worker claims a job; the run has a lock of its own
 
 
-def work(folder: Path, retry: bool = False) -> bool:
-    """Run the study's jobs that nobody has finished or is running. Returns False if a signal has ended the work.
-
-    `retry`: run jobs that have failed, once. Exactly the results of one process for each job.
-    """
+def work(folder: Path) -> bool:
+    """Run the study's jobs that are not over and that nobody is running, with exactly the results of one process for each job.
+    Returns False if a signal has ended the work."""
     study = plan.read(folder)
     assert study is not None
     with signals():
         try:
-            return run_all(study, folder, retry)
+            return run_all(study, folder)
         except KeyboardInterrupt:  # between two jobs
             return False
 
 
-def run_all(study: plan.Plan, folder: Path, retry: bool) -> bool:
+def run_all(study: plan.Plan, folder: Path) -> bool:
     for job in study.jobs():
-        if is_over(folder, job, retry):
+        if is_over(folder, job):
             continue
         claim = folder / CLAIMS / str(job.number)
         claim.mkdir(parents=True, exist_ok=True)
@@ -49,16 +47,22 @@ def run_all(study: plan.Plan, folder: Path, retry: bool) -> bool:
         if not lock.try_acquire():
             continue
         try:
-            if not is_over(folder, job, retry) and not run(study, job, folder):
+            if not is_over(folder, job) and not run(study, job, folder):
                 return False
         finally:
             lock.release()
     return True
 
 
-def is_over(folder: Path, job: Job, retry: bool) -> bool:
-    status = status_of(folder, job)
-    return status == "finished" or (status == "failed" and not retry)
+def is_over(folder: Path, job: Job) -> bool:
+    return status_of(folder, job) in ("finished", "failed")
+
+
+def reopen_failed(study: plan.Plan, folder: Path) -> None:
+    """Let jobs that have failed wait again: each is then run once more, by whichever worker comes first."""
+    for job in study.jobs():
+        if status_of(folder, job) == "failed":
+            note({"status": "waiting"}, job, folder / str(job.number))
 
 
 def status_of(folder: Path, job: Job) -> str:
@@ -98,6 +102,7 @@ def note(outcome: dict[str, Any], job: Job, run_dir: Path) -> None:
         return
     try:
         record = read_json(run_dir / "run.json")
+        record.pop("error", None)
         job_facts = {"job": job.number, "overrides": job.overrides, "setting": job.setting, "seed": job.seed}
         write_json({**record, **job_facts, **outcome}, run_dir / "run.json")
     finally:
@@ -134,10 +139,10 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def begin(folder: Path, retry: bool, threads: int, pids: Path) -> bool:
+def begin(folder: Path, threads: int, pids: Path) -> bool:
     """`work` in a process of its own. `pids`: a folder in which it leaves its process's number, for signals."""
     (pids / str(os.getpid())).touch()
     import torch
 
     torch.set_num_threads(threads)
-    return work(folder, retry)
+    return work(folder)

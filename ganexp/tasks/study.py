@@ -58,13 +58,15 @@ class Study:
         print(f"  study       {len(self.plan.settings)} settings × {len(self.plan.seeds)} seeds: {jobs} jobs")
         print(f"  folder      {where}", flush=True)
         progress = Progress(self.run_dir, self.max_steps)
-        retry, threads = self.node["retry"], self.node["threads"]
+        threads = self.node["threads"]
+        if self.node["retry"]:
+            worker.reopen_failed(self.plan, self.run_dir)
         with shown(progress, self.run_dir / "log.txt"):
             try:
                 if self.node["launcher"] == "joblib":
-                    whole = launchers.run_joblib(self.run_dir, retry, threads, self.node["n_jobs"])
+                    whole = launchers.run_joblib(self.run_dir, threads, self.node["n_jobs"])
                 else:
-                    whole = launchers.run_serial(self.run_dir, retry, threads)
+                    whole = launchers.run_serial(self.run_dir, threads)
             except KeyboardInterrupt:
                 whole = False
         if not whole:
