@@ -31,7 +31,12 @@ def write_run(folder: Path, overrides: list[str], curve: list[float], fingerprin
     summary = {"last": curve[-1], "mean_of_last_5": float(np.mean(curve[-5:])), "best": min(curve), "best_step": 0}
     facts = {"status": "finished", "steps": steps[-1], "images_seen": 10 * steps[-1], "seconds": 2.0 * steps[-1], "job": 0}
     protocols = {METRIC: {"num": len(fingerprint), "fingerprint": fingerprint}}
-    record = facts | {"overrides": overrides, "metrics": {METRIC: summary}, "protocols": protocols}
+    record = facts | {
+        "overrides": overrides,
+        "metrics": {METRIC: summary},
+        "protocols": protocols,
+        "higher_is_better": {METRIC: False},
+    }
     (folder / "run.json").write_text(json.dumps(record | changes))
 
 
@@ -121,10 +126,43 @@ def test_importance_is_the_explained_variance(tmp_path: Path) -> None:
     assert parts == pytest.approx({"loss": 13.5 / 17.5, "seed and rest": 4 / 17.5})
 
 
+def test_numbers_drawn_from_a_range_explain_no_more_than_their_quarters(tmp_path: Path) -> None:
+    for i, value in enumerate([1, 9, 1, 9, 1, 9, 1, 9]):  # has nothing to do with the axis
+        write_run(tmp_path / f"{i}", [f"lr={10 + i}e-5", "seed=0"], [20, value])
+    board = make_leaderboard(read_runs([tmp_path]))
+    assert plots.importance(board)["lr"] == pytest.approx(0)
+    assert plots.in_order(["1e-2", "3", "0.5", "3"]) == ["1e-2", "0.5", "3"] and plots.in_order(["b", "2", "a"]) == [
+        "b",
+        "2",
+        "a",
+    ]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_direction_is_the_one_that_the_runs_recorded(tmp_path: Path, higher: bool) -> None:
+    write_sweep(tmp_path)
+    for file in tmp_path.glob("*/run.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"higher_is_better": {METRIC: higher}}))
+    board = make_leaderboard(read_runs([tmp_path]))
+    assert [row.setting["loss"] for row in board.rows] == (["bce", "hinge"] if higher else ["hinge", "bce"])
+    assert board.title() == f"{METRIC}: {'higher' if higher else 'lower'} is better" and board.title() in board.markdown()
+
+
+def test_runs_without_values_are_counted_with_those_of_their_setting(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    write_run(tmp_path / "6", ["loss=other", "seed=0", "trainer.max_steps=20"], [9, 3], fingerprint="bb")
+    write_run(tmp_path / "7", ["loss=other", "seed=1", "trainer.max_steps=20"], [9, 3], status="failed", metrics={}, protocols={})
+    board = make_leaderboard(read_runs([tmp_path]))
+    assert [(row.label, len(row.runs)) for row in board.rows] == [("loss=hinge", 3), ("loss=bce", 3), ("loss=other †", 2)]
+
+
 def test_curves_have_a_band_over_the_seeds(tmp_path: Path) -> None:
     write_sweep(tmp_path)
     images, values = plots.common_curve(METRIC, make_leaderboard(read_runs([tmp_path])).rows[0])
     assert images.tolist() == [0, 100, 200] and values.tolist() == [[9, 2, 1], [9, 2, 2], [9, 2, 3]]
+    write_run(tmp_path / "6", ["loss=hinge", "seed=3", "trainer.max_steps=20"], [9, 99], status="failed")
+    images, values = plots.common_curve(METRIC, make_leaderboard(read_runs([tmp_path])).rows[0])
+    assert images.tolist() == [0, 100, 200] and len(values) == 3, "a failed run shortens no curve"
 
 
 @pytest.mark.parametrize(
@@ -145,9 +183,10 @@ def test_task_writes_table_and_plots(cli: Callable[..., Answer], tmp_path: Path)
     write_sweep(tmp_path / "sweep")
     answer = cli("task=leaderboard", "task.runs=[sweep]", "task.threshold=2", "hydra.run.dir=board")
     assert answer.code == 0, answer.err
-    assert "loss=hinge" in answer.out and "images to 2" in answer.out
+    assert f"{METRIC}: lower is better" in answer.out and "loss=hinge" in answer.out and "images to 2" in answer.out
     assert json.loads((tmp_path / "board" / "leaderboard.json").read_text())["settings"][0]["setting"] == {"loss": "hinge"}
     for name in ("curves.png", "parallel.png", "importance.png"):
         assert np.asarray(Image.open(tmp_path / "board" / name)).std() > 1
-    assert "loss=hinge" in (tmp_path / "board" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "board" / "report.html").read_text(encoding="utf-8")
+    assert "loss=hinge" in page and f"{METRIC}: lower is better" in page
     assert "task.runs: empty has no runs" in cli("task=leaderboard", "task.runs=[empty]").err

@@ -249,7 +249,7 @@ def test_references_are_those_of_the_data_and_of_the_protocol() -> None:
 def test_report_of_a_study_has_its_leaderboard_and_plots_and_escapes_them(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>"
     plots = {"Curves": Image.new("RGB", (30, 20)), bad: Image.new("RGB", (30, 20))}
-    report.write_study_report(tmp_path, ["setting", bad], [["loss=hinge", "0.5"], [bad, "0.6"]], [bad], plots, runs=10)
+    report.write_study_report(tmp_path, bad, ["setting", bad], [["loss=hinge", "0.5"], [bad, "0.6"]], [bad], plots, runs=10)
     text = text_of(tmp_path)
-    assert "10 runs" in text and "<td>loss=hinge</td>" in text and text.count("&lt;script&gt;") == 5 and "<script" not in text
+    assert "10 runs" in text and "<td>loss=hinge</td>" in text and text.count("&lt;script&gt;") == 6 and "<script" not in text
     assert len(re.findall('src="data:image/webp', text)) == 2 and "default-src 'none'" in text

@@ -80,9 +80,14 @@ class Metrics(pl.Callback):
         return summary
 
     def record(self, system: System) -> dict[str, Any]:
-        """Returns the summary and the protocols for run.json."""
+        """Returns for run.json the summary, the direction of the values that have a best, and the protocols."""
         assert self.evaluation is not None
-        return {"metrics": self.summary(), "protocols": self.evaluation.protocols(system.ema is not None)}
+        directions = {f"{metric.names[0]}/{metric.features.name}": metric.higher_is_better for metric in self.metrics}
+        return {
+            "metrics": self.summary(),
+            "higher_is_better": {name: higher for name, higher in directions.items() if higher is not None},
+            "protocols": self.evaluation.protocols(system.ema is not None),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}

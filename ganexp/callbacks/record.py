@@ -106,7 +106,7 @@ class Record(pl.Callback):
             "best": checkpoint.best if checkpoint else None,
             "standings": self.standings(trainer, system),
             "remarks": self.before.get("remarks", []) + (watchdog.remarks if watchdog else []),
-            **(metrics.record(system) if metrics else {"metrics": {}, "protocols": {}}),
+            **(metrics.record(system) if metrics else {"metrics": {}, "higher_is_better": {}, "protocols": {}}),
         }
         write_json(record, self.file)
 

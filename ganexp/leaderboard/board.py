@@ -102,15 +102,8 @@ def metrics_of(runs: Sequence[Run]) -> list[str]:
 
 
 def higher_is_better(runs: Sequence[Run], metric: str) -> bool | None:
-    """Returns the direction of a metric, by where the best values of its curves lie; None if it has no better side."""
-    votes: Counter[bool] = Counter()
-    for run in runs:
-        best, values = run.value(metric, "best"), run.curves.get(metric, (None, np.empty(0)))[1]
-        if best is not None and len(values) and values.min() < values.max():
-            votes[bool(abs(best - values.max()) < abs(best - values.min()))] += 1
-    if votes:
-        return votes.most_common(1)[0][0]
-    return False if any(run.value(metric, "best") is not None for run in runs) else None
+    """Returns the direction of a metric as the runs recorded it; None if it has no better side."""
+    return next((bool(known[metric]) for run in runs if metric in (known := run.record.get("higher_is_better", {}))), None)
 
 
 @dataclass
@@ -145,6 +138,9 @@ class Leaderboard:
     notes: list[str]
 
     # -- for the screen and for Markdown -----------------------------------------------------------------------------
+
+    def title(self) -> str:
+        return f"{self.metric}: {'higher' if self.higher_is_better else 'lower'} is better"
 
     def header(self) -> list[str]:
         reached = [f"images to {self.threshold:g}", "time"] if self.threshold is not None else []
@@ -183,8 +179,7 @@ class Leaderboard:
     def markdown(self) -> str:
         rows = [self.header(), ["---"] * len(self.header()), *self.cells()]
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-        side = "higher" if self.higher_is_better else "lower"
-        return f"`{self.metric}`, {side} is better.\n\n{table}\n" + "".join(f"\n{note}\n" for note in self.notes)
+        return f"{self.title()}\n\n{table}\n" + "".join(f"\n{note}\n" for note in self.notes)
 
     # -- for programs ------------------------------------------------------------------------------------------------
 
@@ -259,13 +254,15 @@ def make_leaderboard(
         raise ConfigError(f"task.metric: {metric} cannot rank: it has no better side (these can: {', '.join(ranking) or 'none'})")
     if statistic not in STATISTICS:
         raise ConfigError(f"task.statistic: {statistic!r} is not a valid choice{nearest(statistic, STATISTICS)}")
-    common = Counter(run.fingerprint(metric) for run in runs if run.value(metric, "last") is not None).most_common()
+    common = Counter(fingerprint for run in runs if (fingerprint := run.fingerprint(metric))).most_common()
     marks = {fingerprint: "" if i == 0 else f" {MARKS[(i - 1) % len(MARKS)]}" for i, (fingerprint, _) in enumerate(common)}
     usual = common[0][0] if common else ""
+    known = {repr(sorted(run.setting.items())): fingerprint for run in runs if (fingerprint := run.fingerprint(metric))}
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        fingerprint = run.fingerprint(metric) if run.value(metric, "last") is not None else usual
-        groups.setdefault((repr(sorted(run.setting.items())), fingerprint), []).append(run)
+        setting = repr(sorted(run.setting.items()))
+        fingerprint = run.fingerprint(metric) or known.get(setting, usual)  # a job that has not begun has none
+        groups.setdefault((setting, fingerprint), []).append(run)
     rows = []
     for (_, fingerprint), members in groups.items():
         done = [run for run in members if run.status == "finished"]

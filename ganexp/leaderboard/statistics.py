@@ -38,8 +38,8 @@ def probability_of_beating(a: Sequence[float], b: Sequence[float], higher_is_bet
     if min(len(a), len(b)) == 1:
         return {"probability": float(wins.mean()), "low": None, "high": None}
     random = np.random.default_rng(0)
-    rows, columns = random.integers(0, len(a), (RESAMPLES, len(a))), random.integers(0, len(b), (RESAMPLES, len(b)))
-    means = wins[rows[:, :, None], columns[:, None, :]].mean((1, 2))
+    rows, columns = (random.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in wins.shape)  # how often each is drawn
+    means = ((rows @ wins) * columns).sum(1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"probability": float(wins.mean()), "low": float(low), "high": float(high)}
 

@@ -48,6 +48,7 @@ def write_report(run_dir: Path, neighbours: Neighbours | str) -> Path:
 
 def write_study_report(
     folder: Path,
+    ranking: str,
     header: Sequence[str],
     cells: Sequence[Sequence[str]],
     notes: Sequence[str],
@@ -56,9 +57,9 @@ def write_study_report(
 ) -> None:
     """Write report.html of a study into its folder: the table of the leaderboard, what it says, and plots by their titles.
 
-    `runs`: their number. Raises OSError if it cannot be written.
+    `ranking`: the metric and its direction. `runs`: their number. Raises OSError if it cannot be written.
     """
-    content = {"name": folder.resolve().name, "header": header, "cells": cells, "notes": notes, "runs": runs}
+    content = {"name": folder.resolve().name, "ranking": ranking, "header": header, "cells": cells, "notes": notes, "runs": runs}
     text = rendered("study.html", content | {"pictures": [(title, encoded(plot)) for title, plot in plots.items()]})
     replace(folder / FILE, lambda file: file.write(text.encode(errors="backslashreplace")))
 

@@ -39,11 +39,17 @@ class MakeLeaderboard:
 
     def run(self) -> None:
         """Print the leaderboard, and write it into the run folder."""
-        print(table(self.board.header(), self.board.cells()))
-        for note in self.board.notes:
-            print(f"  {note}")
+        show(self.board)
         names = write(self.board, self.run_dir)
         print(f"  written to {display_path(self.run_dir)}: {', '.join(names)}")
+
+
+def show(board: Leaderboard) -> None:
+    """Print a leaderboard and its notes."""
+    print(f"  {board.title()}")
+    print(table(board.header(), board.cells()))
+    for note in board.notes:
+        print(f"  {note}")
 
 
 def write(board: Leaderboard, folder: Path) -> list[str]:
@@ -59,7 +65,7 @@ def write(board: Leaderboard, folder: Path) -> list[str]:
     for name, picture in drawn.items():
         pictures.save(picture, folder / name)
     shown = dict(zip(("Curves over the seeds", "Parallel coordinates", "Importance of the axes"), drawn.values(), strict=True))
-    write_study_report(folder, board.header(), board.cells(), board.notes, shown, sum(len(row.runs) for row in board.rows))
+    write_study_report(folder, board.title(), board.header(), board.cells(), board.notes, shown, len(board.runs))
     return ["leaderboard.md", "leaderboard.csv", "leaderboard.json", *drawn, "report.html"]
 
 
@@ -70,7 +76,5 @@ def write_for(folder: Path) -> None:
     except ConfigError as mistake:
         print(f"  no leaderboard: {mistake}")
         return
-    print(table(board.header(), board.cells()))
-    for note in board.notes:
-        print(f"  {note}")
+    show(board)
     write(board, folder)
