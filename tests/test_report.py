@@ -71,6 +71,7 @@ def test_report_of_a_run_has_all_its_parts(made: Path) -> None:
     assert record["protocols"]["swd/pixels"]["fingerprint"] in text and f"{record['metrics']['swd/pixels']['best']:.4g}" in text
     assert re.search(r"trainer\.max_steps</code></td><td><code>3000</code></td><td><code>3<", text), "the diff to the default"
     assert "metrics.fid._target_" in text, "what the run lacks"
+    assert record["higher_is_better"] == {"swd/pixels": False}
     assert record["versions"]["torch"] in text and "finished" in text
 
 
