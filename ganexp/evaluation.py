@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ganexp.data.module import DataModule, content_hash
-from ganexp.files import cache_folder, replace
+from ganexp.files import cache_folder, made_once, replace
 from ganexp.images import to_float, to_uint8
 from ganexp.metrics.features import Extractor, hash_of
 from ganexp.metrics.metric import KINDS, FeatureMetric
@@ -118,18 +118,19 @@ class Evaluation:
         """Returns the real features [N, …] of these parts from the cache, or computes and caches them."""
         key = hash_of(self.real_hash, extractor.fingerprint, output, parts[0].start, parts[-1].stop)
         file = cache_folder() / "features" / f"{extractor.name}-{key}.npy"
-        if file.is_file():
-            try:
-                features = np.load(file, mmap_mode="r")
-                if len(features) != parts[-1].stop - parts[0].start:
-                    raise ValueError(f"it holds {len(features)} samples")
-                log.info("features of the real images: read from %s", file)
-                return features
-            except (ValueError, OSError, EOFError) as error:
-                log.warning("%s is damaged and is computed again: %s", file, error)
-        bar = tqdm(parts, desc=f"{extractor.name} features of real images", disable=None, leave=False)
-        features = np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in bar])
-        replace(file, lambda opened: np.save(opened, features))
+        with made_once(file):
+            if file.is_file():
+                try:
+                    features = np.load(file, mmap_mode="r")
+                    if len(features) != parts[-1].stop - parts[0].start:
+                        raise ValueError(f"it holds {len(features)} samples")
+                    log.info("features of the real images: read from %s", file)
+                    return features
+                except (ValueError, OSError, EOFError) as error:
+                    log.warning("%s is damaged and is computed again: %s", file, error)
+            bar = tqdm(parts, desc=f"{extractor.name} features of real images", disable=None, leave=False)
+            features = np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in bar])
+            replace(file, lambda opened: np.save(opened, features))
         log.info("features of the real images: written to %s", file)
         return features
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
+from filelock import FileLock
 
 MAX_NODES = 100_000
 log = logging.getLogger(__name__)
@@ -78,6 +79,14 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def made_once(file: Path) -> Iterator[None]:
+    """Processes that need the same cached file wait here for the first one, which makes it: parallel runs begin together."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        yield
 
 
 @contextmanager

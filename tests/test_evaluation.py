@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,13 @@ def test_real_features_are_extracted_once(cache: Path, digits: Digits, caplog: p
     assert Counting.seen == 602 + 2 + 300 and "read from" in caplog.text
     assert again["fid/random"] == first["fid/random"]
     assert len(list(cache.rglob("*.npy"))) == 1 and not list(cache.rglob(".*.part"))
+
+
+def test_parallel_runs_extract_real_features_once(cache: Path, digits: Digits) -> None:
+    Counting.seen = 0
+    with ThreadPoolExecutor(3) as pool:
+        values = list(pool.map(lambda _: measured([FID(Counting(4))], digits)["fid/random"], range(3)))
+    assert Counting.seen == 3 * (2 + 300) + 300 and len(set(values)) == 1
 
 
 def test_features_are_cached_apart_for_other_data_and_extractors(cache: Path, digits: Digits) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ganexp.files import cache_folder, replace
+from ganexp.files import cache_folder, made_once, replace
 from ganexp.images import to_float
 from ganexp.metrics.features import Data, Extractor, hash_of
 
@@ -62,8 +61,7 @@ class Classifier(Extractor):
         self.by_channel = data.labels_by_channel
         x, y = channel_digits(data) if self.by_channel else (data.x, data.y)
         file = cache_folder() / "classifiers" / f"{hash_of(RECIPE, self.steps, data.fingerprint)}.pt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_suffix(".lock")):  # the jobs of a parallel sweep wait for the first one's classifier
+        with made_once(file):
             cached = load_cached(file)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
