@@ -21,6 +21,7 @@ from ganexp.references import Reference
 REST = "training"  # in front of the tags that matter less; TensorBoard sorts tags by name
 GROUPS = ("loss", "score")  # first parts of names that matter, besides the metrics
 FINAL = "summary"  # in front of the final values
+REFERENCE = f"{REST}/reference"  # in front of the band of a reference
 
 
 class RunLogger(Logger):
@@ -59,7 +60,7 @@ class TensorBoard(RunLogger, TensorBoardLogger):
         for name, reference in self.references.items():
             if name in metrics:
                 low, high = reference.band(step or 0)
-                values |= {f"{REST}/reference/{name}/low": low, f"{REST}/reference/{name}/high": high}
+                values |= {f"{REFERENCE}/{name}/low": low, f"{REFERENCE}/{name}/high": high}
         super().log_metrics(values, step)
         if not self.laid_out and any(name.startswith("loss") for name in metrics):
             self.experiment.add_custom_scalars(self.layout([*metrics]))
@@ -81,7 +82,7 @@ class TensorBoard(RunLogger, TensorBoardLogger):
             game["D(x) and D(G(z))"] = lines("score/")
         measured: dict[str, list[Any]] = {}
         for name in self.metrics:
-            band = [f"{REST}/reference/{name}/low", f"{REST}/reference/{name}/high"]
+            band = [f"{REFERENCE}/{name}/low", f"{REFERENCE}/{name}/high"]
             measured[name] = ["Margin", [name, *band]] if name in self.references else ["Multiline", [f"^{re.escape(name)}$"]]
         others = dict.fromkeys(name.partition("/")[0] for name in names if self.tag(name).startswith(REST) and "/" in name)
         rest = {"parts of the losses": lines("loss/")} | {group: lines(f"{group}/") for group in others}

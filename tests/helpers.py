@@ -103,14 +103,16 @@ def state(run: Path) -> dict[str, Any]:
 
 
 def kill_after(step: int, run: Path) -> None:
-    """Leave the folder as if the run had been killed while writing the files after a step."""
+    """Leave the folder as if the run, which logs every step, had been killed while writing the row after a step."""
     for file in (run / "checkpoints").iterdir():
         if file.name != f"step-{step:08d}.ckpt":
             file.unlink()
-    csv = run / "metrics.csv"
-    csv.write_bytes(csv.read_bytes()[:-40])
+    header, *lines = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    column = header.strip().split(",").index("step")
+    kept = [line for line in lines if int(line.strip().split(",")[column]) <= step + 1]
+    (run / "metrics.csv").write_text(header + "".join(kept)[:-40])
     record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    (run / "run.json").write_text(json.dumps(record | {"status": "running", "steps": step}))
 
 
 def rows(run: Path) -> list[dict[str, str]]:

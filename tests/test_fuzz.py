@@ -45,13 +45,13 @@ from pytorch_lightning.loggers import CSVLogger
 
 from ganexp import sampling
 from ganexp.callbacks.record import Record
-from ganexp.callbacks.state import truncate_metrics
 from ganexp.cli.build import one_line
 from ganexp.cli.config import compose_config, config_tree, resolved
 from ganexp.cli.messages import ConfigError, options
 from ganexp.cli.overrides import parse, with_paths
 from ganexp.data.folder import Folder
 from ganexp.data.mnist import MNIST, FashionMNIST
+from ganexp.runtime.continuing import Past, truncate_metrics
 from ganexp.runtime.restoring import restore
 from ganexp.tasks.resume import is_inside, newest, read_config
 
@@ -828,7 +828,7 @@ def test_damaged_log_keeps_its_whole_rows(damage: Damage, made: Path, tmp_path: 
 
     def keep() -> str:
         try:
-            truncate_metrics(CSVLogger(tmp_path, name="", version=""), 2)
+            truncate_metrics(CSVLogger(tmp_path, name="", version=""), Past(2))
         except ConfigError as mistake:
             return said(mistake)
         return "run"

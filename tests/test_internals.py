@@ -13,8 +13,10 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 from torch.optim import SGD
+
+from ganexp import lightning_internals
 
 ROOT = Path(__file__).parent.parent / "ganexp"
 OWN = {
@@ -52,7 +54,21 @@ def test_hydra_has_the_private_names_in_use() -> None:
     assert hydra_internals.unresolved(node, "b")._value() == "${a}", f"OmegaConf {omegaconf.__version__}"
 
 
-def test_lightning_has_the_private_names_in_use(tmp_path: Path) -> None:
+def test_lightning_has_the_private_names_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version = f"pytorch-lightning {pl.__version__}"
     assert {"_on_before_step", "_on_after_step"} <= vars(LightningOptimizer(SGD([torch.zeros(1)]))).keys(), version
-    assert isinstance(TensorBoardLogger(tmp_path, name="", version="")._kwargs, dict), version
+    logger = CSVLogger(tmp_path, name="", version="")
+    writer = lightning_internals.use_writer(logger)
+    logger.log_metrics({"a": 1.0}, step=0)
+    logger.save()
+
+    def full_disk(*arguments: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+        patch.setattr(lightning_internals, "replace", full_disk)
+        logger.log_metrics({"a": 1.0, "b": 2.0}, step=1)  # a new column
+        logger.save()
+    assert (tmp_path / "metrics.csv").read_text() == "a,step\n1.0,0\n", f"{version} writes a new header in place"
+    logger.save()
+    assert (tmp_path / "metrics.csv").read_text() == "a,b,step\n1.0,,0\n1.0,2.0,1\n" and writer is logger.experiment, version

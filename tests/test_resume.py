@@ -6,12 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import Answer
 from helpers import SHORT, kill_after, rows, same, state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ganexp.callbacks.checkpoint import Checkpoint
 
 NOISY = ["loss.real=[0.8,1]", "loss.generator=[0.8,1]"]  # labels drawn for every sample
 STATEFUL = [  # averages in terms, probabilities in an augmentation, vectors in a constraint
@@ -54,11 +57,62 @@ def test_resumed_run_equals_the_whole_one(choices: list[str], cli: Callable[...,
     assert record["status"] == "finished" and record["resumed_at"] == [6] and record["steps"] == 12
 
 
+ENDS = [
+    ["model=mlp", "data=sine", "trainer.metrics_every=5", "trainer.samples_every=5", "trainer.checkpoint_every=5"],
+    ["model=mlp", "data=sine", "trainer.log_every=5", "trainer.log_window=9", "trainer.metrics_every=6",
+     "trainer.samples_every=9", "trainer.checkpoint_every=10"],
+    ["model=cdcgan", "regularizer=[r1,lecam]", "augment=[ada]", "model.d_steps=3", "data.batch_size=64", "trainer.log_every=5",
+     "trainer.metrics_every=5", "trainer.samples_every=8", "trainer.checkpoint_every=5", "extractor=random"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("choices", [ENDS[0], *(pytest.param(c, marks=pytest.mark.slow) for c in ENDS[1:])])
+def test_run_made_longer_twice_equals_one_of_the_full_length(
+    choices: list[str], cli: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """Neither end is a multiple of all intervals: nothing of them stays."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert cli(*SHORT, *choices, "trainer.max_steps=20", f"hydra.run.dir={whole}").code == 0
+    assert cli(*SHORT, *choices, "trainer.max_steps=8", f"hydra.run.dir={parts}").code == 0
+    assert (parts / "samples" / "step-00000008.png").is_file()
+    for steps in (13, 20):
+        assert cli("task=resume", f"run={parts}", f"trainer.max_steps={steps}").code == 0
+    assert same(state(whole), state(parts)) and rows(whole) == rows(parts)
+    for folder in ("samples", "checkpoints"):
+        assert {file.name for file in (whole / folder).iterdir()} == {file.name for file in (parts / folder).iterdir()}
+    assert all(file.read_bytes() == (parts / "samples" / file.name).read_bytes() for file in (whole / "samples").iterdir())
+    best = [torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"] for run in (whole, parts)]
+    records = [json.loads((run / "run.json").read_text()) for run in (whole, parts)]
+    assert same(*best) and all(records[0][key] == records[1][key] for key in ("metrics", "best", "remarks", "standings"))
+    assert curves(whole) == curves(parts)
+
+
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of every scalar in TensorBoard."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_end_that_improves_nothing_or_was_killed_leaves_the_best_checkpoint(tmp_path: Path) -> None:
+    """The former best.ckpt comes back, also if the end was killed before it wrote last.ckpt."""
+    (tmp_path / "best.ckpt").write_text("of the end")
+    (tmp_path / "best.before").write_text("of step 30")
+    callback, trainer = Checkpoint(str(tmp_path), every=30), SimpleNamespace(global_step=30, is_global_zero=True)
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert (tmp_path / "best.ckpt").read_text() == "of step 30" and not (tmp_path / "best.before").exists()
+    callback.load_state_dict({"best": {"step": 37}, "former": {"best": {"step": 30}}})
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert callback.best == {"step": 30} and (tmp_path / "best.ckpt").read_text() == "of step 30"
+    callback.load_state_dict({"best": {"step": 37}, "former": {"best": None}})
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert callback.best is None and not (tmp_path / "best.ckpt").exists()
+
+
 def test_resumed_run_continues_the_tensorboard_curve(cli: Callable[..., Answer], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert cli("model=mlp", "data=sine", *SHORT, "trainer.max_steps=5", f"hydra.run.dir={run}").code == 0
-    for file in ("last.ckpt", "step-00000005.ckpt"):
-        (run / "checkpoints" / file).unlink()
+    kill_after(4, run)
     assert cli("task=resume", f"run={run}", "trainer.max_steps=8").code == 0
     events = EventAccumulator(str(run))
     events.Reload()
@@ -121,9 +175,8 @@ def short_run(cli: Callable[..., Answer], tmp_path: Path) -> Path:
 def test_resume_refuses_options_that_cannot_change(
     override: str, message: str, short_run: Path, cli: Callable[..., Answer]
 ) -> None:
+    kill_after(2, short_run)
     before = {path: path.read_bytes() for path in short_run.rglob("*") if path.is_file()}
-    (short_run / "checkpoints" / "last.ckpt").unlink()
-    (short_run / "checkpoints" / "step-00000004.ckpt").unlink()
     answer = cli("task=resume", f"run={short_run}", override)
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err
     assert all(path.read_bytes() == before[path] for path in short_run.rglob("*") if path.is_file())
@@ -151,7 +204,8 @@ def test_resume_refuses_other_classes_in_an_edited_config(short_run: Path, cli: 
     answer = cli("task=resume", f"run={short_run}")
     assert answer.code == 2 and "callbacks.progress._target_ is ganexp.callbacks.progress.Progress, not os.system" in answer.err
     shutil.rmtree(short_run / "checkpoints")  # nothing to compare with
-    (short_run / "run.json").unlink()
+    for file in (short_run / "run.json", short_run / "metrics.csv"):  # nothing is lost
+        file.unlink()
     answer = cli("task=resume", f"run={short_run}")
     assert answer.code == 2 and "callbacks.progress._target_: the file asks to run os.system" in answer.err
     (short_run / "config.yaml").write_text(text.replace("pytorch_lightning.Trainer", "os.system"))
@@ -161,8 +215,7 @@ def test_resume_refuses_other_classes_in_an_edited_config(short_run: Path, cli: 
 
 def test_resume_may_change_intervals_and_loggers(short_run: Path, cli: Callable[..., Answer]) -> None:
     kept = torch.load(short_run / "checkpoints" / "last.ckpt", weights_only=True)["config"]
-    for file in ("last.ckpt", "step-00000004.ckpt"):
-        (short_run / "checkpoints" / file).unlink()
+    kill_after(2, short_run)
     (short_run / "samples" / "step-00000004.png").unlink()
     answer = cli("task=resume", f"run={short_run}", "trainer.samples_every=3", "logger=[csv]", "loss=bce", "hardware.devices=1")
     assert answer.code == 0, answer.err
@@ -176,8 +229,7 @@ def test_resume_may_change_intervals_and_loggers(short_run: Path, cli: Callable[
 def test_resume_may_change_the_interval_of_one_callback(short_run: Path, cli: Callable[..., Answer]) -> None:
     """It wins over the trainer's."""
     for more in (["callbacks.samples.every=3"], ["trainer.samples_every=2", "callbacks.samples.every=3"]):
-        for file in ("last.ckpt", "step-00000004.ckpt"):
-            (short_run / "checkpoints" / file).unlink()
+        kill_after(2, short_run)
         (short_run / "samples" / "step-00000003.png").unlink(missing_ok=True)
         answer = cli("task=resume", f"run={short_run}", *more)
         assert answer.code == 0 and ("callbacks.samples.every from 2 to 3" in answer.out), answer.err
@@ -217,6 +269,9 @@ def test_run_killed_before_its_first_checkpoint_starts_again(short_run: Path, cl
     assert (short_run / "metrics.csv").read_bytes() == metrics
     record = json.loads((short_run / "run.json").read_text())
     (short_run / "run.json").write_text(json.dumps(record | {"status": "running", "steps": 1}))
+    refused = cli("task=resume", f"run={short_run}")
+    assert refused.code == 2 and "was at step 4, but" in refused.err  # by metrics.csv
+    (short_run / "metrics.csv").write_text("".join(metrics.decode().splitlines(keepends=True)[:3]))
     answer = cli("task=resume", f"run={short_run}")
     assert answer.code == 0 and "no checkpoint yet: starts at the first step" in answer.out
     assert same(state(short_run), whole) and (short_run / "metrics.csv").read_bytes() == metrics

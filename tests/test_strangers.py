@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,14 +69,48 @@ def test_resumed_run_writes_no_profile_and_follows_no_link_out_of_its_folder(tmp
     assert not is_inside("~/x", False) and is_inside("version_1", False)
 
 
-def test_run_whose_checkpoints_are_lost_does_not_start_again(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"steps": 60, "status": "finished"}))
-    with pytest.raises(ConfigError, match=r"was at step 60, but .*checkpoints has no checkpoint; put the checkpoints back"):
-        check_nothing_lost(tmp_path, tmp_path / "checkpoints", 500)
-    (tmp_path / "run.json").write_text(json.dumps({"steps": 60, "status": "running"}))
-    check_nothing_lost(tmp_path, tmp_path / "checkpoints", 500)  # killed before the first one
-    with pytest.raises(ConfigError):
-        check_nothing_lost(tmp_path, tmp_path / "checkpoints", 60)
+@pytest.mark.parametrize(
+    "record, logged, every, step, message",
+    [
+        ({"steps": 60, "status": "finished"}, 60, 500, 0, "was at step 60, but .*checkpoints has no checkpoint; put the"),
+        ({"steps": 60, "status": "running"}, 60, 500, 0, None),  # killed before the first one
+        ({"steps": 60, "status": "running"}, 60, 60, 0, None),  # killed while it was written
+        ({"steps": 60, "status": "running"}, 61, 60, 0, "was at step 61"),
+        ({}, 61, 60, 0, "was at step 61"),  # metrics.csv alone
+        ({"steps": 61}, 0, 60, 0, "was at step 61"),  # run.json alone
+        ({"steps": 130, "status": "running"}, 170, 60, 120, None),
+        ({"steps": 130, "status": "running"}, 170, 60, 60, "newest checkpoint in .*checkpoints is of step 60; put the"),
+        ({"steps": 130, "status": "finished"}, 130, 60, 120, "newest checkpoint in .* is of step 120"),
+        ({"steps": 130, "rollbacks": [{"to": 60}]}, 170, 60, 60, None),
+        ({"steps": 9, "status": "running"}, 9, 0, 0, "is at step 9 and writes no checkpoints"),
+        ({"steps": "x", "rollbacks": "y", "status": 3}, 0, 60, 0, None),
+    ],
+)
+def test_resume_refuses_a_run_whose_checkpoints_are_lost(
+    record: dict[str, Any], logged: int, every: int, step: int, message: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.csv").write_text("step,x\n" + "".join(f"{i},1\n" for i in range(1, logged + 1)) + "9999,1")
+    refused = pytest.raises(ConfigError, match=message) if message else nullcontext()
+    with refused:
+        check_nothing_lost(tmp_path, record, tmp_path / "checkpoints", every, step, restarts=False)
+
+
+def test_resume_starts_no_run_without_checkpoints_again(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """Its logs would be lost; the command that started it may, unless it has ended."""
+    command = [
+        "model=mlp", "data=sine", "callbacks=[]", "metrics=[]", "logger=[csv]", "trainer.log_every=1", "trainer.max_steps=3",
+        "hardware=cpu", f"hydra.run.dir={tmp_path}/run", "resume=auto",
+    ]  # fmt: skip
+    assert cli(*command).code == 0
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    answer = cli("task=resume", f"run={tmp_path}/run", "trainer.max_steps=6")
+    assert answer.code == 2 and "is at step 3 and writes no checkpoints" in answer.err
+    answer = cli(*command)
+    assert answer.code == 0 and "is at its last step, 3: nothing to do" in answer.out
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"status": "running", "steps": 3}))
+    answer = cli(*command)
+    assert answer.code == 0 and "no checkpoint yet: starts at the first step" in answer.out
 
 
 def test_trust_is_advised_only_for_modules_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

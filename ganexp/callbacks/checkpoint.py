@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from ganexp.callbacks.log import ends_between
 from ganexp.callbacks.metrics import Metrics
 from ganexp.files import replace, sync_folder
 
@@ -32,6 +33,10 @@ class Checkpoint(pl.Callback):
 
     `keep`: number of step-N files to keep. `monitor`: a metric's name in the log (`swd/pixels`); None monitors the first metric
     that can rank checkpoints. Files are written atomically. Raises RuntimeError if a written file is missing.
+
+    If a run ends between two measurements and its last one improves `monitor`, the former best.ckpt is kept as best.before, and
+    put back if the run is made longer. A step-N.ckpt from which the run continued is deleted with the next one, if N is no
+    multiple of `every`.
     """
 
     def __init__(self, folder: str, every: int = 500, keep: int = 2, monitor: str | None = None):
@@ -41,6 +46,8 @@ class Checkpoint(pl.Callback):
             raise ValueError(f"keep: must be at least 1, got {keep}")
         self.folder, self.every, self.keep, self.monitor = Path(folder), every, keep, monitor
         self.best: dict[str, Any] | None = None  # {"metric", "value", "step"}
+        self.former: dict[str, Any] | None = None  # {"best"}: before an improvement of an end between two measurements
+        self.first = 0  # the step from which the run continued
 
     def check_monitor(self, callback: Metrics | None) -> None:
         """Raises ValueError if the run's metrics do not include `monitor`, or if it cannot rank checkpoints."""
@@ -50,8 +57,21 @@ class Checkpoint(pl.Callback):
         if self.monitor is not None and names[self.monitor].higher_is_better is None:
             raise ValueError(f"monitor: {self.monitor} cannot rank checkpoints: it is best near 1")
 
+    def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
+        self.first = trainer.global_step
+        best, before = self.folder / "best.ckpt", self.folder / "best.before"
+        if before.is_file() and trainer.is_global_zero:  # also if the end was killed before it wrote last.ckpt
+            os.replace(before, best)
+        if self.former is not None:
+            self.best, self.former = self.former["best"], None
+            if self.best is None and trainer.is_global_zero:
+                best.unlink(missing_ok=True)
+
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        former = {"best": self.best}
         improved = self.update_best(trainer)
+        metrics = self.metrics_of(trainer)
+        self.former = former if improved and metrics and ends_between(trainer, metrics.every) else None
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
         if not (improved or due):
@@ -63,12 +83,16 @@ class Checkpoint(pl.Callback):
         if not temporary.is_file():
             raise RuntimeError(f"no checkpoint was written to {self.folder} at step {step}")
         if improved:
+            if self.former and self.former["best"] and (self.folder / "best.ckpt").is_file():
+                link_or_copy(self.folder / "best.ckpt", self.folder / "best.before")
             link_or_copy(temporary, self.folder / "best.ckpt")
         if due:
             link_or_copy(temporary, self.folder / f"step-{step:08d}.ckpt")
             link_or_copy(temporary, self.folder / "last.ckpt")
         temporary.unlink()
         sync_folder(self.folder)
+        if self.first % self.every and due:
+            (self.folder / f"step-{self.first:08d}.ckpt").unlink(missing_ok=True)
         for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
             old.unlink()
 
@@ -97,10 +121,10 @@ class Checkpoint(pl.Callback):
         return metrics if metrics and metrics.metrics else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "former": self.former}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best, self.former = state_dict["best"], state_dict.get("former")
 
 
 def find(callbacks: Sequence[object], kind: type[Kind]) -> Kind | None:

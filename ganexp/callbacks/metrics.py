@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from ganexp.callbacks.log import ends_between
 from ganexp.data.module import DataModule
 from ganexp.evaluation import Evaluation, samples_of
 from ganexp.metrics.metric import FeatureMetric
@@ -19,7 +20,8 @@ class Metrics(pl.Callback):
     """Compares `num` samples of the averaged generator with `num` real ones, every `every` steps, at the start and at the end.
 
     Values are logged under the metric's name; `history` has them as (step, {name: value}). A metric without a value, for example
-    because all samples are equal, is left out at that step, with one warning.
+    because all samples are equal, is left out at that step, with one warning. A run that is made longer drops the measurement at
+    its former end, if that is no multiple of `every`.
     """
 
     def __init__(self, metrics: dict[str, FeatureMetric], every: int = 500, num: int = 2000):
@@ -30,6 +32,7 @@ class Metrics(pl.Callback):
         self.metrics = list(metrics.values())
         self.every, self.num = every, num
         self.history: list[tuple[int, dict[str, float]]] = []
+        self.between = False  # whether the last measurement was made only because the run ended there
         self.evaluation: Evaluation | None = None
         self.warned: set[str] = set()
 
@@ -60,8 +63,13 @@ class Metrics(pl.Callback):
             log.warning("step %s: not measured: %s", f"{trainer.global_step:,}", failed[name])
         self.warned |= failed.keys()
         self.history.append((trainer.global_step, values))
+        self.between = ends_between(trainer, self.every)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
+
+    def names(self) -> list[str]:
+        """Returns the names of all values in the log."""
+        return [f"{name}/{metric.features.name}" for metric in self.metrics for name in metric.names]
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Returns `last` and `mean_of_last_5` of every value, and `best` and `best_step` of those that can pick a checkpoint. The
@@ -90,7 +98,8 @@ class Metrics(pl.Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {"history": self.history, "between": self.between}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = [(step, values) for step, values in state_dict["history"]]
+        history = [(step, values) for step, values in state_dict["history"]]
+        self.history = history[:-1] if state_dict.get("between") else history

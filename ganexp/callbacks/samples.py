@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ganexp import pictures, sampling
+from ganexp.callbacks.log import ends_between
 from ganexp.loggers import RunLogger
 from ganexp.systems.base import System
 
@@ -23,7 +24,8 @@ class Samples(pl.Callback):
 
     Pictures go to `folder`/step-N.png and to the loggers; at the end they become the animation `gif`. A conditional system gets a
     column per class. Points are plotted over the real ones. A system with reconstructions gets a second picture: rows of real
-    images, each followed by a row of their reconstructions.
+    images, each followed by a row of their reconstructions. A run that is made longer deletes the pictures of its former end, if
+    that is no multiple of `every`.
     """
 
     def __init__(self, folder: str, gif: str, every: int = 500, num: int = 64):
@@ -35,6 +37,7 @@ class Samples(pl.Callback):
             raise ValueError(f"gif: must be a file, got {gif!r}")
         self.folder, self.gif = Path(folder), Path(gif)
         self.every, self.num = every, num
+        self.between = False  # whether the last pictures were drawn only because the run ended there
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         self.can_render = trainer.datamodule.shape == (2,) or len(trainer.datamodule.shape) == 3  # type: ignore[attr-defined]
@@ -42,9 +45,13 @@ class Samples(pl.Callback):
             log.warning("samples: no pictures: cannot render points of shape %s", trainer.datamodule.shape)  # type: ignore[attr-defined]
         if trainer.global_step == 0:
             self.render(trainer, system)
+        for file in self.files(trainer.global_step) if self.between and trainer.is_global_zero else ():
+            file.unlink(missing_ok=True)
+        self.between = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            self.between = ends_between(trainer, self.every)
             self.render(trainer, system)
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
@@ -65,9 +72,14 @@ class Samples(pl.Callback):
         columns = pictures.columns_for(self.num, system.classes)
         real = trainer.datamodule.real(2000) if samples.ndim == 2 else samples  # type: ignore[attr-defined]
         step = trainer.global_step
-        self.show(trainer, pictures.render(samples, columns, real, f"step {step:,}"), "samples", f"step-{step:08d}.png")
+        picture, second = self.files(step)
+        self.show(trainer, pictures.render(samples, columns, real, f"step {step:,}"), "samples", picture)
         if hasattr(system, "reconstruct") and samples.ndim == 4:
-            self.show(trainer, self.reconstructions(trainer, system), "reconstructions", f"reconstructions-{step:08d}.png")
+            self.show(trainer, self.reconstructions(trainer, system), "reconstructions", second)
+
+    def files(self, step: int) -> tuple[Path, Path]:
+        """Returns the pictures of a step: of samples, of reconstructions."""
+        return self.folder / f"step-{step:08d}.png", self.folder / f"reconstructions-{step:08d}.png"
 
     def reconstructions(self, trainer: pl.Trainer, system: Any) -> Image.Image:
         x, y = trainer.datamodule.real_and_labels(max(1, self.num // 2))  # type: ignore[attr-defined]
@@ -77,8 +89,14 @@ class Samples(pl.Callback):
         rows = [row for pair in pairs for row in pair if len(row) == columns]
         return pictures.grid(torch.cat(rows) if rows else torch.cat([x, reconstructions]), columns)
 
-    def show(self, trainer: pl.Trainer, picture: Image.Image, name: str, file: str) -> None:
-        pictures.save(picture, self.folder / file)
+    def show(self, trainer: pl.Trainer, picture: Image.Image, name: str, file: Path) -> None:
+        pictures.save(picture, file)
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.log_picture(name, picture, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"between": self.between}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.between = state_dict["between"]

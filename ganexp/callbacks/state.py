@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import logging
-import os
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.loggers import CSVLogger
 
-from ganexp.files import replace
-
-log = logging.getLogger(__name__)
 FORMAT = 3  # version of the checkpoint format; increase it with every incompatible change
 
 
@@ -88,29 +80,3 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
     if state.get("mps") is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
-
-
-def truncate_metrics(logger: CSVLogger, step: int) -> None:
-    """Make the logger append to the complete rows of its metrics.csv up to `step`. By default it starts an empty file."""
-    file = Path(logger.log_dir) / "metrics.csv"
-    backup = file.with_suffix(".before")  # the logger deletes an existing metrics.csv
-    if file.is_file():
-        os.replace(file, backup)
-    if not backup.is_file():
-        return
-    try:
-        lines = backup.read_text(encoding="utf-8").splitlines(keepends=True)
-        reader = csv.DictReader(line for line in lines if line.endswith("\n"))  # a killed run may leave an incomplete row
-        rows = [row for row in reader if int(row["step"]) <= step]
-    except (ValueError, TypeError, KeyError, csv.Error):
-        os.replace(backup, file.with_suffix(".damaged.csv"))
-        log.warning("%s is damaged: starting a new one; the old one is now metrics.damaged.csv", file)
-        return
-    columns = list(reader.fieldnames or [])
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    logger.experiment.metrics_keys = columns
-    replace(file, lambda new: new.write(text.getvalue().encode()))
-    backup.unlink()

@@ -17,6 +17,7 @@ from ganexp.cli.config import CALL_KEYS, TYPED
 from ganexp.cli.messages import ConfigError, printable
 from ganexp.files import check_yaml, read_json
 from ganexp.runtime.console import display_path
+from ganexp.runtime.continuing import last_logged
 from ganexp.runtime.restoring import OtherFormat, read
 from ganexp.tasks.train import Train, in_folder
 
@@ -41,6 +42,7 @@ OWN_FOLDER = (  # loggers that write below save_dir; W&B's unless it is online
     "ganexp.loggers.WandB",
 )  # fmt: skip
 PLACES = ("folder", "gif", "save_dir")  # arguments of callbacks and loggers that are paths
+ANEW = "start a new run in another folder with the command in run.json"
 NOT_COMPARED = (*CALL_KEYS, "experiment")
 
 
@@ -69,19 +71,22 @@ class Resume:
         if not self.auto:
             check_places(config, run_dir, self.override_keys, self.config.get("trust", []))
         folder, every = checkpoints_of(config, run_dir)
-        checkpoint, content, self.notes = newest(folder)
-        if checkpoint is None:
-            check_nothing_lost(run_dir, folder, every)
+        checkpoint, content, damaged = newest(folder)
         step = self.step = content["global_step"] if content else 0
         before = content["config"] if content else config
         refuse_changes(differences(before, config), f"run: {run_dir / 'config.yaml'} differs from the checkpoint's config")
         change(config, self.config, self.compared())
         check_schedule(before, config)
-        self.notes += [f"{key} from {old} to {new}" for key, (old, new) in differences(before, config).items()]
+        changes = [f"{key} from {old} to {new}" for key, (old, new) in differences(before, config).items()]
+        self.notes = [*damaged, *changes]
+        record = read_json(run_dir / "run.json")
+        at = max(step, steps_of(record)) if record.get("status") == "finished" else step  # it may write no checkpoints
+        if self.auto and at >= config["trainer"]["max_steps"]:
+            self.notes = [f"{display_path(run_dir)} is at its last step, {at:,}: nothing to do"]
+            return
+        if not damaged:
+            check_nothing_lost(run_dir, record, folder, every, step, restarts=self.auto)
         if step >= config["trainer"]["max_steps"]:
-            if self.auto:
-                self.notes = [f"{display_path(run_dir)} is at its last step, {step:,}: nothing to do"]
-                return
             raise ConfigError(f"run: {run_dir} is at its last step, {step}; to continue, add trainer.max_steps={2 * step}")
         self.notes.insert(0, f"resumed at step {step:,}" if content else "no checkpoint yet: starts at the first step")
         trusted = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in self.config.get("trust", []))]
@@ -94,7 +99,7 @@ class Resume:
         ranks = len(content["random"]) if content else self.train.trainer.world_size
         if ranks != self.train.trainer.world_size:
             self.notes.append(f"on {self.train.trainer.world_size} devices instead of {ranks}: not bitwise reproducible")
-        precision = read_json(run_dir / "run.json").get("hardware", {}).get("precision")
+        precision = record.get("hardware", {}).get("precision")
         if content and precision not in (None, self.train.trainer.precision):
             self.notes.append(f"in {self.train.trainer.precision} instead of {precision}: not bitwise reproducible")
 
@@ -185,16 +190,28 @@ def checkpoints_of(config: dict[str, Any], run_dir: Path) -> tuple[Path, int]:
     return Path(in_folder(node["folder"], run_dir)), node["every"]
 
 
-def check_nothing_lost(run_dir: Path, folder: Path, every: int) -> None:
-    """Raises ConfigError for a run without a checkpoint whose record says that it wrote one, since starting at the first step
-    would delete its logs."""
-    record = read_json(run_dir / "run.json")
-    step = record.get("steps")
-    if every and isinstance(step, int) and (step >= every or record.get("status") == "finished"):
-        raise ConfigError(
-            f"run: {run_dir} was at step {step}, but {folder} has no checkpoint; put the checkpoints back, or start "
-            "a new run in another folder with the command in run.json"
-        )
+def check_nothing_lost(run_dir: Path, record: dict[str, Any], folder: Path, every: int, step: int, restarts: bool) -> None:
+    """Raises ConfigError if the newest checkpoint, of `step`, is older than run.json or metrics.csv say: continuing from there
+    would delete what was logged later.
+
+    `record`: the run.json. `every`: interval of the checkpoints, 0 for none. `restarts`: whether a run that writes none may start
+    again before its end.
+    """
+    rollbacks, finished = record.get("rollbacks"), record.get("status") == "finished"
+    if isinstance(rollbacks, list) and rollbacks and isinstance(rollbacks[-1], dict) and rollbacks[-1].get("to") == step:
+        return  # killed before its logs were cut
+    at = max(steps_of(record), last_logged(run_dir))
+    if not every and at > step and (finished or not restarts):
+        raise ConfigError(f"run: {run_dir} is at step {at} and writes no checkpoints, so it cannot continue; {ANEW}")
+    written = at if finished else (at - 1) // every * every if every else 0  # the step of the last checkpoint that was written
+    if written > step:
+        found = f"the newest checkpoint in {folder} is of step {step}" if step else f"{folder} has no checkpoint"
+        raise ConfigError(f"run: {run_dir} was at step {at}, but {found}; put the checkpoints back, or {ANEW}")
+
+
+def steps_of(record: dict[str, Any]) -> int:
+    steps = record.get("steps")
+    return steps if isinstance(steps, int) else 0
 
 
 def newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:

@@ -15,26 +15,26 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 
 from ganexp.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, find, link_or_copy
 from ganexp.callbacks.log import Log
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
-from ganexp.callbacks.state import State, truncate_metrics
+from ganexp.callbacks.state import State
 from ganexp.callbacks.stop import REQUEUE, Stop
 from ganexp.callbacks.watchdog import Watchdog
 from ganexp.cli.build import build, one_line, to_config_error
 from ganexp.cli.messages import ConfigError, Diverged
 from ganexp.data.module import DataModule
 from ganexp.files import read_json, replace, write_json
-from ganexp.lightning_internals import purge_events
 from ganexp.model import Model
 from ganexp.report.neighbours import feature_extractor, find_neighbours
 from ganexp.report.run import Neighbours, write_report
 from ganexp.runs import find_checkpoint
 from ganexp.runtime import processes, slurm
 from ganexp.runtime.console import announcement, count, display_path, final_summary, quiet
+from ganexp.runtime.continuing import continue_logs
 from ganexp.runtime.memory import keep_freed_memory
 from ganexp.runtime.restoring import step_of, transfer
 from ganexp.runtime.trainer import choose_precision, compile_networks, make_trainer
@@ -195,7 +195,7 @@ class Train:
         if watchdog := find(trainer.callbacks, Watchdog):  # type: ignore[attr-defined]
             watchdog.rollbacks = len(read_json(self.run_dir / "run.json").get("rollbacks", []))
         if trainer.is_global_zero:
-            self.continue_logs()
+            continue_logs(trainer, self.checkpoint)
         seed_all(config["seed"] + trainer.global_rank)  # different z on every rank
         try:
             trainer.fit(self.system, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True)
@@ -225,15 +225,6 @@ class Train:
                     file.unlink()
         self.trainer.strategy.barrier()
         self.checkpoint, self.trainer = folder / "last.ckpt", self.make_trainer()
-
-    def continue_logs(self) -> None:
-        """Drop what a resumed run has logged after its checkpoint: it will be logged again."""
-        step = step_of(self.checkpoint) if self.checkpoint else -1
-        for logger in self.trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                truncate_metrics(logger, step)
-            elif isinstance(logger, TensorBoardLogger) and list(Path(logger.log_dir).glob("events.out.tfevents.*")):
-                purge_events(logger, step + 1)
 
 
 def train_on_rank(config: dict[str, Any], run_dir: Path, checkpoint: Path | None, allowed: Sequence[str] | None) -> None:
