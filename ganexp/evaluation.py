@@ -149,7 +149,8 @@ class Evaluation:
     def protocols(self, ema: bool | None) -> dict[str, dict[str, Any]]:
         """Returns each value's protocol by name: all that it depends on besides the samples, and a short hash, `fingerprint`.
 
-        `ema`: whether the samples come from an averaged generator; None if unknown.
+        `ema`: whether the samples come from an averaged generator; None if unknown. It is not part of the fingerprint: another
+        generator is measured then, but in the same way.
         """
         real = {
             "data": type(self.data).__name__,
@@ -164,7 +165,6 @@ class Evaluation:
             protocol = {
                 "real": real if "real" in metric.kinds else None,
                 "generated": self.num,
-                "ema": ema,
                 "labels": "as the training data" if self.labelled else None,
                 "truncation": None,
                 "extractor": metric.features.name,
@@ -176,7 +176,7 @@ class Evaluation:
                 **metric.settings,
             }
             text = json.dumps(protocol, sort_keys=True)
-            protocol["fingerprint"] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+            protocol |= {"ema": ema, "fingerprint": hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}
             protocols |= {f"{name}/{metric.features.name}": protocol for name in metric.names}
         return protocols
 
