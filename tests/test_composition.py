@@ -9,12 +9,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 from conftest import NARROW, NARROW_ALL, TINY, Answer, data_overrides
 from helpers import MODELS, REGULARIZERS, compose, narrow, options, play
+from omegaconf import OmegaConf
 
-from ganexp.cli import messages
+from ganexp.cli import config, messages
 from ganexp.cli.build import build
 
 DATA = options("data")
@@ -166,6 +168,33 @@ def test_every_option_of_the_other_groups_trains(key: str, value: str, cli: Call
     answer = cli(*shrink, *narrow, f"{key}={value}")
     assert answer.code == 0, answer.err
     assert answer.record["status"] == "finished" and answer.record["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=3", "model=mlp", "+trainer.precision='64'", "~optimizer.generator.fused", "model.generator.hidden=[8,8]"],
+        ["experiment=ring", "++loss.weight=2", "hydra.run.dir=${now:%S}", "name=${seed}", "model={d_steps: 3}"],
+        ["hydra.job.name=own", "hydra/job_logging=none", "data=sine", "hydra.job.config.override_dirname.kv_sep=-", "seed=1"],
+    ],
+)  # fmt: skip
+def test_command_line_composes_as_in_hydra(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ganexp sets keys in a copy of the composed options."""
+    for folder in (tmp_path, tmp_path.parent):  # the second time from a copy
+        monkeypatch.chdir(folder)
+        with config.config_tree():
+            composed = config.compose_config(words, "config")
+            expected = hydra.compose("config", overrides=words, return_hydra_config=True)
+        pair = [OmegaConf.to_container(cfg, resolve=False) for cfg in (composed, expected)]
+        assert str(pair[0]) == str(pair[1]) and composed.hydra.runtime.cwd == str(folder)
+        assert OmegaConf.is_struct(composed)
+
+
+def test_command_lines_do_not_change_each_other() -> None:
+    with config.config_tree():
+        config.compose_config(["seed=5", "~optimizer.generator.fused", "+model.generator.x=1"], "config")
+        cfg = config.compose_config(["seed=6"], "config")
+    assert cfg.seed == 6 and "fused" in cfg.optimizer.generator and "x" not in cfg.model.generator
 
 
 def test_unusual_combination_trains_from_the_command_line(cli: Callable[..., Answer], data_root: Path) -> None:

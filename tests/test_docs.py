@@ -90,31 +90,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: f"{name_of(COMMANDS[words])}: {shlex.join(words)}")
-def test_every_command_composes(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_composes(words: tuple[str, ...], tmp_path: Path) -> None:
     own = None
     if "--config-dir" in words:
         write_files(tmp_path)
         own = str(tmp_path / "mine")
     overrides = [word for word in words if word not in ("-m", "--config-dir", "mine", "--cfg", "job")]
-    compose = checks.compose_config
     with config.config_tree(own):
         for job in sweep_jobs(with_home(overrides)):
-            if (kind := (own is None, kind_of(job))) in seen:
-                continue
-            seen.add(kind)
-            cfg = compose(job, "config")
-            # The checks compose without the keys first, to say which key is wrong; that takes as long again.
-            monkeypatch.setattr(checks, "compose_config", lambda *_, cfg=cfg: cfg)
             checks.compose_checked(job)
-
-
-seen: set[tuple[bool, frozenset[str]]] = set()
-
-
-def kind_of(job: list[str]) -> frozenset[str]:
-    """Its options, and the keys that it sets: another number or path composes as well."""
-    groups = set(script("options").list_groups())
-    return frozenset(word if word.partition("=")[0] in groups else word.partition("=")[0] for word in job)
 
 
 def test_docs_contain_commands() -> None:

@@ -24,6 +24,7 @@ from ganexp.cli.config import (
     compose_config,
     drop_leftovers,
     fields,
+    is_group,
     option_node,
     resolved,
 )
@@ -126,10 +127,6 @@ def siblings(cfg: DictConfig, node: Any, path: str) -> list[str]:
     skipped = TASK_KEYS if path == "task" else ("_target_", "hydra")
     found = [f"{path}.{key}".lstrip(".") for key in node if key not in skipped]
     return found if path or not OmegaConf.is_dict(cfg.task) else [*found, *siblings(cfg, cfg.task, "task")]
-
-
-def is_group(override: Override) -> bool:
-    return override.key_or_group in (*groups(), "experiment") or override.key_or_group.startswith("hydra/")
 
 
 def check_nodes(config: dict[str, Any]) -> None:

@@ -3,23 +3,29 @@ the version that breaks them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 __all__ = [
     "Callbacks",
+    "ConfigLoaderImpl",
     "Hydra",
     "create_config_search_path",
     "get_args_parser",
     "groups_below",
     "options_of",
     "result_of",
+    "set_keys",
     "unresolved",
 ]
 
@@ -44,3 +50,14 @@ def result_of(job: JobReturn) -> Any:
 def unresolved(node: DictConfig, key: Any) -> Any:
     """Returns the node at a key without resolving interpolations."""
     return node._get_node(key)
+
+
+def set_keys(cfg: DictConfig, keys: Sequence[Override], parsed: Sequence[Override]) -> None:
+    """Set keys in a config that was composed of the other overrides of a command line, as the end of Hydra's `compose` does."""
+    ConfigLoaderImpl._apply_overrides_to_config(list(keys), cfg)
+    task = [override for override in parsed if not override.is_hydra_override()]
+    cfg.hydra.overrides.task = [override.input_line for override in task]
+    cfg.hydra.overrides.hydra = [override.input_line for override in parsed if override.is_hydra_override()]
+    form = cfg.hydra.job.config.override_dirname
+    cfg.hydra.job.override_dirname = get_overrides_dirname(task, form.exclude_keys, form.item_sep, form.kv_sep)
+    cfg.hydra.runtime.cwd = os.getcwd()
