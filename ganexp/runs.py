@@ -1,4 +1,4 @@
-"""Resolve run=…: a run folder, `latest`, or a checkpoint file."""
+"""Resolve run=…: a run folder, `latest`, or a checkpoint file; and what a run is optimized by."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ganexp.cli.messages import ConfigError
 from ganexp.files import read_json
@@ -87,3 +88,11 @@ def trains(folder: Path) -> bool:
     """Whether the folder belongs to task=train, according to Hydra's overrides.yaml; True without that file."""
     record = folder / ".hydra" / "overrides.yaml"
     return not record.is_file() or not re.search(r"^- '?task=(?!train\b)", record.read_text(errors="replace"), re.M)
+
+
+def objective_of(record: dict[str, Any]) -> float | None:
+    """Returns from a run.json the last value of the metric that picks best.ckpt; None if there is none, or the run has not
+    finished."""
+    name = (record.get("best") or {}).get("metric")
+    value = record.get("metrics", {}).get(name, {}).get("last")
+    return float(value) if value is not None and record.get("status") == "finished" else None

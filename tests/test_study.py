@@ -29,11 +29,18 @@ def node(**changes: Any) -> dict[str, Any]:
 
 
 def make(overrides: tuple[str, ...] = (), **changes: Any) -> plan.Plan:
-    return plan.make_plan(node(**changes), overrides, "config", None)
+    return plan.make_plan(node(**changes), overrides)
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
-    return {file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("*/run.json"))}
+    """Returns the run.json of every job, by its number."""
+    files = sorted(folder.glob("*/run.json"), key=lambda file: int(file.parent.name.partition("_")[0]))
+    return {file.parent.name.partition("_")[0]: json.loads(file.read_text()) for file in files}
+
+
+def run_of(folder: Path, number: int) -> Path:
+    (found,) = folder.glob(f"{number}_*")
+    return found
 
 
 # -- plans -----------------------------------------------------------------------------------------------------------
@@ -45,7 +52,19 @@ def test_jobs_are_settings_times_seeds() -> None:
     assert [job.number for job in jobs] == list(range(16)) and [job.seed for job in jobs] == [0] * 8 + [1] * 8
     assert jobs[-1].overrides == ["data=sine", "loss=hinge", "regularizer=[r1]", "loss.weight=0.0001", "seed=1"]
     assert jobs[-1].setting == {"loss": "hinge", "regularizer": "[r1]", "loss.weight": "0.0001"}
-    assert {word for words in study.samples() for word in words} == {word for job in jobs for word in job.overrides} - {"seed=1"}
+    samples = [word for _, setting in study.samples() for word in study.overrides_of(setting, 0)]
+    assert set(samples) == {word for job in jobs for word in job.overrides} - {"seed=1"}
+
+
+def test_folders_are_named_by_number_and_values() -> None:
+    axes = {"model/generator": ["mlp"], "regularizer": [[], ["r1", "r2"]], "optimizer.generator.lr": [2e-4], "t": ["a b:/../ü"]}
+    names = [job.name for job in make(axes=axes, seeds=[3]).jobs()]
+    assert names == [
+        "0_generator-mlp_regularizer-none_lr-0.0002_t-a-b_seed-3",
+        "1_generator-mlp_regularizer-r1-r2_lr-0.0002_t-a-b_seed-3",
+    ]
+    long = [job.name for job in make(axes={"x": ["a" * 300, "a" * 301]}).jobs()]
+    assert max(map(len, long)) <= 80 and len(set(long)) == 4
 
 
 def test_named_values_set_several_keys() -> None:
@@ -71,6 +90,9 @@ def test_values_become_text_that_hydra_reads_back(value: Any, text: str) -> None
     [
         ({"seeds": 0}, "study.seeds: must be a number of seeds"),
         ({"seeds": []}, "study.seeds: must be"),
+        ({"seeds": -1}, "study.seeds: must be"),
+        ({"seeds": [-1]}, "study.seeds: must be"),
+        ({"search": "grib"}, "study.search: 'grib' is not a valid choice; did you mean grid?"),
         ({"seeds": [1, 1]}, "study.seeds: a seed is listed twice"),
         ({"seeds": 10**9}, "study.seeds: must be"),
         ({"axes": [1]}, "study.axes: must be a mapping"),
@@ -78,7 +100,7 @@ def test_values_become_text_that_hydra_reads_back(value: Any, text: str) -> None
         ({"axes": {"loss": "bce"}}, "study.axes.loss: must be a list of values"),
         ({"axes": {"loss": ["bce", "bce"]}}, "study.axes.loss: a value is listed twice"),
         ({"search": "random", "trials": 0, "axes": {"loss": ["bce"]}}, "study.trials: must be at least 1"),
-        ({"search": "random"}, "study.axes: a random search requires axes"),
+        ({"search": "random"}, "study.axes: a search requires axes"),
         ({"axes": {"seed": [1]}}, "study.axes.seed: the seeds of a study are study.seeds"),
         ({"axes": {"penalty": {"none": ["regularizer"]}}}, "study.axes.penalty: must be"),
         ({"axes": {"data": ["ring", "grid"]}}, "study.axes.data: data is also set for all runs"),
@@ -118,8 +140,11 @@ def test_range_refuses(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         make(search="random", axes={"lr": values})
     assert str(error.value).startswith(message)
-    with pytest.raises(ConfigError, match="a range has no end in a grid"):
-        make(axes={"lr": values})
+
+
+def test_grid_has_no_ranges() -> None:
+    with pytest.raises(ConfigError, match=r"^study.axes.lr: a range has no end in a grid"):
+        make(axes={"lr": {"low": 1, "high": 2}})
 
 
 def test_folder_keeps_its_study_and_takes_more_seeds(tmp_path: Path) -> None:
@@ -146,20 +171,28 @@ def test_study_runs_every_job_once_and_goes_on(cli: Callable[..., Answer]) -> No
     assert found["2"]["setting"] == {"loss": "hinge", "model.d_steps": "1"} and "loss=hinge" in found["2"]["overrides"]
     assert "2 of 4 jobs done, 0 running, 2 failed" in answer.err and "2 of 4 jobs failed" in answer.out
 
-    before = (folder / "0" / "metrics.csv").stat().st_mtime_ns
-    record = json.loads((folder / "2" / "run.json").read_text())
-    (folder / "2" / "run.json").write_text(json.dumps(record | {"status": "running"}))  # killed just before its end
+    before = (run_of(folder, 0) / "metrics.csv").stat().st_mtime_ns
+    file = run_of(folder, 2) / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "running"}))  # killed just before its end
     again = cli(*arguments, "study.axes={loss:[bce,hinge],model.d_steps:[1,0]}")
     assert again.code == 1 and records(folder)["2"]["status"] == "finished"
-    assert (folder / "0" / "metrics.csv").stat().st_mtime_ns == before
+    assert (run_of(folder, 0) / "metrics.csv").stat().st_mtime_ns == before
     assert cli(*arguments, AXES).err.startswith("ganexp: hydra.run.dir: ")
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["study.axes={loss:[bce,hing]}"], "study: loss=hing: there is no such option; did you mean hinge?"),
-        (["study.axes={lss:[bce]}"], "study: lss: there is no such key"),
+        (["study.axes={loss:[bce,hing]}"], "study.axes.loss: loss=hing: there is no such option; did you mean hinge?"),
+        (["study.axes={losss:[bce]}"], "study.axes.losss: there is no such key; did you mean loss?"),
+        (["study.axes={model.d_step:[1,2]}"], "study.axes.model.d_step: there is no such key; did you mean model.d_steps?"),
+        (["study.axes={p:{none:[],weak:['regularizer=[r0]']}}"], "study.axes.p: regularizer=r0: there is no such option"),
+        (["study.axes={seed:[1]}"], "study.axes.seed: the seeds of a study are study.seeds=[1,2,3]"),
+        (["study.axes={model.d_steps:{low:1}}"], "study.axes.model.d_steps.high: a range needs both ends"),
+        (["study.axes={loss:[bce]}", "los=bce"], "los: there is no such key; did you mean loss?"),
+        (["study.seeds=0"], "study.seeds: must be a number of seeds, at least 1, or a list of seeds, got 0"),
+        (["study.seeds=-3"], "study.seeds: must be a number of seeds, at least 1, or a list of seeds, got -3"),
+        (["study.threads=0"], "study.threads: must be at least 1, got 0"),
         (["study.launcher=slurm"], "study.launcher: 'slurm' is not a valid choice"),
         (["study.launcher=joblib", "study.n_jobs=0"], "study.n_jobs: must be at least 1, got 0"),
         (["study.n_jobs=2"], "study.n_jobs: 2 processes require study.launcher=joblib"),
@@ -178,7 +211,7 @@ def test_base_of_a_study_file_holds_for_all_runs(cli: Callable[..., Answer], tmp
     (tmp_path / "mine" / "study" / "two.yaml").write_text("defaults: [grid]\nbase: [model=mlp, data=sine, seed=3]\nseeds: [4]\n")
     answer = cli("--config-dir", "mine", "task=study", "study=two", *SMALL[2:], "trainer.max_steps=2", "hydra.run.dir=S")
     assert answer.code == 0, answer.err
-    assert json.loads((tmp_path / "S" / "0" / "run.json").read_text())["seed"] == 4
+    assert json.loads((run_of(tmp_path / "S", 0) / "run.json").read_text())["seed"] == 4
 
 
 # -- workers ---------------------------------------------------------------------------------------------------------
@@ -197,12 +230,12 @@ def test_worker_leaves_a_claimed_job_to_its_owner(tmp_path: Path, monkeypatch: p
 def test_failed_jobs_are_run_once_more_by_one_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, done = make(axes={"loss": ["bce", "hinge"]}, seeds=1), []
     study.save(tmp_path)
-    worker.note({"status": "failed", "error": "no space"}, study.jobs()[0], tmp_path / "0")
-    worker.note({"status": "finished"}, study.jobs()[1], tmp_path / "1")
+    worker.note({"status": "failed", "error": "no space"}, study.jobs()[0], tmp_path)
+    worker.note({"status": "finished"}, study.jobs()[1], tmp_path)
 
     def fail_again(study: plan.Plan, job: plan.Job, folder: Path) -> bool:
         done.append(job.number)
-        worker.note({"status": "failed", "error": "again"}, job, folder / str(job.number))
+        worker.note({"status": "failed", "error": "again"}, job, folder)
         return True
 
     monkeypatch.setattr(worker, "run", fail_again)
@@ -240,7 +273,7 @@ def test_killed_study_goes_on_and_equals_single_runs(tmp_path: Path) -> None:
     for name, record in found.items():
         words = [word for word in record["overrides"] if not word.startswith("hydra.")]
         subprocess.run([*command, *words, f"hydra.run.dir=R{name}"], cwd=tmp_path, check=True, timeout=200)
-        assert values(tmp_path / f"R{name}" / "metrics.csv") == values(tmp_path / "S" / name / "metrics.csv"), name
+        assert values(tmp_path / f"R{name}" / "metrics.csv") == values(run_of(tmp_path / "S", int(name)) / "metrics.csv"), name
 
 
 @pytest.mark.slow
@@ -254,5 +287,6 @@ def test_two_processes_share_a_folder(tmp_path: Path) -> None:
     assert [r["status"] for r in found.values()] == ["finished"] * 6
     subprocess.run([*study[:-1], "hydra.run.dir=T"], cwd=tmp_path, check=True, timeout=400)
     for job in range(6):
-        assert values(tmp_path / "S" / str(job) / "metrics.csv") == values(tmp_path / "T" / str(job) / "metrics.csv"), job
+        one, other = (run_of(tmp_path / folder, job) for folder in "ST")
+        assert values(one / "metrics.csv") == values(other / "metrics.csv"), job
         assert "resumed_at" not in found[str(job)]

@@ -101,7 +101,7 @@ class Checkpoint(pl.Callback):
         metrics = self.metrics_of(trainer)
         if metrics is None or not metrics.history or metrics.history[-1][0] != trainer.global_step:
             return False
-        ranking = [m for m in metrics.metrics if m.higher_is_better is not None and self.monitor in (None, m.name)]
+        ranking = metrics.ranking(self.monitor)
         if not ranking:
             return False
         metric = ranking[0]

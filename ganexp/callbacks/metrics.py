@@ -71,6 +71,10 @@ class Metrics(pl.Callback):
         """Returns the names of all values in the log."""
         return [f"{name}/{metric.features.name}" for metric in self.metrics for name in metric.names]
 
+    def ranking(self, monitor: str | None) -> list[FeatureMetric]:
+        """Returns the metrics that can rank checkpoints; with `monitor`, a metric's name in the log, only that one."""
+        return [m for m in self.metrics if m.higher_is_better is not None and monitor in (None, m.name)]
+
     def summary(self) -> dict[str, dict[str, Any]]:
         """Returns `last` and `mean_of_last_5` of every value, and `best` and `best_step` of those that can pick a checkpoint. The
         best alone would be optimistic."""

@@ -119,18 +119,20 @@ def record(notes: Sequence[str], folder: Path) -> None:
         write_json({**content, "notes": [*notes, *content.get("notes", [])]}, file)
 
 
-def run(cfg: DictConfig, notes: Sequence[str] = ()) -> int:
-    """Build the task, then create the run folder, then run. Returns the exit code. `notes`: printed and logged first."""
+def run(cfg: DictConfig, notes: Sequence[str] = (), further: Mapping[str, Any] = MappingProxyType({})) -> int:
+    """Build the task, then create the run folder, then run. Returns the exit code. `notes`: printed and logged first. `further`:
+    further arguments of the task."""
     if starts_runs(cfg):
         return run_study(cfg)
     if not leaves_nothing(cfg):
-        return build_and_run(cfg, notes)
+        return build_and_run(cfg, notes, further)
     with tempfile.TemporaryDirectory(prefix="ganexp-", ignore_cleanup_errors=True) as folder:  # one for each rank
-        return build_and_run(cfg, notes, destination(cfg), Path(folder) / "run")
+        target = {"destination": destination(cfg), "notes": list(notes)}
+        return build_and_run(cfg, notes, target, Path(folder) / "run")
 
 
-def build_and_run(cfg: DictConfig, notes: Sequence[str], target: Path | None = None, temporary: Path | None = None) -> int:
-    """`target`, `temporary`: the destination and the folder of a task that leaves nothing."""
+def build_and_run(cfg: DictConfig, notes: Sequence[str], further: Mapping[str, Any], temporary: Path | None = None) -> int:
+    """`temporary`: the folder of a task that leaves nothing."""
     with ExitStack() as held:
         while True:
             folder, early = choose_folder(cfg, temporary), EarlyRecords()
@@ -139,7 +141,7 @@ def build_and_run(cfg: DictConfig, notes: Sequence[str], target: Path | None = N
             if in_run_folder(cfg) and is_first and (folder / "config.yaml").is_file():  # otherwise it is refused, and left alone
                 held.enter_context(lock)
             with early.listening():
-                task = build_task(cfg, folder, {"destination": target, "notes": list(notes)} if temporary else {})
+                task = build_task(cfg, folder, further)
             if not is_first:
                 return exit_code(task.run())
             if in_run_folder(cfg):
@@ -181,19 +183,21 @@ def run_locked(task: Any, cfg: DictConfig, folder: Path, early: EarlyRecords, no
     return exit_code(result)
 
 
-def run_command_line(overrides: Sequence[str], config_name: str, config_dir: str | None) -> int:
-    """Run the task of a command line, as a process of its own would. Returns the exit code. Raises ConfigError."""
+def run_command_line(overrides: Sequence[str], config_name: str, config_dir: str | None, callbacks: Sequence[Any] = ()) -> int:
+    """Run the task of a command line, as a process of its own would. Returns the exit code. Raises ConfigError. `callbacks`:
+    further ones of the Trainer."""
     with config.config_tree(config_dir):
-        return compose_and_run(overrides, config_name)
+        return compose_and_run(overrides, config_name, {"callbacks": callbacks} if callbacks else {})
 
 
-def compose_and_run(overrides: Sequence[str], config_name: str) -> int:
-    """Run the task of a command line, in the config tree that is there. Returns the exit code. Raises ConfigError."""
+def compose_and_run(overrides: Sequence[str], config_name: str, further: Mapping[str, Any] = MappingProxyType({})) -> int:
+    """Run the task of a command line, in the config tree that is there. Returns the exit code. Raises ConfigError. `further`:
+    further arguments of the task."""
     notes: list[str] = []
     cfg = checks.compose_checked(overrides, config_name, notes)
     if (again := to_continue(cfg, overrides)) is not None:
         cfg, notes = checks.compose_checked(again, config_name), []  # its run.json has the notes
-    return run(cfg, notes)
+    return run(cfg, notes, further)
 
 
 def run_study(cfg: DictConfig) -> int:

@@ -18,6 +18,7 @@ from ganexp.cli.jobs import announce, build_task, exit_code, record, report
 from ganexp.cli.messages import ConfigError
 from ganexp.cli.overrides import as_typed, quoted
 from ganexp.files import read_json, write_json
+from ganexp.runs import objective_of
 from ganexp.runtime.lock import FolderLock
 
 SWEEP = "sweep.json"  # in the folder of a sweep
@@ -79,7 +80,7 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
 
 def sweep_job(cfg: DictConfig) -> float:
     """Run one job in the folder that Hydra has created. Errors are printed and recorded there; the other jobs continue. Returns
-    the objective for Hydra's sweeper, see objective_of."""
+    the objective for Hydra's sweeper, see objective_of; NaN if there is none."""
     folder, number = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().job.num
     code = 0
     try:
@@ -91,15 +92,8 @@ def sweep_job(cfg: DictConfig) -> float:
         return math.nan
     if code:  # ends the sweep too
         raise KeyboardInterrupt
-    return objective_of(folder)
-
-
-def objective_of(folder: Path) -> float:
-    """Returns the last value of the metric that picks best.ckpt; NaN if the run has none, or has failed."""
-    record = read_json(folder / "run.json")
-    name = (record.get("best") or {}).get("metric")
-    value = record.get("metrics", {}).get(name, {}).get("last")
-    return float(value) if value is not None and record.get("status") == "finished" else math.nan
+    objective = objective_of(read_json(folder / "run.json"))
+    return math.nan if objective is None else objective
 
 
 def run_job_of_sweep(cfg: DictConfig, folder: Path, number: int) -> int:

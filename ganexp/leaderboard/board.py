@@ -71,8 +71,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         study = plan.read(folder)
         if study is not None:
-            jobs = [(folder / str(job.number), job.setting) for job in study.jobs()]
-            found = [Run(path, setting, read_json(path / "run.json")) for path, setting in jobs]
+            found = [Run(folder / job.name, job.setting, job.record(folder)) for job in study.jobs()]
         else:
             files = sorted(folder.rglob("run.json")) if folder.is_dir() else []
             records = [(file.parent, read_json(file)) for file in files]

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from ganexp.cli.messages import ConfigError
+from ganexp.cli.messages import ConfigError, nearest
 from ganexp.files import read_json, write_json
+from ganexp.runtime.lock import FolderLock
 
 FILE = "study.json"
 LIMIT = 100_000  # jobs
+LONGEST = 80  # characters of a folder's name
+SEARCHES = ("grid", "random", "optuna")
+SAMPLERS = ("tpe", "random")  # of Optuna
+OVER = ("finished", "failed", "pruned")  # status of a job that is not run again
 
 
 @dataclass
@@ -28,52 +35,124 @@ class Job:
     seed: int
     overrides: list[str]
 
+    @property
+    def name(self) -> str:
+        """The name of its folder: its number, which makes it unique, and its values, `3_loss-hinge_lr-0.0002_seed-1`."""
+        values = {axis.replace("/", ".").rpartition(".")[2]: label for axis, label in self.setting.items()}
+        safe = {axis: re.sub(r"[^\w.]+", "-", label, flags=re.ASCII).strip("-.") for axis, label in values.items()}
+        words = [f"{axis}-{label or 'none'}" for axis, label in safe.items()]
+        return "_".join([str(self.number), *words, f"seed-{self.seed}"])[:LONGEST].rstrip("-_.")
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """Returns its run.json in the folder of the study, empty if it has not begun."""
+        return read_json(folder / self.name / "run.json")
+
+    def status(self, folder: Path) -> str:
+        return str(self.record(folder).get("status", ""))
+
 
 @dataclass
 class Plan:
     """`overrides`: the command line that all runs share. `axes`: for each axis the overrides of every value by the value's label.
-    `settings`: a label for every axis. `config_name`, `config_dir`: where the config is from.
+    `settings`: a label for every axis; the label of a range is the value itself. `config_name`, `config_dir`: where the config is
+    from. `search`: how settings are found: its `name`, the `ranges` of axes without a list of values, and more.
 
-    Jobs are numbered seed by seed, so that more seeds only add jobs.
+    Jobs are numbered seed by seed, so that more seeds only add jobs; in an adaptive search setting by setting, so that more
+    trials do.
     """
 
     overrides: list[str]
     axes: dict[str, dict[str, list[str]]]
     settings: list[dict[str, str]]
     seeds: list[int]
+    search: dict[str, Any]
     config_name: str = "config"
     config_dir: str | None = None
-    search: dict[str, Any] = field(default_factory=lambda: {"name": "grid"})
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether settings are chosen one after another, by the results of earlier ones."""
+        return self.search["name"] == "optuna"
+
+    @property
+    def size(self) -> int:
+        """The number of settings, those that are not chosen yet included."""
+        return int(self.search["trials"]) if self.adaptive else len(self.settings)
 
     def jobs(self) -> list[Job]:
-        return [
-            Job(number, setting, seed, self.overrides_of(setting, seed))
-            for number, (seed, setting) in enumerate(product(self.seeds, self.settings))
-        ]
+        pairs = [(setting, seed) for seed, setting in product(self.seeds, self.settings)]
+        if self.adaptive:
+            pairs = list(product(self.settings, self.seeds))
+        return [Job(number, setting, seed, self.overrides_of(setting, seed)) for number, (setting, seed) in enumerate(pairs)]
+
+    def jobs_of(self, setting: int) -> list[Job]:
+        """Returns the jobs of one setting of an adaptive search."""
+        return self.jobs()[setting * len(self.seeds) : (setting + 1) * len(self.seeds)]
 
     def overrides_of(self, setting: Mapping[str, str], seed: int) -> list[str]:
-        chosen = [override for axis, label in setting.items() for override in self.axes[axis][label]]
+        chosen = [override for axis, label in setting.items() for override in self.overrides_at(axis, label)]
         return [*self.overrides, *chosen, f"seed={seed}"]
 
-    def samples(self) -> list[list[str]]:
-        """Returns the overrides of jobs that have every listed value of every axis at least once, and one of each range."""
-        first = self.settings[0]
-        listed = {axis: values for axis, values in self.axes.items() if axis not in self.search.get("ranges", {})}
-        others = [{**first, axis: label} for axis, values in listed.items() for label in values if label != first[axis]]
-        return [self.overrides_of(setting, self.seeds[0]) for setting in [first, *others]]
+    def overrides_at(self, axis: str, label: str) -> list[str]:
+        return self.axes[axis][label] if axis in self.axes else [f"{axis}={label}"]
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yields settings that have every listed value of every axis and both ends of every range, each with the axis whose value
+        it is the first to have; an empty name for the first one."""
+        ends = {axis: [to_text(ends["low"]), to_text(ends["high"])] for axis, ends in self.search["ranges"].items()}
+        values = {axis: list(labels) for axis, labels in self.axes.items()} | ends
+        first = {axis: labels[0] for axis, labels in values.items()}
+        yield "", first
+        for axis, labels in values.items():
+            yield from ((axis, {**first, axis: label}) for label in labels[1:])
+
+    def axis_of(self, key: str, setting: Mapping[str, str]) -> str:
+        """Returns the axis that sets a key in a setting, or the empty string."""
+        return next((a for a, label in setting.items() if key in map(key_of, self.overrides_at(a, label))), "")
 
     def save(self, folder: Path) -> None:
-        """Write the study's file. Raises ConfigError if the folder has another study; more seeds may be added."""
-        if (before := read(folder)) is not None:
-            same = {key: value for key, value in asdict(before).items() if key != "seeds"}
-            now = {key: value for key, value in asdict(self).items() if key != "seeds"}
-            for key in (key for key in now if now[key] != same[key]):
-                raise ConfigError(
-                    f"hydra.run.dir: {folder} has another study: its {key} differ; repeat its command, or choose another folder"
-                )
-            if self.seeds[: len(before.seeds)] != before.seeds:
-                raise ConfigError(f"study.seeds: the study in {folder} has {before.seeds}; more can be added, at the end")
+        """Write the study's file. Raises ConfigError if the folder has another study. More seeds may be added, or to an adaptive
+        search more trials."""
+        with locked(folder):
+            if (before := read(folder)) is not None:
+                if before.adaptive and self.adaptive:
+                    self.settings = before.settings
+                for key, value in asdict(self).items():
+                    if key != "seeds" and fixed(value) != fixed(getattr(before, key)):
+                        raise ConfigError(
+                            f"hydra.run.dir: {folder} has another study: its {key} differ; repeat its command, or choose another "
+                            "folder"
+                        )
+                if self.adaptive and (self.seeds != before.seeds or self.size < before.size):
+                    raise ConfigError(
+                        f"study.trials: the search in {folder} has {before.size} with the seeds {before.seeds}; more trials can "
+                        "be added, but no seeds"
+                    )
+                if self.seeds[: len(before.seeds)] != before.seeds:
+                    raise ConfigError(f"study.seeds: the study in {folder} has {before.seeds}; more can be added, at the end")
+            self.write(folder)
+
+    def write(self, folder: Path) -> None:
         write_json(asdict(self), folder / FILE)
+
+
+def fixed(value: Any) -> Any:
+    """Returns what must not change of a plan's value: all but the number of trials of an adaptive search."""
+    if isinstance(value, dict) and value.get("name") == "optuna":
+        return {key: item for key, item in value.items() if key != "trials"}
+    return value
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process changes the study's file."""
+    lock = FolderLock(folder, "hydra.run.dir")
+    while not lock.try_acquire():
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read(folder: Path) -> Plan | None:
@@ -87,33 +166,51 @@ def read(folder: Path) -> Plan | None:
         raise ConfigError(f"{file} is damaged, or from another version of ganexp") from error
 
 
-def make_plan(node: Mapping[str, Any], overrides: Sequence[str], config_name: str, config_dir: str | None) -> Plan:
-    """Returns the plan of a config's `study`. `overrides`: the command line without the study's own keys. Raises ConfigError for
-    wrong axes, seeds and numbers of trials."""
+def make_plan(
+    node: Mapping[str, Any],
+    overrides: Sequence[str],
+    config_name: str = "config",
+    config_dir: str | None = None,
+    watched: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Returns the plan of a config's `study`. `overrides`: the command line without the study's own keys. `watched`: what an
+    adaptive search optimizes, `metric` and `higher_is_better`, and `prune_from`, the first step at which a run may be stopped or
+    None. Raises ConfigError for wrong axes, seeds and numbers of trials."""
     seeds, given = check_seeds(node["seeds"]), check_axes(node["axes"])
-    if node["search"] == "random":
-        ranges = {str(name): values for name, values in given.items() if is_range(values)}
-        trials = check_trials(node["trials"], len(seeds))
-        search: dict[str, Any] = {"name": "random", "trials": trials, "seed": node["search_seed"], "ranges": ranges}
-        drawn = draw(given, trials, node["search_seed"])
-        axes = {name: {label: value for values in labels for label, value in values.items()} for name, labels in drawn.items()}
-        rows = zip(*drawn.values(), strict=True)
-        settings = [dict(zip(axes, (next(iter(value)) for value in row), strict=True)) for row in rows]
-        settings = [dict(pairs) for pairs in dict.fromkeys(tuple(setting.items()) for setting in settings)]  # each once
-    else:
-        search = {"name": "grid"}
-        for name in (name for name, values in given.items() if is_range(values)):
+    ranges = {name: check_range(name, values) for name, values in given.items() if is_range(values)}
+    axes = {name: values_of_axis(name, values) for name, values in given.items() if name not in ranges}
+    search: dict[str, Any] = {"name": node["search"], "ranges": ranges}
+    settings: list[dict[str, str]] = []
+    if node["search"] == "grid":
+        for name in ranges:
             raise ConfigError(f"study.axes.{name}: a range has no end in a grid; list values, or choose study=random")
-        axes = {str(name): values_of_axis(str(name), values) for name, values in given.items()}
         size = len(seeds) * math.prod(len(values) for values in axes.values())
         if size > LIMIT:
             raise ConfigError(f"study.axes: {size:,} runs; a study has at most {LIMIT:,}")
         settings = [dict(zip(axes, labels, strict=True)) for labels in product(*axes.values())]
+    elif node["search"] in ("random", "optuna"):
+        trials, seed = check_trials(node["trials"], len(seeds)), check_search_seed(node["search_seed"])
+        if not given:
+            raise ConfigError(
+                "study.axes: a search requires axes, such as {optimizer.generator.lr:{low:1e-5,high:1e-2,log:true}}"
+            )
+        search |= {"trials": trials, "seed": seed}
+        if node["search"] == "optuna":
+            if node["sampler"] not in SAMPLERS:
+                raise ConfigError(f"study.sampler: {node['sampler']!r} is not a valid choice{nearest(node['sampler'], SAMPLERS)}")
+            search |= {"sampler": node["sampler"], **(watched or {})}
+        else:
+            drawn = {name: draw(name, [*axes[name]] if name in axes else ranges[name], trials, seed) for name in given}
+            rows = (tuple(zip(drawn, labels, strict=True)) for labels in zip(*drawn.values(), strict=True))
+            settings = [dict(row) for row in dict.fromkeys(rows)]  # each once
+    else:
+        raise ConfigError(f"study.search: {node['search']!r} is not a valid choice{nearest(str(node['search']), SEARCHES)}")
     taken = {key_of(override) for override in overrides}
-    for name, values in axes.items():
-        for key in sorted({key_of(override) for value in values.values() for override in value} & taken):
+    own = {name: {key_of(override) for value in values.values() for override in value} for name, values in axes.items()}
+    for name, keys in {**own, **{name: {name} for name in ranges}}.items():
+        for key in sorted(keys & taken):
             raise ConfigError(f"study.axes.{name}: {key} is also set for all runs; remove one of the two")
-    return Plan(list(overrides), axes, settings, seeds, config_name, config_dir, search)
+    return Plan(list(overrides), axes, settings, seeds, search, config_name, config_dir)
 
 
 def check_trials(trials: Any, seeds: int) -> int:
@@ -126,30 +223,31 @@ def is_range(values: Any) -> bool:
     return isinstance(values, dict) and bool({"low", "high"} & values.keys()) and not is_list_of_overrides([*values.values()])
 
 
-def draw(axes: Mapping[str, Any], trials: int, seed: int) -> dict[str, list[dict[str, list[str]]]]:
-    """Returns for every axis the overrides of one value for each trial, by label: a value of its list, or one of its range.
+def draw(name: str, values: Any, trials: int, seed: int) -> list[str]:
+    """Returns a label for each trial: one of a list, or a value of a range.
 
     Each axis has a generator of its own: another axis, or more trials, changes nothing that was drawn before."""
-    drawn = {}
-    for name, values in axes.items():
-        random = Random(f"{seed} {name}")
-        if is_range(values):
-            texts = [to_text(sample(name, values, random)) for _ in range(trials)]
-            drawn[str(name)] = [{text: [f"{name}={text}"]} for text in texts]
-        else:
-            known = values_of_axis(str(name), values)
-            labels = [random.choice(list(known)) for _ in range(trials)]
-            drawn[str(name)] = [{label: known[label]} for label in labels]
-    if not drawn:
-        raise ConfigError(
-            "study.axes: a random search requires axes, such as {optimizer.generator.lr:{low:1e-5,high:1e-2,log:true}}"
-        )
-    return drawn
+    random = Random(f"{seed} {name}")
+    if isinstance(values, list):
+        return [random.choice(values) for _ in range(trials)]
+    return [to_text(sample(values, random)) for _ in range(trials)]
 
 
-def sample(name: str, values: Mapping[str, Any], random: Random) -> int | float:
-    """Returns a value of a range {low, high, log}: uniform, or of a uniform logarithm; an integer if both ends are
-    (included). Raises ConfigError for a range without ends."""
+def sample(ends: Mapping[str, Any], random: Random) -> int | float:
+    """Returns a value of a range {low, high, log}: uniform, or of a uniform logarithm; an integer if both ends are (included)."""
+    low, high = ends["low"], ends["high"]
+    value = math.exp(random.uniform(math.log(low), math.log(high))) if ends["log"] else random.uniform(low, high)
+    if isinstance(low, int) and isinstance(high, int):
+        return min(high, max(low, round(value))) if ends["log"] else random.randint(low, high)
+    return rounded(value)
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def check_range(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `low`, `high` and `log` of a range. Raises ConfigError for a range without ends."""
     low: Any = values.get("low")
     high: Any = values.get("high")
     log = values.get("log", False)
@@ -164,10 +262,7 @@ def sample(name: str, values: Mapping[str, Any], random: Random) -> int | float:
         raise ConfigError(f"study.axes.{name}.log: must be true or false, got {log!r}")
     if log and low <= 0:
         raise ConfigError(f"study.axes.{name}.low: must be above 0 for a logarithmic range, got {low}")
-    value = math.exp(random.uniform(math.log(low), math.log(high))) if log else random.uniform(low, high)
-    if isinstance(low, int) and isinstance(high, int):
-        return min(high, max(low, round(value))) if log else random.randint(low, high)
-    return float(f"{value:.6g}")
+    return {"low": low, "high": high, "log": log}
 
 
 def check_axes(axes: Any) -> dict[str, Any]:
@@ -177,7 +272,13 @@ def check_axes(axes: Any) -> dict[str, Any]:
         raise ConfigError(f"study.axes: must be a mapping such as {{loss:[bce,hinge],regularizer:[[],[r1]]}}, got {axes!r}")
     if "seed" in axes:
         raise ConfigError("study.axes.seed: the seeds of a study are study.seeds=[1,2,3]")
-    return axes
+    return {str(name): values for name, values in axes.items()}
+
+
+def check_search_seed(seed: Any) -> int:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ConfigError(f"study.search_seed: must be from 0 to {2**32 - 1}, got {seed!r}")
+    return seed
 
 
 def check_seeds(seeds: Any) -> list[int]:

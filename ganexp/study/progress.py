@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ganexp.files import read_json
 from ganexp.runtime.lock import is_held
 from ganexp.study import plan
 from ganexp.study.worker import CLAIMS
@@ -32,8 +31,8 @@ class Progress:
         self.first = 0
 
     def look(self) -> tuple[Counter[str], int, float | None]:
-        """Returns the number of jobs by status (finished, failed, running, waiting), their total, and the seconds left, None if
-        unknown."""
+        """Returns the number of jobs by status (finished, failed, pruned, running, waiting), the number of all, those of settings
+        that are not chosen yet included, and the seconds left, None if unknown."""
         study = plan.read(self.folder)
         jobs = study.jobs() if study else []
         counts: Counter[str] = Counter()
@@ -41,9 +40,9 @@ class Progress:
         for job in jobs:
             status = self.over.get(job.number)
             if status is None:
-                record = read_json(self.folder / str(job.number) / "run.json")
+                record = job.record(self.folder)
                 status = str(record.get("status", ""))
-                if status in ("finished", "failed"):
+                if status in plan.OVER:
                     self.over[job.number] = status
                 elif is_held(self.folder / CLAIMS / str(job.number)):
                     status = "running"
@@ -52,18 +51,20 @@ class Progress:
                     status = "waiting"
                     steps += int(record.get("steps", 0))
             counts[status] += 1
-        total = len(jobs) * self.max_steps
+        number = study.size * len(study.seeds) if study else 0
+        total = number * self.max_steps
         steps += len(self.over) * self.max_steps
         if self.started is None:
             self.started, self.first = time.monotonic(), steps
         elapsed = time.monotonic() - self.started
         left = elapsed * (total - steps) / (steps - self.first) if steps > self.first else None
-        return counts, len(jobs), left
+        return counts, number, left
 
     def line(self) -> str:
         counts, total, left = self.look()
         parts = [f"{counts['finished']} of {total} jobs done", f"{counts['running']} running", f"{counts['failed']} failed"]
-        if left is not None and counts["finished"] + counts["failed"] < total:
+        parts += [f"{counts['pruned']} pruned"] if counts["pruned"] else []
+        if left is not None and len(self.over) < total:
             parts.append(f"about {tqdm.format_interval(left)} left")
         return "study: " + ", ".join(parts)
 

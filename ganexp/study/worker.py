@@ -17,10 +17,11 @@ from typing import Any
 from ganexp.cli import jobs
 from ganexp.cli.messages import ConfigError
 from ganexp.cli.overrides import quoted
-from ganexp.files import read_json, write_json
+from ganexp.files import write_json
 from ganexp.runtime.lock import FolderLock
-from ganexp.study import plan
-from ganexp.study.plan import Job
+from ganexp.study import plan, search
+from ganexp.study.plan import OVER, Job
+from ganexp.study.prune import Prune
 
 CLAIMS = ".jobs"  # the folder of the locks by which a worker claims a job; the run has a lock of its own
 
@@ -38,49 +39,51 @@ def work(folder: Path) -> bool:
 
 
 def run_all(study: plan.Plan, folder: Path) -> bool:
-    for job in study.jobs():
-        if is_over(folder, job):
-            continue
-        claim = folder / CLAIMS / str(job.number)
-        claim.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(claim, "study")
-        if not lock.try_acquire():
-            continue
-        try:
-            if not is_over(folder, job) and not run(study, job, folder):
+    while True:
+        for job in study.jobs():
+            if not claim_and_run(study, job, folder):
                 return False
-        finally:
-            lock.release()
-    return True
+        if not study.adaptive or not search.extend(folder):
+            return True
+        study = plan.read(folder) or study
 
 
-def is_over(folder: Path, job: Job) -> bool:
-    return status_of(folder, job) in ("finished", "failed")
+def claim_and_run(study: plan.Plan, job: Job, folder: Path) -> bool:
+    """Run a job, unless it is over or another process runs it. Returns False if a signal has ended it."""
+    if job.status(folder) in OVER:
+        return True
+    claim = folder / CLAIMS / str(job.number)
+    claim.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(claim, "study")
+    if not lock.try_acquire():
+        return True
+    try:
+        return job.status(folder) in OVER or run(study, job, folder)
+    finally:
+        lock.release()
 
 
 def reopen_failed(study: plan.Plan, folder: Path) -> None:
-    """Let jobs that have failed wait again: each is then run once more, by whichever worker comes first."""
+    """Let jobs that have failed wait again: each is then run once more, by whichever worker comes first. A search that has been
+    told of the failure does not learn of the new result."""
     for job in study.jobs():
-        if status_of(folder, job) == "failed":
-            note({"status": "waiting"}, job, folder / str(job.number))
-
-
-def status_of(folder: Path, job: Job) -> str:
-    """Returns the status in the job's run.json, empty if it has not begun."""
-    return str(read_json(folder / str(job.number) / "run.json").get("status", ""))
-
-
-def error_of(folder: Path, job: Job) -> str:
-    return str(read_json(folder / str(job.number) / "run.json").get("error", ""))
+        if job.status(folder) == "failed":
+            note({"status": "waiting"}, job, folder)
 
 
 def run(study: plan.Plan, job: Job, folder: Path) -> bool:
     """Run one job as its command line with hydra.run.dir and resume=auto. Returns False if a signal has ended it."""
-    run_dir, said = folder / str(job.number), io.StringIO()
-    words = [*job.overrides, f"hydra.run.dir={quoted(run_dir)}", "resume=auto"]
+    callbacks = []
+    if study.adaptive:
+        if search.is_pruned(folder, study, job):  # with another seed, or just before this process was killed
+            note({"status": "pruned"}, job, folder)
+            return True
+        callbacks = [Prune(folder, job)]
+    said = io.StringIO()
+    words = [*job.overrides, f"hydra.run.dir={quoted(folder / job.name)}", "resume=auto"]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            code = jobs.run_command_line(words, study.config_name, study.config_dir)
+            code = jobs.run_command_line(words, study.config_name, study.config_dir, callbacks)
             outcome: dict[str, Any] = {"status": "finished"}
             if code == 1:
                 outcome = {"status": "failed", "error": last_message(said.getvalue())}
@@ -88,20 +91,23 @@ def run(study: plan.Plan, job: Job, folder: Path) -> bool:
             code, outcome = 2, {"status": "failed", "error": str(mistake)}
         except KeyboardInterrupt:
             code = 130
+    if code == 0 and study.adaptive and search.is_pruned(folder, study, job) and job.status(folder) == "interrupted":
+        outcome = {"status": "pruned"}
     if code in (0, 1, 2):
-        note(outcome, job, run_dir)
+        note(outcome, job, folder)
     release_memory()
     return code in (0, 1, 2)
 
 
-def note(outcome: dict[str, Any], job: Job, run_dir: Path) -> None:
+def note(outcome: dict[str, Any], job: Job, folder: Path) -> None:
     """Write how a job ended into its run.json, unless another process runs there."""
+    run_dir = folder / job.name
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(run_dir, "study")
     if not lock.try_acquire():
         return
     try:
-        record = read_json(run_dir / "run.json")
+        record = job.record(folder)
         record.pop("error", None)
         job_facts = {"job": job.number, "overrides": job.overrides, "setting": job.setting, "seed": job.seed}
         write_json({**record, **job_facts, **outcome}, run_dir / "run.json")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import yaml
 
 from ganexp.cli.build import OWN_CLASSES, one_line
@@ -55,11 +56,17 @@ class Resume:
     compared, its classes are trusted, and a run at its last step is not an error. Damaged checkpoints are skipped. Raises
     ConfigError if the folder has no run of this version or only damaged checkpoints, if config or data differ from the
     checkpoint's, if config.yaml names classes that are neither ganexp's nor in config["trust"], if the run is at its last step,
-    or if the steps exceed its schedule.
+    or if the steps exceed its schedule. `callbacks`: further ones, see Train.
     """
 
-    def __init__(self, config: dict[str, Any], run_dir: Path, override_keys: Sequence[str] = ()):
-        self.config, self.run_dir, self.override_keys = config, run_dir, override_keys
+    def __init__(
+        self,
+        config: dict[str, Any],
+        run_dir: Path,
+        override_keys: Sequence[str] = (),
+        callbacks: Sequence[pl.Callback] = (),
+    ):
+        self.config, self.run_dir, self.override_keys, self.callbacks = config, run_dir, override_keys, callbacks
         self.auto = config.get("resume") == "auto"
         self.train: Train | None = None  # None: the run is at its last step
 
@@ -91,7 +98,7 @@ class Resume:
         self.notes.insert(0, f"resumed at step {step:,}" if content else "no checkpoint yet: starts at the first step")
         trusted = [*ALLOWED, *(prefix.rstrip(".") + "." for prefix in self.config.get("trust", []))]
         allowed = None if self.auto else trusted
-        self.train = Train(config, run_dir, checkpoint, allowed)
+        self.train = Train(config, run_dir, checkpoint, allowed, self.callbacks)
         self.train.continues = True
         self.train.setup()
         if content and content["data"] != self.train.data.fingerprint:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ganexp.callbacks.metrics import Metrics
 from ganexp.cli import checks
+from ganexp.cli.build import build
 from ganexp.cli.messages import ConfigError, nearest
 from ganexp.runtime.console import display_path
-from ganexp.study import launchers, plan, worker
+from ganexp.study import launchers, plan, search, worker
 from ganexp.study.progress import Progress, shown
 from ganexp.tasks.leaderboard import write_for
 
@@ -19,7 +22,7 @@ LAUNCHERS = ("serial", "joblib")
 
 
 class Study:
-    """Runs every setting of config["study"] with every seed. Each job is an ordinary run in its own folder, `run_dir`/NUMBER.
+    """Runs every setting of config["study"] with every seed. Each job is an ordinary run in its own folder below `run_dir`.
 
     In a folder that has this study already, finished jobs are kept, half-done ones resume, and the rest start. Several processes
     may work in one folder. `overrides`: the command line, which all runs share. `config_name`, `config_dir`: where the config is
@@ -29,7 +32,10 @@ class Study:
     def __init__(self, config: dict[str, Any], run_dir: Path, overrides: Sequence[str], config_name: str, config_dir: str | None):
         node = config["study"]
         self.run_dir, self.node, self.max_steps = run_dir, node, config["trainer"]["max_steps"]
-        self.plan = plan.make_plan(node, [*overrides], config_name, config_dir)
+        if node["search"] == "optuna":
+            search.check_installed()
+        target = watched(config) if node["search"] == "optuna" else None
+        self.plan = plan.make_plan(node, [*overrides], config_name, config_dir, target)
         if node["launcher"] not in LAUNCHERS:
             raise ConfigError(
                 f"study.launcher: {node['launcher']!r} is not a valid choice{nearest(str(node['launcher']), LAUNCHERS)}"
@@ -43,39 +49,88 @@ class Study:
             raise ConfigError(f"study.retry: must be true or false, got {node['retry']!r}")
 
     def setup(self) -> None:
-        """Check every value of every axis, unless the folder has this study already."""
-        if plan.read(self.run_dir) is None:
-            for overrides in self.plan.samples():
-                try:
-                    checks.compose_checked(overrides, self.plan.config_name)
-                except ConfigError as mistake:
-                    raise ConfigError(f"study: {mistake} (of {' '.join(overrides)})") from mistake
+        """Check every value of every axis, or the database if the folder has this study already."""
+        before = plan.read(self.run_dir)
+        if before is not None and before.adaptive:
+            search.check(self.run_dir, before)
+        if before is None:
+            for axis, setting in self.plan.samples():
+                check_setting(self.plan, axis, setting)
 
     def run(self) -> int:
         """Returns the exit code: 1 if a job has failed, 130 if the study was interrupted."""
         self.plan.save(self.run_dir)
-        jobs, where = len(self.plan.jobs()), display_path(self.run_dir)
-        print(f"  study       {len(self.plan.settings)} settings × {len(self.plan.seeds)} seeds: {jobs} jobs")
+        where, node = display_path(self.run_dir), self.node
+        settings, seeds = self.plan.size, len(self.plan.seeds)
+        print(f"  study       {counted(settings, 'setting')} × {counted(seeds, 'seed')}: {counted(settings * seeds, 'job')}")
+        if self.plan.adaptive:
+            aim = "highest" if self.plan.search["higher_is_better"] else "lowest"
+            print(f"  search      {self.plan.search['sampler']}, for the {aim} {self.plan.search['metric']}")
         print(f"  folder      {where}", flush=True)
         progress = Progress(self.run_dir, self.max_steps)
-        threads = self.node["threads"]
-        if self.node["retry"]:
-            worker.reopen_failed(self.plan, self.run_dir)
+        if node["retry"]:
+            worker.reopen_failed(plan.read(self.run_dir) or self.plan, self.run_dir)
         with shown(progress, self.run_dir / "log.txt"):
             try:
-                if self.node["launcher"] == "joblib":
-                    whole = launchers.run_joblib(self.run_dir, threads, self.node["n_jobs"])
+                if node["launcher"] == "joblib":
+                    whole = launchers.run_joblib(self.run_dir, node["threads"], node["n_jobs"])
                 else:
-                    whole = launchers.run_serial(self.run_dir, threads)
+                    whole = launchers.run_serial(self.run_dir, node["threads"])
             except KeyboardInterrupt:
                 whole = False
         if not whole:
             print(f"ganexp: interrupted; to go on, repeat the command with hydra.run.dir={where}")
             return 130
         write_for(self.run_dir)
-        failed = [job for job in self.plan.jobs() if worker.status_of(self.run_dir, job) == "failed"]
+        jobs = (plan.read(self.run_dir) or self.plan).jobs()
+        failed = [job for job in jobs if job.status(self.run_dir) == "failed"]
         for job in failed[:10]:
-            print(f"  job {job.number} failed: {worker.error_of(self.run_dir, job)}")
+            print(f"  {job.name} failed: {job.record(self.run_dir).get('error', '')}")
         if failed:
-            print(f"  {len(failed)} of {jobs} jobs failed; to run them again, add study.retry=true hydra.run.dir={where}")
+            print(f"  {len(failed)} of {len(jobs)} jobs failed; to run them again, add study.retry=true hydra.run.dir={where}")
         return 1 if failed else 0
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+def check_setting(study: plan.Plan, axis: str, setting: Mapping[str, str]) -> None:
+    """Raises ConfigError, naming the axis, for a setting whose config is wrong. `axis`: the one whose value is new."""
+    overrides = study.overrides_of(setting, study.seeds[0])
+    try:
+        checks.compose_checked(overrides, study.config_name)
+    except ConfigError as mistake:
+        text = str(mistake)
+        key = text.partition(":")[0].partition("=")[0]
+        blamed = study.axis_of(key, setting) or axis
+        if not blamed:
+            raise
+        where = f"study.axes.{blamed}"
+        raise ConfigError(f"{where}{text[len(key) :]}" if text.startswith(f"{blamed}: ") else f"{where}: {text}") from mistake
+
+
+def watched(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what an adaptive search optimizes, see make_plan: the metric that picks best.ckpt. Raises ConfigError without
+    one."""
+    callbacks, prune_after = config["callbacks"], config["study"]["prune_after"]
+    if prune_after is not None and (
+        not isinstance(prune_after, int | float) or isinstance(prune_after, bool) or not 0 <= prune_after < 1
+    ):
+        raise ConfigError(f"study.prune_after: must be a part of the run, from 0 to below 1, or null, got {prune_after!r}")
+    metrics: Metrics | None = build(callbacks["metrics"], "callbacks.metrics") if "metrics" in callbacks else None
+    checkpoint = callbacks.get("checkpoint")
+    monitor = str((checkpoint or {}).get("monitor") or "").partition("/")[0]
+    ranking = [m for m in metrics.ranking(None) if monitor in ("", m.names[0])] if metrics and checkpoint else []
+    if not ranking:
+        raise ConfigError(
+            "study.search: optuna optimizes the metric that picks best.ckpt, and the runs have none; callbacks must have metrics "
+            "and checkpoint, and metrics one that has a better side, such as fid"
+        )
+    steps = config["trainer"]["max_steps"]
+    return {
+        "metric": ranking[0].names[0],
+        "higher_is_better": ranking[0].higher_is_better,
+        "max_steps": steps,
+        "prune_from": None if prune_after is None else math.ceil(prune_after * steps),
+    }

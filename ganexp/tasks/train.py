@@ -47,13 +47,19 @@ class Train:
     """Trains a system.
 
     `checkpoint`: a checkpoint of the run in `run_dir` to continue from; None starts at the first step. `allowed`: for a config
-    read from a file, prefixes of the classes it may name.
+    read from a file, prefixes of the classes it may name. `callbacks`: further ones, which must be picklable.
     """
 
     def __init__(
-        self, config: dict[str, Any], run_dir: Path, checkpoint: Path | None = None, allowed: Sequence[str] | None = None
+        self,
+        config: dict[str, Any],
+        run_dir: Path,
+        checkpoint: Path | None = None,
+        allowed: Sequence[str] | None = None,
+        callbacks: Sequence[pl.Callback] = (),
     ):
         self.config, self.run_dir, self.checkpoint, self.allowed = config, run_dir, checkpoint, allowed
+        self.callbacks = callbacks
         self.continues = config.get("resume") == "auto"  # whether the same command continues the run
         self.notes: list[str] = []  # for the log and run.json
 
@@ -113,7 +119,7 @@ class Train:
                 "max_steps": training["max_steps"],
                 "max_epochs": -1,
                 "log_every_n_steps": training["log_every"],
-                "callbacks": [Stop(), Log(), *sorted(callbacks.values(), key=priority), State(config)],
+                "callbacks": [Stop(), Log(), *sorted([*callbacks.values(), *self.callbacks], key=priority), State(config)],
                 "logger": list(loggers.values()),
             },
             self.allowed,
@@ -127,7 +133,7 @@ class Train:
         """Train in the run folder, with one process per device, and requeue a SLURM job that SIGUSR1 has ended. Returns the exit
         code: 0, or 128 plus the signal that ended the run early."""
         if processes.must_launch(self.trainer):
-            train = partial(train_on_rank, self.config, self.run_dir, self.checkpoint, self.allowed)
+            train = partial(train_on_rank, self.config, self.run_dir, self.checkpoint, self.allowed, self.callbacks)
             code = processes.launch(train, self.trainer.num_devices, self.config["hardware"], self.run_dir)
         else:
             code = self.fit()
@@ -227,9 +233,15 @@ class Train:
         self.checkpoint, self.trainer = folder / "last.ckpt", self.make_trainer()
 
 
-def train_on_rank(config: dict[str, Any], run_dir: Path, checkpoint: Path | None, allowed: Sequence[str] | None) -> None:
+def train_on_rank(
+    config: dict[str, Any],
+    run_dir: Path,
+    checkpoint: Path | None,
+    allowed: Sequence[str] | None,
+    callbacks: Sequence[pl.Callback],
+) -> None:
     """Train in one process of a run on several devices."""
-    train = Train(config, run_dir, checkpoint, allowed)
+    train = Train(config, run_dir, checkpoint, allowed, callbacks)
     train.setup()
     train.fit()
 
