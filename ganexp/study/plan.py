@@ -161,9 +161,12 @@ def read(folder: Path) -> Plan | None:
     if not file.is_file():
         return None
     try:
-        return Plan(**read_json(file))
-    except TypeError as error:
-        raise ConfigError(f"{file} is damaged, or from another version of ganexp") from error
+        found = Plan(**read_json(file))
+        if {"name", "ranges"} <= found.search.keys():
+            return found
+    except (TypeError, AttributeError):
+        pass
+    raise ConfigError(f"{file} is damaged, or from another version of ganexp")
 
 
 def make_plan(
