@@ -8,6 +8,7 @@ import json
 import sys
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -238,6 +239,24 @@ def far(network: nn.Module) -> nn.Module:
         for p in network.parameters():
             p.copy_(torch.randn_like(p))
     return network
+
+
+# A forked rank need not import everything again, which takes ten times as long as the tests do; but CUDA does not survive a fork.
+RANKS = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+
+
+def on_two_ranks(work: Any, *arguments: Any) -> None:
+    """Calls `work(rank, *arguments)` in two processes that torch.distributed connects. Raises if one of them fails."""
+    with TemporaryDirectory() as folder:
+        meeting = (Path(folder) / "meeting").as_uri()
+        torch.multiprocessing.start_processes(connected, (meeting, work, arguments), nprocs=2, start_method=RANKS)
+
+
+def connected(rank: int, meeting: str, work: Any, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork either
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    work(rank, *arguments)
+    torch.distributed.destroy_process_group()
 
 
 def call(folder: Path, *arguments: str) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer
+from helpers import on_two_ranks
 from torch import Tensor, nn
 
 from ganexp.augment import ada as module
@@ -35,7 +34,6 @@ from ganexp.controls import Anneal, apply_anneal
 from ganexp.networks.output import Output
 
 ALL = dict.fromkeys(OPS, 1.0)
-ROOT = Path(__file__).parent.parent
 
 
 def only(*ops: str, p: float = 1.0) -> ADA:
@@ -492,28 +490,18 @@ def test_restored_state_continues_bit_for_bit() -> None:
     assert whole.p > 0 and all(torch.equal(a, b) for a, b in zip(whole.buffers(), second.buffers(), strict=True))
 
 
-RANK = """
-import sys, torch, torch.distributed as dist
-from ganexp.augment.ada import ADA
-from ganexp.networks.output import Output
-
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-ada = ADA(kimg=1, interval=2, target=0.3)
-for logits in torch.load(f"{folder}/logits.pt"):
-    ada.observe(Output(logits[rank]))
-torch.save(ada.state_dict(), f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
+def adapt_half(rank: int, logits: Tensor, folder: Path) -> None:
+    ada = ADA(kimg=1, interval=2, target=0.3)
+    for batch in logits:
+        ada.observe(Output(batch[rank]))
+    torch.save(ada.state_dict(), folder / f"{rank}.pt")
 
 
 def test_two_processes_adapt_p_like_one(tmp_path: Path) -> None:
     """Each has half of the batch; the end is in the middle of an interval."""
     torch.manual_seed(0)
     logits = torch.randn(7, 2, 8, 1) + 0.5
-    torch.save(logits, tmp_path / "logits.pt")
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)], cwd=ROOT) for rank in (0, 1)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    on_two_ranks(adapt_half, logits, tmp_path)
     whole = ADA(kimg=1, interval=2, target=0.3)
     for batch in logits:
         whole.observe(Output(batch.flatten(0, 1)))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer, write_images
-from helpers import call
+from helpers import call, on_two_ranks
 from PIL import Image
 from torch import Tensor
 
@@ -135,18 +135,16 @@ def of_digits(num: int, data: Digits) -> Evaluation:
     return evaluation
 
 
-def on_a_rank(rank: int, port: int, folder: str, num: int) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def measure_on(rank: int, folder: Path, num: int) -> None:
     data = Digits([1, 8, 8], 10)
     data.prepare()
-    torch.save(of_digits(num, data).measure(noise, CPU, rank, 2), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save(of_digits(num, data).measure(noise, CPU, rank, 2), folder / f"{rank}.pt")
 
 
-@pytest.mark.parametrize("num", [301, pytest.param(1, marks=pytest.mark.slow)])
-def test_two_ranks_agree_with_one_process(num: int, tmp_path: Path, cache: Path, free_port: int, digits: Digits) -> None:
+@pytest.mark.parametrize("num", [301, 1])
+def test_two_ranks_agree_with_one_process(num: int, tmp_path: Path, cache: Path, digits: Digits) -> None:
     """Also where one of them has nothing to do, with a single sample."""
-    torch.multiprocessing.spawn(on_a_rank, (free_port, str(tmp_path), num), nprocs=2)
+    on_two_ranks(measure_on, tmp_path, num)
     values, _ = of_digits(num, digits).measure(noise, CPU)
     assert len(values) == (4 if num > 1 else 1)
     for rank in range(2):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import pytest
 import torch
 import yaml
 from conftest import NARROW, TINY, Answer
+from helpers import RANKS
+from torch.multiprocessing import start_processes
 
 from ganexp.cli.build import build
+from ganexp.runtime import processes
 from ganexp.runtime.trainer import choose_precision
 from ganexp.tasks.train import seed_all
 
@@ -106,7 +110,9 @@ def test_two_processes_listen_on_the_loopback_interface_only(tmp_path: Path) -> 
     assert all(place.rpartition(":")[0] in ("127.0.0.1", "[::1]") for place in seen), seen
 
 
-def test_two_processes_equal_plain_torch_on_the_joined_batch(tmp_path: Path) -> None:
+def test_two_processes_equal_plain_torch_on_the_joined_batch(
+    cli: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On both ranks' batches and latents together; R1 and G at every second step."""
     changes = [
         "model=mlp", "model.discriminator.dropout=0.0", "regularizer=[r1]", "regularizer.r1.every=2", "model.d_steps=2",
@@ -115,12 +121,13 @@ def test_two_processes_equal_plain_torch_on_the_joined_batch(tmp_path: Path) -> 
         "optimizer.generator.lr=0.1", "optimizer.discriminator.lr=0.2", "trainer.max_steps=4", "model.ema_half_life=null",
         "model.accumulate=2",
     ]  # fmt: skip
-    process = start(tmp_path, "ganexp", "hardware=ddp_cpu", *OVERRIDES, *NARROW["mlp"], *changes)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
+    (tmp_path / "spy.py").write_text(SPY)
+    monkeypatch.setattr(processes, "spawn_processes", partial(start_processes, start_method=RANKS))
+    answer = cli("hardware=ddp_cpu", *OVERRIDES, *NARROW["mlp"], *changes)
+    assert answer.code == 0, answer.err
     a, b = ranks(tmp_path)
 
-    config = yaml.safe_load((Answer(0, out, "", tmp_path).run / "config.yaml").read_text())
+    config = yaml.safe_load((answer.run / "config.yaml").read_text())
     seed_all(config["seed"])
     system = build(config["model"], "model")
     g, d = system.generator, system.discriminator

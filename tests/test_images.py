@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Answer, write_cifar, write_images
+from helpers import RANKS
 from PIL import Image
 from torchvision import datasets
 
@@ -306,8 +307,8 @@ def read_it(root: str) -> str:
 
 
 def test_two_processes_read_a_folder_without_colliding(tmp_path: Path, cache: Path) -> None:
-    write_images(tmp_path / "p", count=300, size=(120, 120))
-    with get_context("spawn").Pool(2) as pool:
+    write_images(tmp_path / "p", count=200, size=(60, 60))
+    with get_context(RANKS).Pool(2) as pool:
         first, second = pool.map(read_it, [str(tmp_path / "p")] * 2, chunksize=1)
     assert first == second and len(arrays(cache)) == 1 and not list(cache.glob("*.part"))
 

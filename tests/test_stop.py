@@ -35,8 +35,36 @@ def wait_for_steps(run: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_signal_stops_after_the_step(number: signal.Signals, cli: Callable[..., Answer], tmp_path: Path) -> None:
+SIGNAL = """
+import signal
+from pytorch_lightning import Callback
+
+
+class Signal(Callback):
+    def on_train_batch_start(self, trainer, system, batch, batch_idx):
+        if trainer.global_step == 6:
+            signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_run_stops_after_the_step_of_the_signal(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """And continues from there as if it had not stopped."""
+    (tmp_path / "own_signal.py").write_text(SIGNAL)
+    handler = signal.getsignal(signal.SIGINT)
+    answer = cli(*RUN, "hydra.run.dir=parts", "+callbacks.signal._target_=own_signal.Signal")
+    assert answer.code == 130 and "ganexp: stopping after this step" in answer.err and "Traceback" not in answer.err
+    assert "at step 7; to continue: python -m ganexp task=resume run=parts" in answer.out
+    record = json.loads((tmp_path / "parts" / "run.json").read_text())
+    assert record["status"] == "interrupted" and record["steps"] == 7 and signal.getsignal(signal.SIGINT) is handler
+    assert cli("task=resume", "run=parts", "trainer.max_steps=9", "trust=[own_signal]").code == 0
+    assert cli(*RUN, "trainer.max_steps=9", "hydra.run.dir=whole").code == 0
+    assert same(state(tmp_path / "parts")["state_dict"], state(tmp_path / "whole")["state_dict"])
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_a_process_stops_its_run(number: signal.Signals, cli: Callable[..., Answer], tmp_path: Path) -> None:
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     process = start(tmp_path, *RUN, f"hydra.run.dir={parts}")
     wait_for_steps(parts, process)

@@ -25,6 +25,7 @@ from conftest import Answer, data_overrides
 from helpers import MODELS, REGULARIZERS, SHORT, kill_after, rows, same, state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ganexp.callbacks.log import Log
 from ganexp.runtime.restoring import read
 
 CSV_STEP = re.compile(r"step-(\d+)\.ckpt")
@@ -314,12 +315,41 @@ def check_goes_on(cli: Callable[..., Answer], folder: Path, uninterrupted: Path,
     check_equal(folder, uninterrupted, 80 if curve else None)
 
 
+def test_run_whose_checkpoint_does_not_fit_fails_and_continues(
+    cli: Callable[..., Answer], uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, which may write files of 50 KB from step 13 on."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    step = Log.on_train_batch_end
+
+    def limited(self: Log, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == 13:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        step(self, trainer, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "on_train_batch_end", limited)
+        try:
+            answer = cli(*SINE, "logger=[csv]", "hydra.run.dir=run")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    run = tmp_path / "run"
+    said = [line for line in answer.err.splitlines() if "images/s=" not in line]
+    assert answer.code == 1 and len(said) == 1 and said[0].startswith("ganexp: ") and "checkpoints/" in said[0], said
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "failed" and "checkpoints/" in record["error"]
+    assert saved(run) == 10 and not litter(run)
+    check_whole(run)
+    check_goes_on(cli, run, uninterrupted, curve=False)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limit, logger, suspect",
     [
         (50_000, "csv", "checkpoints/"),
-        pytest.param(40_000, "tensorboard,csv", "events.out.tfevents", marks=pytest.mark.slow),
-        pytest.param(5_000, "csv", "metrics.csv", marks=pytest.mark.slow),
+        (40_000, "tensorboard,csv", "events.out.tfevents"),
+        (5_000, "csv", "metrics.csv"),
     ],
 )
 def test_run_that_cannot_grow_a_file_fails_and_continues(

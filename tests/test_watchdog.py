@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Answer
-from helpers import kill_after
+from helpers import kill_after, rows
 
 RUN = [
     "model=mlp", "data=sine", "model.width_multiplier=0.1", "hardware=cpu", "data.batch_size=64", "trainer.max_steps=12",
@@ -136,6 +137,18 @@ def test_collapsed_samples_are_reported_or_stop_the_run(spoiled: Callable[..., A
     assert "the last good checkpoint is again/checkpoints/best.ckpt, of step 2" in answer.err
 
 
+def test_low_loss_of_d_stops_the_run(cli: Callable[..., Answer]) -> None:
+    """D learns and G does not. The loss is smoothed, and the third check in a row counts."""
+    won = ["optimizer.generator.lr=0", "optimizer.discriminator.lr=0.05", "trainer.max_steps=60", "trainer.metrics_every=5"]
+    answer = cli(*RUN, *won, "callbacks.watchdog.on_saturation=stop", "callbacks.watchdog.saturation=1.0")
+    losses = [float(loss) for row in rows(answer.folder / "run") if (loss := row["loss/discriminator"])]
+    smoothed = list(accumulate(losses, lambda mean, loss: 0.98 * mean + 0.02 * loss))
+    low = [step for step in range(5, len(losses) + 1, 5) if smoothed[step - 1] <= 1]
+    assert low[0] > 5 and len(low) == 3 and answer.code == 1
+    assert f"ganexp: step {low[2]}: D's loss is saturated at {smoothed[low[2] - 1]:.2g}: G learns nothing" in answer.err
+
+
+@pytest.mark.slow
 def test_saturated_discriminator_stops_the_run(cli: Callable[..., Answer]) -> None:
     """D learns and G does not."""
     won = [
