@@ -23,6 +23,7 @@ from PIL import Image
 from torchvision import datasets
 
 from ganexp.cli.main import main
+from ganexp.tasks.train import Train, seed_all
 
 # Three steps of a shrunk model, in the same precision on every machine; a picture, a metric and a checkpoint in the middle and
 # at the end.
@@ -38,6 +39,8 @@ TINY = [
     "callbacks.samples.num=4",
     "data.batch_size=8",
 ]
+# The same, of which only a checkpoint stays.
+BARE = [word for word in TINY if not word.startswith("callbacks.")] + ["callbacks=[checkpoint]", "logger=[]", "metrics=[]"]
 NARROW = {
     "mlp": ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]"],
     "dcgan": ["model.generator.width=2", "model.discriminator.width=2"],
@@ -72,11 +75,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp().parent / "cache")
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same random numbers, whatever ran before it."""
+    seed_all(0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def without_report() -> Iterator[None]:
     """Runs in this process write no report.html, which takes as long as a tiny run; tests/test_report.py has it."""
-    from ganexp.tasks.train import Train
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Train, "report", lambda self, without=None: None)
         yield
@@ -104,6 +111,23 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return Answer(int(ended.value.code or 0), out, err, tmp_path)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Returns the folder of a run with these overrides, trained once for all tests of a worker: copy it before you change it."""
+    from helpers import call
+
+    runs: dict[tuple[str, ...], Path] = {}
+
+    def train(*overrides: str) -> Path:
+        if overrides not in runs:
+            folder = tmp_path_factory.mktemp("trained")
+            assert call(folder, *overrides, "hydra.run.dir=run") == 0
+            runs[overrides] = folder / "run"
+        return runs[overrides]
+
+    return train
 
 
 def write_idx(folder: Path, images: int = 64, compress: bool = False) -> None:

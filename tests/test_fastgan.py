@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ganexp.cli.build import build
 from ganexp.cli.messages import ConfigError
+from ganexp.networks import fastgan
 from ganexp.networks.dcgan import Discriminator as Plain
 from ganexp.networks.fastgan import Discriminator, Excite, Generator
 from ganexp.regularizers.features import Reconstruction
@@ -31,6 +32,12 @@ def count(network: nn.Module) -> int:
 
 
 @pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spectral norm has no parameters, and is slow to build."""
+    monkeypatch.setattr(fastgan, "apply_spectral_norm", lambda *arguments: None)
+
+
+@pytest.fixture
 def pair() -> tuple[Generator, Discriminator]:
     torch.manual_seed(0)
     return Generator([3, 64, 64], 8, 4), Discriminator([3, 64, 64], 4)
@@ -39,6 +46,7 @@ def pair() -> tuple[Generator, Discriminator]:
 @pytest.mark.parametrize("size, g, d", [
     (256, 29_127_846, 11_526_160), (512, 29_174_392, 11_526_496), (1024, 29_176_512, 11_528_192)
 ])  # fmt: skip
+@pytest.mark.usefixtures("plain")
 def test_networks_have_the_published_parameter_counts(size: int, g: int, d: int) -> None:
     with torch.device("meta"):
         networks = Generator([3, size, size], 256), Discriminator([3, size, size])
@@ -61,6 +69,7 @@ def test_every_supported_size_generates_scores_and_decodes(size: int) -> None:
     assert all(found.shape == wanted.shape == (1, channels, small, small) for found, wanted in decoded)
 
 
+@pytest.mark.usefixtures("plain")
 def test_skip_excitation_connects_the_published_resolutions() -> None:
     """4 -> 64, 8 -> 128, 16 -> 256, 32 -> 512 px in G; in D from the maps of 256, 128, 64 px to those of 32, 16, 8 px."""
     with torch.device("meta"):
@@ -223,6 +232,7 @@ def test_networks_refuse_invalid_arguments(shape: list[int]) -> None:
 # -- the experiment ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("plain")
 def test_fastgan_256_has_the_published_numbers() -> None:
     composed = compose("experiment=fastgan_256")
     assert composed["loss"] == {"_target_": "ganexp.losses.Hinge", "margin": [0.8, 1.0]}

@@ -41,16 +41,19 @@ STATEFUL = [  # averages in terms, probabilities in an augmentation, vectors in 
 )
 def test_resumed_run_equals_the_whole_one(choices: list[str], cli: Callable[..., Answer], tmp_path: Path) -> None:
     """Stopped in the middle of an epoch of three batches."""
-    whole, first, parts = (tmp_path / "outputs" / name for name in ("whole", "first", "parts"))
-    assert cli(*choices, *SHORT, "trainer.max_steps=12", f"hydra.run.dir={whole}").code == 0
-    assert cli(*choices, *SHORT, "trainer.max_steps=12", "callbacks.checkpoint.keep=9", f"hydra.run.dir={first}").code == 0
-    shutil.move(first, parts)  # wherever a run lies, it goes on there
+    whole, parts = tmp_path / "outputs" / "whole", tmp_path / "parts"
+    assert cli(*choices, *SHORT, "trainer.max_steps=12", "callbacks.checkpoint.keep=9", f"hydra.run.dir={whole}").code == 0
+    shutil.copytree(whole, parts)  # wherever a run is, it continues there
     kill_after(6, parts)
+    for picture in (parts / "samples").glob("*-0000001*.png"):
+        picture.unlink()
     answer = cli("task=resume", f"run={parts}")
     assert answer.code == 0, answer.err
     assert "resumed at step 6" in answer.out
     assert same(state(whole), state(parts))
     assert rows(whole) == rows(parts)
+    pictures = sorted(file.name for file in (whole / "samples").iterdir())
+    assert pictures == sorted(file.name for file in (parts / "samples").iterdir()) and len(pictures) > 3
     for picture in (whole / "samples").iterdir():
         assert picture.read_bytes() == (parts / "samples" / picture.name).read_bytes(), picture.name
     record = json.loads((parts / "run.json").read_text())
@@ -109,28 +112,28 @@ def test_end_that_improves_nothing_or_was_killed_leaves_the_best_checkpoint(tmp_
     assert callback.best is None and not (tmp_path / "best.ckpt").exists()
 
 
-def test_resumed_run_continues_the_tensorboard_curve(cli: Callable[..., Answer], tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert cli("model=mlp", "data=sine", *SHORT, "trainer.max_steps=5", f"hydra.run.dir={run}").code == 0
-    kill_after(4, run)
-    assert cli("task=resume", f"run={run}", "trainer.max_steps=8").code == 0
-    events = EventAccumulator(str(run))
+def test_resumed_run_continues_the_tensorboard_curve(short_run: Path, cli: Callable[..., Answer]) -> None:
+    kill_after(2, short_run)
+    assert cli("task=resume", f"run={short_run}").code == 0
+    events = EventAccumulator(str(short_run))
     events.Reload()
-    assert [e.step for e in events.Scalars("loss/generator")] == list(range(1, 9))
+    assert [e.step for e in events.Scalars("loss/generator")] == [1, 2, 3, 4]
 
 
-def test_damaged_checkpoint_is_skipped_and_kept(cli: Callable[..., Answer], tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert cli("model=mlp", "data=sine", *SHORT, "trainer.max_steps=6", f"hydra.run.dir={run}").code == 0
-    for file in ("last.ckpt", "step-00000006.ckpt"):
+def test_damaged_checkpoint_is_skipped(short_run: Path, cli: Callable[..., Answer]) -> None:
+    run = short_run
+    for file in ("last.ckpt", "step-00000004.ckpt"):
         whole = (run / "checkpoints" / file).read_bytes()
         (run / "checkpoints" / file).unlink()
         (run / "checkpoints" / file).write_bytes(whole[: len(whole) // 2])
     answer = cli("task=resume", f"run={run}")
     assert answer.code == 0, answer.err
-    assert "skipped last.ckpt" in answer.out and "resumed at step 4" in answer.out
-    answer = cli("task=resume", f"run={run}")
-    assert answer.code == 2 and "at its last step, 6; to continue, add trainer.max_steps=12" in answer.err
+    assert "skipped last.ckpt" in answer.out and "resumed at step 2" in answer.out
+
+
+def test_resume_refuses_a_run_at_its_last_step(short_run: Path, cli: Callable[..., Answer]) -> None:
+    answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 2 and "is at its last step, 4; to continue, add trainer.max_steps=8" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -150,9 +153,9 @@ def test_resume_refuses_bad_arguments_in_one_message(arguments: list[str], messa
 
 
 @pytest.fixture
-def short_run(cli: Callable[..., Answer], tmp_path: Path) -> Path:
-    assert cli("model=mlp", "data=sine", "schedule=linear", *SHORT, "trainer.max_steps=4", "hydra.run.dir=run").code == 0
-    return tmp_path / "run"
+def short_run(run_of: Callable[..., Path], tmp_path: Path) -> Path:
+    run = run_of("model=mlp", "data=sine", "schedule=linear", *SHORT, "trainer.max_steps=4")
+    return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, TINY, Answer
 
 MODEL = ["model=dcgan", *NARROW["dcgan"]]
 
@@ -16,16 +17,14 @@ def weights(file: Path) -> dict[str, Any]:
     return torch.load(file, weights_only=True)["state_dict"]
 
 
-def trained(cli: Callable[..., Answer], *arguments: str) -> Path:
-    answer = cli("hydra.run.dir=first", *MODEL, *TINY, *arguments)
-    assert answer.code == 0, answer.err
-    return answer.folder / "first"
+@pytest.fixture
+def first(run_of: Callable[..., Path]) -> Path:
+    return run_of(*MODEL, *TINY)
 
 
-def test_start_from_takes_the_weights_of_the_other_run(cli: Callable[..., Answer]) -> None:
-    first = trained(cli)
+def test_start_from_takes_the_weights_of_the_other_run(first: Path, cli: Callable[..., Answer]) -> None:
     answer = cli(
-        "hydra.run.dir=second", "start_from=first", *MODEL, *TINY,
+        "hydra.run.dir=second", f"start_from={first}", *MODEL, *BARE,
         "optimizer.generator.lr=0", "optimizer.discriminator.lr=0", "seed=5",
     )  # fmt: skip
     assert answer.code == 0, answer.err
@@ -39,20 +38,19 @@ def test_start_from_takes_the_weights_of_the_other_run(cli: Callable[..., Answer
     assert "discriminator has the weights of" in (answer.folder / "second" / "log.txt").read_text()
 
 
-def test_frozen_layers_keep_the_weights_they_start_from(cli: Callable[..., Answer]) -> None:
-    first = trained(cli)
+def test_frozen_layers_keep_the_weights_they_start_from(first: Path, cli: Callable[..., Answer]) -> None:
     answer = cli(
-        "hydra.run.dir=second", "start_from=first", "constraint=[freeze]", "constraint.freeze.layers=1", *MODEL, *TINY, "seed=5"
-    )
+        "hydra.run.dir=second", f"start_from={first}", *MODEL, *BARE, "seed=5",
+        "constraint=[freeze]", "constraint.freeze.layers=1",
+    )  # fmt: skip
     assert answer.code == 0, answer.err
     before, after = weights(first / "checkpoints" / "best.ckpt"), weights(answer.folder / "second/checkpoints/last.ckpt")
     assert before["discriminator.blocks.0.weight"].equal(after["discriminator.blocks.0.weight"])
     assert not before["discriminator.blocks.2.weight"].equal(after["discriminator.blocks.2.weight"])
 
 
-def test_tensors_that_do_not_fit_are_new_and_noted(cli: Callable[..., Answer]) -> None:
-    trained(cli)
-    answer = cli("hydra.run.dir=second", "start_from=first", "model=cdcgan", *NARROW["cdcgan"], *TINY)
+def test_tensors_that_do_not_fit_are_new_and_noted(first: Path, cli: Callable[..., Answer]) -> None:
+    answer = cli("hydra.run.dir=second", f"start_from={first}", "model=cdcgan", *NARROW["cdcgan"], *BARE)
     assert answer.code == 0, answer.err
     assert "tensors: head.label.weight …" in (answer.folder / "second" / "log.txt").read_text()
     assert any(" tensors: head.label.weight" in note for note in answer_record(answer.folder / "second")["notes"])
@@ -64,9 +62,8 @@ def answer_record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_start_from_refuses_other_networks(cli: Callable[..., Answer]) -> None:
-    trained(cli)
-    answer = cli("hydra.run.dir=second", "start_from=first", "model=mlp", *NARROW["mlp"], *TINY)
+def test_start_from_refuses_other_networks(first: Path, cli: Callable[..., Answer]) -> None:
+    answer = cli("hydra.run.dir=second", f"start_from={first}", "model=mlp", *NARROW["mlp"], *TINY)
     assert answer.code == 2 and "has no weights that fit this model's" in answer.err
     assert not (answer.folder / "second").exists()
 
