@@ -71,8 +71,9 @@ class Answer:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keeps classifiers and features of tests out of the user's cache; all workers share them."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp().parent / "cache")
+    """Keeps classifiers and features of tests out of the user's cache; the workers of a session share them."""
+    base = tmp_path_factory.getbasetemp()  # of this worker, in the session's; without workers, the session's
+    os.environ["XDG_CACHE_HOME"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
 
 
 @pytest.fixture(autouse=True)

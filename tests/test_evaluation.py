@@ -7,14 +7,14 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import NARROW, TINY, Answer, write_images
-from helpers import call, on_two_ranks
+from helpers import RANKS, call, on_two_ranks
 from PIL import Image
 from torch import Tensor
 
@@ -85,11 +85,17 @@ def test_real_features_are_extracted_once(cache: Path, digits: Digits, caplog: p
     assert len(list(cache.rglob("*.npy"))) == 1 and not list(cache.rglob(".*.part"))
 
 
-def test_parallel_runs_extract_real_features_once(cache: Path, digits: Digits) -> None:
+def measure_and_count(number: int) -> tuple[float, int]:
+    data = Digits([1, 8, 8], 10)
+    data.prepare()
     Counting.seen = 0
-    with ThreadPoolExecutor(3) as pool:
-        values = list(pool.map(lambda _: measured([FID(Counting(4))], digits)["fid/random"], range(3)))
-    assert Counting.seen == 3 * (2 + 300) + 300 and len(set(values)) == 1
+    return measured([FID(Counting(4))], data)["fid/random"], Counting.seen
+
+
+def test_parallel_runs_extract_real_features_once(cache: Path) -> None:
+    with get_context(RANKS).Pool(3) as pool:
+        values, seen = zip(*pool.map(measure_and_count, range(3), chunksize=1), strict=True)
+    assert sum(seen) == 3 * (2 + 300) + 300 and len(set(values)) == 1
 
 
 def test_features_are_cached_apart_for_other_data_and_extractors(cache: Path, digits: Digits) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Answer, data_overrides
-from helpers import options
+from helpers import kill_after, options
 
 from ganexp.cli import checks, config
 from ganexp.cli.build import check
@@ -62,8 +62,7 @@ def test_every_experiment_trains(name: str, cli: Callable[..., Answer], data_roo
     assert record["name"] == name and record["status"] == "finished" and record["steps"] == 3
     assert (run / "training.gif").is_file() and (run / "samples" / "step-00000003.png").is_file()
     assert (run / "samples" / "reconstructions-00000003.png").is_file() == ("vae" in name)
-    for file in ("last.ckpt", "step-00000003.ckpt"):  # as if killed in step 3
-        (run / "checkpoints" / file).unlink()
+    kill_after(2, run)
     answer = cli("task=resume", f"run={run}")
     assert answer.code == 0 and "resumed at step 2" in answer.out, answer.err
     assert cli("task=sample", f"run={run}/checkpoints/last.ckpt", "task.num=4").code == 0

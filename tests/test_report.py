@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import NARROW, TINY, Answer
-from helpers import call
+from helpers import call, compose
 from hydra.utils import get_object
 from PIL import Image
 
 from ganexp import references
+from ganexp.cli.build import build
+from ganexp.evaluation import Evaluation
 from ganexp.references import Reference
 from ganexp.report import charts
 from ganexp.report import run as report
@@ -236,9 +238,26 @@ def test_every_reference_has_a_source_and_is_of_data_that_exist(entry: Reference
     assert all(low <= high for low, high in zip(entry.low, entry.high, strict=True)) and list(entry.steps) == sorted(entry.steps)
 
 
+def protocols(experiment: str) -> dict[str, Any]:
+    composed = compose(f"experiment={experiment}")
+    data = build(composed["data"], "data")
+    data.prepare()
+    metrics = [build(node, "metrics") for node in composed["metrics"].values()]
+    evaluation = Evaluation(metrics, data, composed["callbacks"]["metrics"]["num"], False)
+    evaluation.setup()
+    return evaluation.protocols(ema=True)
+
+
+@pytest.mark.parametrize("name", ["ring", "grid"])
+def test_references_measured_with_ganexp_have_the_protocol_of_their_experiment(name: str) -> None:
+    measured = [entry for entry in references.entries() if entry.label.startswith(f"experiment={name},")]
+    fingerprints = {metric: protocol["fingerprint"] for metric, protocol in protocols(name).items()}
+    assert measured and all(entry.fingerprint == fingerprints[entry.metric] for entry in measured)
+
+
 def test_references_are_those_of_the_data_and_of_the_protocol() -> None:
     ring = {"_target_": "ganexp.data.toy.Gaussians", "classes": 8}
-    found = references.references(ring, {"modes/pixels": {"fingerprint": "e6894fdc"}})
+    found = references.references(ring, protocols("ring"))
     assert {"experiment=ring, seeds 1 to 5", "PacGAN2 (ring)"} <= {entry.label for entry in found}
     assert not any("grid" in entry.label for entry in found)
     other = references.references(ring, {"modes/pixels": {"fingerprint": "another"}})
