@@ -47,6 +47,7 @@ from ganexp.runtime.restoring import restore, restore_data
 PLAYERS = {
     "dcgan_plus": ["experiment={data}_dcgan_plus", "model.width_multiplier=0.5"],  # the best before
     "photos": ["experiment=photos"],
+    "photos_small": ["experiment=photos_small"],  # with --data folder
     "photos_projected": ["experiment=photos", "model/discriminator=projected", *(
         f"model.discriminator.{option}" for option in ("width=16", "norm=false", "minibatch_std=8"))],
     "photos_unsliced": ["experiment=photos", "regularizer=[r1]"],
