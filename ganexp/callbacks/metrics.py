@@ -77,17 +77,18 @@ class Metrics(pl.Callback):
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Returns `last` and `mean_of_last_5` of every value, and `best` and `best_step` of those that can pick a checkpoint. The
-        best alone would be optimistic."""
+        best alone would be optimistic. Mean and best leave out the untrained networks, unless nothing else was measured."""
         summary: dict[str, dict[str, Any]] = {}
         for metric in self.metrics:
             for i, name in enumerate(f"{short}/{metric.features.name}" for short in metric.names):
                 series = [(step, values[name]) for step, values in self.history if name in values]
                 if not series:
                     continue
-                recent = [value for _, value in series[-5:]]
+                trained = [(step, value) for step, value in series if step > 0] or series
+                recent = [value for _, value in trained[-5:]]
                 summary[name] = {"last": series[-1][1], "mean_of_last_5": sum(recent) / len(recent)}
                 if metric.higher_is_better is not None and i == 0:
-                    step, best = (max if metric.higher_is_better else min)(series, key=lambda pair: pair[1])
+                    step, best = (max if metric.higher_is_better else min)(trained, key=lambda pair: pair[1])
                     summary[name] |= {"best": best, "best_step": step}
         return summary
 

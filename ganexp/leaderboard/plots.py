@@ -14,6 +14,7 @@ from ganexp import pictures
 from ganexp.leaderboard.board import Leaderboard, Row, Run
 from ganexp.report.charts import number
 
+BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}  # texts that lines cross
 MOST = 8  # settings that get a colour of their own
 PARTS = 4  # of the numbers of an axis, for its importance: were every value a group, an axis drawn from a range would explain all
 
@@ -40,12 +41,14 @@ def plot_curves(board: Leaderboard) -> Image.Image:
 
 
 def common_curve(metric: str, row: Row) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images seen at which all finished runs were measured, and the values there: [runs, images]."""
+    """Returns the images seen at which all finished runs were measured, the untrained networks left out, and the values there:
+    [runs, images]."""
     finished = [run for run in row.runs if run.status == "finished" and run.record.get("steps")]
     curves = [(run, *run.curves[metric]) for run in finished if metric in run.curves]
     if not curves:
         return np.empty(0), np.empty((0, 0))
     steps = curves[0][1]
+    steps = steps[steps > 0]
     for _, other, _ in curves[1:]:
         steps = np.intersect1d(steps, other)
     record = curves[0][0].record
@@ -69,10 +72,10 @@ def plot_parallel(board: Leaderboard) -> Image.Image:
     for x, name in enumerate(axes):
         axis.axvline(x, color="0.7", linewidth=0.8)
         for label in levels[name]:
-            axis.text(x, place(levels[name], label), f" {label}", fontsize=8, va="center")
+            axis.text(x, place(levels[name], label), f" {label}", bbox=BEHIND, fontsize=8, va="center")
     axis.axvline(len(axes), color="0.7", linewidth=0.8)
     for height, value in ((0.0, low), (1.0, high)):
-        axis.text(len(axes), height, f" {value:.4g}", fontsize=8, va="center")
+        axis.text(len(axes), height, f" {value:.4g}", bbox=BEHIND, fontsize=8, va="center")
     axis.set_xticks(range(len(axes) + 1), [*axes, board.metric])
     axis.set_yticks([])
     axis.set_xlim(-0.05, len(axes) + 0.4)

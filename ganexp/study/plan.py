@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -160,12 +160,14 @@ def read(folder: Path) -> Plan | None:
     file = folder / FILE
     if not file.is_file():
         return None
-    try:
-        found = Plan(**read_json(file))
-        if {"name", "ranges"} <= found.search.keys():
-            return found
-    except (TypeError, AttributeError):
-        pass
+    content = read_json(file)
+    search = content.get("search")
+    if (
+        content.keys() == {entry.name for entry in fields(Plan)}
+        and isinstance(search, dict)
+        and {"name", "ranges"} <= search.keys()
+    ):
+        return Plan(**content)
     raise ConfigError(f"{file} is damaged, or from another version of ganexp")
 
 

@@ -23,7 +23,7 @@ class MakeLeaderboard:
 
     `runs`: their folders. `metric`: null, the first that can rank. `statistic`: of each run. `threshold`: a value of the metric;
     the images and the time to reach it are measured. `k`: of the expected best of k trials. Writes leaderboard.md, .csv and
-    .json, curves.png, parallel.png and importance.png, and all of it as report.html.
+    .json, curves.png, with axes parallel.png and importance.png, and all of it as report.html.
     """
 
     def __init__(
@@ -57,14 +57,13 @@ def write(board: Leaderboard, folder: Path) -> list[str]:
     replace(folder / "leaderboard.md", lambda file: file.write(board.markdown().encode()))
     replace(folder / "leaderboard.csv", lambda file: file.write(board.to_csv().encode()))
     write_json(board.to_json(), folder / "leaderboard.json")
-    drawn = {
-        "curves.png": plots.plot_curves(board),
-        "parallel.png": plots.plot_parallel(board),
-        "importance.png": plots.plot_importance(board),
-    }
-    for name, picture in drawn.items():
+    drawn = {"curves.png": ("Curves over the seeds", plots.plot_curves(board))}
+    if plots.axes_of(board):
+        drawn["parallel.png"] = ("Parallel coordinates", plots.plot_parallel(board))
+        drawn["importance.png"] = ("Importance of the axes", plots.plot_importance(board))
+    for name, (_, picture) in drawn.items():
         pictures.save(picture, folder / name)
-    shown = dict(zip(("Curves over the seeds", "Parallel coordinates", "Importance of the axes"), drawn.values(), strict=True))
+    shown = dict(drawn.values())
     write_study_report(folder, board.title(), board.header(), board.cells(), board.notes, shown, len(board.runs))
     return ["leaderboard.md", "leaderboard.csv", "leaderboard.json", *drawn, "report.html"]
 

@@ -81,7 +81,7 @@ class Study:
         if not whole:
             print(f"ganexp: interrupted; to go on, repeat the command with hydra.run.dir={where}")
             return 130
-        write_for(self.run_dir)
+        write_leaderboard(self.run_dir)
         jobs = (plan.read(self.run_dir) or self.plan).jobs()
         failed = [job for job in jobs if job.status(self.run_dir) == "failed"]
         for job in failed[:10]:
@@ -89,6 +89,12 @@ class Study:
         if failed:
             print(f"  {len(failed)} of {len(jobs)} jobs failed; to run them again, add study.retry=true hydra.run.dir={where}")
         return 1 if failed else 0
+
+
+def write_leaderboard(folder: Path) -> None:
+    """Print and write the leaderboard, one process of the study after the other: several may end at the same moment."""
+    with plan.locked(folder):
+        write_for(folder)
 
 
 def counted(count: int, noun: str) -> str:
