@@ -17,11 +17,13 @@ import pytest
 from conftest import NARROW, TINY, Answer
 from optuna.samplers import TPESampler
 
+from ganexp.cli import config
 from ganexp.cli.messages import ConfigError
 from ganexp.files import write_json
 from ganexp.study import plan, search, worker
 from ganexp.study.plan import Job, Plan
 from ganexp.study.prune import Prune
+from ganexp.tasks.study import watched
 
 AXES = {"x": {"low": 0.01, "high": 100.0, "log": True}, "n": {"low": 1, "high": 4}, "loss": ["bce", "hinge"]}
 STEPS = [20, 40]
@@ -259,3 +261,11 @@ def test_real_runs_are_pruned_resumed_and_never_repeated(tmp_path: Path) -> None
         assert (record["steps"] == 120) == (record["status"] == "finished") and record["steps"] >= 40
         assert (tmp_path / "S" / job.name / "checkpoints" / "last.ckpt").is_file()
     assert json.loads((tmp_path / "S" / "leaderboard.json").read_text())["settings"]
+
+
+def test_search_optimizes_the_metric_that_picks_best_ckpt() -> None:
+    """Of the default experiment, whose extractor is chosen by the data."""
+    with config.config_tree():
+        cfg = config.compose_config(["task=study", "study=optuna"], "config")
+        found = watched(config.resolved(cfg))
+    assert found == {"metric": "fid", "higher_is_better": False, "max_steps": 3000, "prune_from": 750}

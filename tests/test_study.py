@@ -225,6 +225,8 @@ def test_processes_that_end_together_write_the_leaderboard_one_after_the_other(c
         (["study.axes={losss:[bce]}"], "study.axes.losss: there is no such key; did you mean loss?"),
         (["study.axes={model.d_step:[1,2]}"], "study.axes.model.d_step: there is no such key; did you mean model.d_steps?"),
         (["study.axes={p:{none:[],weak:['regularizer=[r0]']}}"], "study.axes.p: regularizer=r0: there is no such option"),
+        (["study.axes={loss:[bce]}", "data=mnist", "model=dcgan", "data.root=nowhere"], "data.root: put train-images-idx3-ubyte"),
+        (["study=ring_losses", "study.axes={loss:[bce]}"], "study.axes: a list cannot take the place of a mapping"),
         (["study.axes={seed:[1]}"], "study.axes.seed: the seeds of a study are study.seeds=[1,2,3]"),
         (["study.axes={model.d_steps:{low:1}}"], "study.axes.model.d_steps.high: a range needs both ends"),
         (["study.axes={loss:[bce]}", "los=bce"], "los: there is no such key; did you mean loss?"),
@@ -239,7 +241,7 @@ def test_processes_that_end_together_write_the_leaderboard_one_after_the_other(c
     ],
 )
 def test_study_refuses(cli: Callable[..., Answer], arguments: list[str], message: str) -> None:
-    answer = cli(*arguments, "task=study", "model=mlp", "data=sine")
+    answer = cli("task=study", "model=mlp", "data=sine", *arguments)
     assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}"), answer.err
     assert not (answer.folder / "outputs").exists()
 

@@ -73,7 +73,7 @@ class Metrics(pl.Callback):
 
     def ranking(self, monitor: str | None) -> list[FeatureMetric]:
         """Returns the metrics that can rank checkpoints; with `monitor`, a metric's name in the log, only that one."""
-        return [m for m in self.metrics if m.higher_is_better is not None and monitor in (None, m.name)]
+        return [m for m in self.metrics if m.higher_is_better is not None and (monitor is None or monitor == m.name)]
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Returns `last` and `mean_of_last_5` of every value, and `best` and `best_step` of those that can pick a checkpoint. The

@@ -102,6 +102,8 @@ def explain(error: Exception, fields: Callable[[str], list[str]]) -> str:
     if unknown := re.search(r"Key '(\S+)' (?:not in|is not in struct)", reason):
         path = key.group(1) if key else unknown.group(1)
         reason = f"there is no such key{nearest(path, fields(path.rpartition('.')[0]))}"
+    if "Cannot merge" in reason:  # DictConfig with ListConfig, or the reverse
+        reason = "a list cannot take the place of a mapping, nor a mapping that of a list; set the keys below it one by one"
     if "Missing mandatory value" in reason and key:
         reason = f"is required: {key.group(1)}=…"
     where = f"{file.group(1)}.yaml: " if file else ""

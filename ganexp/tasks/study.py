@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from ganexp.callbacks.metrics import Metrics
 from ganexp.cli import checks
-from ganexp.cli.build import build
+from ganexp.cli.build import build, to_config_error
 from ganexp.cli.messages import ConfigError, nearest
+from ganexp.data.module import DataModule
 from ganexp.runtime.console import display_path
 from ganexp.study import launchers, plan, search, worker
 from ganexp.study.progress import Progress, shown
@@ -49,13 +52,14 @@ class Study:
             raise ConfigError(f"study.retry: must be true or false, got {node['retry']!r}")
 
     def setup(self) -> None:
-        """Check every value of every axis, or the database if the folder has this study already."""
+        """Check every value of every axis and load the data, or check the database if the folder has this study already."""
         before = plan.read(self.run_dir)
         if before is not None and before.adaptive:
             search.check(self.run_dir, before)
         if before is None:
-            for axis, setting in self.plan.samples():
-                check_setting(self.plan, axis, setting)
+            nodes = [check_setting(self.plan, axis, setting) for axis, setting in self.plan.samples()]
+            for node in [node for i, node in enumerate(nodes) if node not in nodes[:i]]:
+                load(node)
 
     def run(self) -> int:
         """Returns the exit code: 1 if a job has failed, 130 if the study was interrupted."""
@@ -101,11 +105,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
-def check_setting(study: plan.Plan, axis: str, setting: Mapping[str, str]) -> None:
-    """Raises ConfigError, naming the axis, for a setting whose config is wrong. `axis`: the one whose value is new."""
+def check_setting(study: plan.Plan, axis: str, setting: Mapping[str, str]) -> Any:
+    """Returns the node of the setting's data. Raises ConfigError, naming the axis, for a setting whose config is wrong. `axis`:
+    the one whose value is new."""
     overrides = study.overrides_of(setting, study.seeds[0])
     try:
-        checks.compose_checked(overrides, study.config_name)
+        return OmegaConf.to_container(checks.compose_checked(overrides, study.config_name).data, resolve=True)
     except ConfigError as mistake:
         text = str(mistake)
         key = text.partition(":")[0].partition("=")[0]
@@ -114,6 +119,15 @@ def check_setting(study: plan.Plan, axis: str, setting: Mapping[str, str]) -> No
             raise
         where = f"study.axes.{blamed}"
         raise ConfigError(f"{where}{text[len(key) :]}" if text.startswith(f"{blamed}: ") else f"{where}: {text}") from mistake
+
+
+def load(node: Any) -> None:
+    """Load the data of a node, and drop them. Raises ConfigError if that fails: all jobs would fail in the same way."""
+    data: DataModule = build(node, "data")
+    try:
+        data.prepare()
+    except Exception as error:  # a user's DataModule may raise anything
+        raise to_config_error(error, "data") from error
 
 
 def watched(config: Mapping[str, Any]) -> dict[str, Any]:
