@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from ganexp.callbacks.metrics import Metrics
 from ganexp.cli import checks
 from ganexp.cli.build import build, to_config_error
+from ganexp.cli.config import resolved
 from ganexp.cli.messages import ConfigError, nearest
 from ganexp.data.module import DataModule
 from ganexp.runtime.console import display_path
@@ -110,7 +109,7 @@ def check_setting(study: plan.Plan, axis: str, setting: Mapping[str, str]) -> An
     the one whose value is new."""
     overrides = study.overrides_of(setting, study.seeds[0])
     try:
-        return OmegaConf.to_container(checks.compose_checked(overrides, study.config_name).data, resolve=True)
+        return resolved(checks.compose_checked(overrides, study.config_name))["data"]
     except ConfigError as mistake:
         text = str(mistake)
         key = text.partition(":")[0].partition("=")[0]
