@@ -1,4 +1,7 @@
-"""Shared fixtures: the command line in this process, tiny runs, and generated data in the real file layouts."""
+"""Shared fixtures: the command line in this process, tiny runs, and generated data in the real file layouts.
+
+torch is imported where it is used: the process that only distributes the tests to workers starts five seconds earlier.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers on two cores; befor
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision import datasets
 
 from ganexp.cli.main import main
-from ganexp.tasks.train import Train, seed_all
 
 # Three steps of a shrunk model, in the same precision on every machine; a picture, a metric and a checkpoint in the middle and
 # at the end.
@@ -79,12 +80,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test draws the same random numbers, whatever ran before it."""
+    from ganexp.tasks.train import seed_all
+
     seed_all(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def without_report() -> Iterator[None]:
     """Runs in this process write no report.html, which takes as long as a tiny run; tests/test_report.py has it."""
+    from ganexp.tasks.train import Train
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Train, "report", lambda self, without=None: None)
         yield
@@ -151,6 +156,8 @@ def write_idx(folder: Path, images: int = 64, compress: bool = False) -> None:
 
 def write_cifar(root: Path, images: int = 16) -> None:
     """Writes CIFAR-10's files with random content, and gives torchvision their checksums."""
+    from torchvision import datasets
+
     folder = root / datasets.CIFAR10.base_folder
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)

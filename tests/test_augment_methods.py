@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, TINY, Answer
 from helpers import compose
 from torch import Tensor
 
@@ -178,5 +178,5 @@ def test_packing_widens_only_the_first_layer_of_d() -> None:
     ],
 )
 def test_packing_refuses_incompatible_choices(choices: list[str], message: str, cli: Callable[..., Answer]) -> None:
-    answer = cli("augment=[pack]", *TINY, *NARROW["dcgan"], *choices)
+    answer = cli("augment=[pack]", *BARE, *NARROW["dcgan"], *choices)
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, Answer
 from helpers import SHORT, Shift, fit, kill_after, make_gan, rows, same, state
 from torch import nn
 
@@ -205,7 +205,7 @@ def anneal_option(name: str, key: str, start: float = 1.0, end: float = 0.1, ima
 def test_invalid_anneal_options_are_refused_with_one_message(
     options: list[str], message: str, cli: Callable[..., Answer]
 ) -> None:
-    answer = cli(*TINY, *NARROW["cdcgan"], *options)
+    answer = cli(*BARE, *NARROW["cdcgan"], *options)
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err
     assert not list(answer.folder.iterdir())
 
@@ -237,7 +237,7 @@ def test_runs_with_other_weights_log_under_the_same_key(cli: Callable[..., Answe
     for weight in (0.1, 10):
         run = f"run{weight}"
         choices = ["regularizer=[r1]", f"regularizer.r1.weight={weight}", f"hydra.run.dir={run}"]
-        assert cli(*TINY, *NARROW["cdcgan"], *choices).code == 0
+        assert cli(*BARE, "logger=[csv]", *NARROW["cdcgan"], *choices).code == 0
         with open(Path(run) / "metrics.csv", newline="") as file:
             columns.append(next(csv.reader(file)))
     assert columns[0] == columns[1] and "loss/discriminator/r1" in columns[0]
@@ -268,8 +268,10 @@ def test_learning_rate_is_logged_under_its_optimizers_name() -> None:
 
 
 def test_learning_rates_of_g_and_d_are_logged_apart(cli: Callable[..., Answer]) -> None:
-    answer = cli(*TINY, *NARROW["cdcgan"], "optimizer.generator.lr=1e-3", "optimizer.discriminator.lr=3e-3")
+    answer = cli(*BARE, "logger=[csv]", *NARROW["cdcgan"], "optimizer.generator.lr=1e-3", "optimizer.discriminator.lr=3e-3")
     (logged, *_) = [row for row in rows(answer.run) if row["lr/generator"]]
     assert float(logged["lr/generator"]) == pytest.approx(1e-3) and float(logged["lr/discriminator"]) == pytest.approx(3e-3)
-    answer = cli("model=vae", *TINY, "model.width_multiplier=0.04", "optimizer.generator.lr=1e-3", "hydra.run.dir=vae")
+    answer = cli(
+        "model=vae", *BARE, "logger=[csv]", "model.width_multiplier=0.04", "optimizer.generator.lr=1e-3", "hydra.run.dir=vae"
+    )
     assert answer.code == 0 and [name for name in rows(Path("vae"))[0] if name.startswith("lr/")] == ["lr/generator"]

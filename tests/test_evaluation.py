@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW, TINY, Answer, write_images
+from conftest import BARE, NARROW, TINY, Answer, write_images
 from helpers import RANKS, call, on_two_ranks
 from PIL import Image
 from torch import Tensor
@@ -377,7 +377,7 @@ def test_identical_samples_have_no_metric_value(cli: Cli, tmp_path: Path) -> Non
 
 
 def test_evaluate_refuses_a_checkpoint_that_samples_nan(cli: Cli) -> None:
-    answer = cli("model=mlp", *TINY, *NARROW["mlp"], "hydra.run.dir=r")
+    answer = cli("model=mlp", *BARE, *NARROW["mlp"], "hydra.run.dir=r")
     file = answer.folder / "r" / "checkpoints" / "last.ckpt"
     content = torch.load(file, weights_only=True)
     for weight in content["state_dict"].values():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW, NARROW_ALL, TINY, Answer
+from conftest import BARE, NARROW, NARROW_ALL, TINY, Answer
 from helpers import call
 from PIL import Image
 
@@ -173,10 +173,7 @@ def test_library_caches_opened_models(run: Path) -> None:
 
 
 def test_views_of_points_are_shown_or_refused(tmp_path: Path) -> None:
-    assert (
-        call(tmp_path, "model=mlp", "data=ring", "data.points=600", *NARROW["mlp"], *TINY, "metrics=[]", "hydra.run.dir=ring")
-        == 0
-    )
+    assert call(tmp_path, "model=mlp", "data=ring", "data.points=600", *NARROW["mlp"], *BARE, "hydra.run.dir=ring") == 0
     library = library_of(tmp_path / "ring")
     points = library.get(library.checkpoints[0])
     grid = views.grid_of(points, 0, 30, None)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, TINY, Answer
 from helpers import MODELS, call, compose, make_gan, narrow
 from hub_server import Hub, running
 from PIL import Image
@@ -92,7 +92,7 @@ def test_exported_folder_samples_bit_for_bit(name: str, made: Path, monkeypatch:
 
 
 def test_exported_vae_encodes_bit_for_bit(tmp_path: Path) -> None:
-    words = ["model=vae", "model.width_multiplier=0.05", "optimizer.generator.lr=0.05", *TINY, "metrics=[]"]
+    words = ["model=vae", "model.width_multiplier=0.05", "optimizer.generator.lr=0.05", *BARE]
     assert call(tmp_path, *words, "hydra.run.dir=vae") == 0
     before = ganexp.load(tmp_path / "vae")
     after = ganexp.load(before.export(tmp_path / "given"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, Answer
 from helpers import Shift, Watch, fit, make_gan
 from torch import Tensor, nn
 
@@ -324,14 +324,8 @@ def test_batch_must_be_a_multiple_of_the_packed_samples(
     changes: list[str], part: int, cli: Callable[..., Answer], tmp_path: Path
 ) -> None:
     (tmp_path / "pairs.py").write_text(PAIRS)
-    choices = [
-        "model=mlp",
-        "data=sine",
-        *TINY,
-        *NARROW["mlp"],
-        "+augment.pairs._target_=pairs.Pairs",
-        "model.discriminator.shape=[4]",
-    ]
+    choices = ["model=mlp", "data=sine", *BARE, *NARROW["mlp"], "model.discriminator.shape=[4]"]
+    choices += ["+augment.pairs._target_=pairs.Pairs"]
     answer = cli(*choices, *changes)
     assert answer.code == 2 and "Traceback" not in answer.err
     assert f"data.batch_size: each part of {part} on a device must be a multiple of the 2 samples of pack" in answer.err

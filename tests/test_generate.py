@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, Answer
 from helpers import fit, labelled, make_gan, make_vae
 from torch import Tensor, nn
 
@@ -147,7 +147,7 @@ def test_given_labels_are_used() -> None:
 
 
 def test_checkpoint_holds_the_label_counts_of_the_data(cli: Callable[..., Answer]) -> None:
-    answer = cli(*TINY, *NARROW["cdcgan"], "metrics=[swd]")
+    answer = cli(*BARE, *NARROW["cdcgan"])
     assert answer.code == 0, answer.err
     digits = Digits([1, 8, 8], 10)
     digits.prepare()

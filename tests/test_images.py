@@ -94,8 +94,14 @@ def test_unknown_colour_name_is_refused(tmp_path: Path) -> None:
         folder(tmp_path, background="blakc")
 
 
-@pytest.mark.parametrize("text", ["#00ff7f", "00ff7f", "springgreen", "'#00ff7f'", "#0f8", "112233", "000000", "1e1000"])
-@pytest.mark.parametrize("task", ["inspect", "prepare"])
+@pytest.mark.parametrize(
+    "task, text",
+    [
+        *(("prepare", text) for text in ("#00ff7f", "00ff7f", "springgreen", "'#00ff7f'", "#0f8", "112233", "000000", "1e1000")),
+        ("inspect", "#00ff7f"),
+        ("inspect", "112233"),
+    ],
+)
 def test_colours_need_no_quotes_on_the_command_line(task: str, text: str, cli: Cli, tmp_path: Path) -> None:
     """Hydra parses # as the start of a comment, 112233 as a whole number, 1e1000 as infinite."""
     Image.new("RGB", (20, 10), "white").save(tmp_path / "a.png")
@@ -599,7 +605,7 @@ def test_inspect_draws_images_and_points(data: str, picture: str, cli: Cli, tmp_
     assert len(list(tmp_path.glob(f"outputs/inspect/*/{picture}"))) == 1
 
 
-@pytest.mark.parametrize("task", ["inspect", "train"])
+@pytest.mark.parametrize("task", ["inspect", pytest.param("train", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, Answer
 
 from ganexp.cli import checks, config
 from ganexp.cli.messages import ConfigError
@@ -100,8 +100,8 @@ def test_typos_in_experiments_are_refused(
     text: str, message: str, mine: Callable[[str], Path], cli: Callable[..., Answer]
 ) -> None:
     mine(text)
-    for choice in ([], ["regularizer=[r2]"]):
-        answer = cli("--config-dir", "mine", "experiment=mine", *choice, *TINY, *NARROW["cdcgan"])
+    for choice in ([], ["regularizer=[r2]"]) if text.startswith("regularizer") else ([],):
+        answer = cli("--config-dir", "mine", "experiment=mine", *choice, *BARE, *NARROW["cdcgan"])
         assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err, answer.err
 
 
@@ -116,7 +116,7 @@ def test_error_is_printed_without_notes(cli: Callable[..., Answer]) -> None:
 
 
 def test_dropped_numbers_are_noted_in_log_and_record(cli: Callable[..., Answer]) -> None:
-    answer = cli("experiment=sine_mlp_plus", "regularizer=[]", "loss=bce", *TINY, "model.width_multiplier=0.1")
+    answer = cli("experiment=sine_mlp_plus", "regularizer=[]", "loss=bce", *BARE, "model.width_multiplier=0.1")
     assert answer.code == 0, answer.err
     assert NOTE in answer.err and answer.err.count("dropped") == 1
     assert NOTE.removeprefix("ganexp: ") in (answer.run / "log.txt").read_text()
@@ -127,11 +127,11 @@ def test_dropped_numbers_are_noted_in_log_and_record(cli: Callable[..., Answer])
 
 
 def test_dropped_numbers_are_noted_in_every_job_of_a_sweep(cli: Callable[..., Answer]) -> None:
-    choices = ["regularizer=[],[r1],[r2]", "loss=relativistic,hinge", "trainer.max_steps=1", "trainer.checkpoint_every=1"]
-    answer = cli("-m", "experiment=sine_mlp_plus", *TINY, "model.width_multiplier=0.1", *choices)
+    choices = ["regularizer=[],[r1]", "loss=relativistic,hinge", "trainer.max_steps=1", "trainer.checkpoint_every=1"]
+    answer = cli("-m", "experiment=sine_mlp_plus", *BARE, "model.width_multiplier=0.1", *choices)
     assert answer.code == 0, answer.out + answer.err
     jobs = sorted(Path("outputs").glob("sweep/*/*/run.json"))
-    assert len(jobs) == 6 and NOTE in answer.err
+    assert len(jobs) == 4 and NOTE in answer.err
     for job in jobs:
         record = json.loads(job.read_text())
         kept = yaml.safe_load((job.parent / "config.yaml").read_text())

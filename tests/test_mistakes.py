@@ -318,31 +318,22 @@ def test_mnist_offline_names_the_files(cli: Callable[..., Answer], tmp_path: Pat
 
 QUICK = """
 import sys
-sys.argv = ["ganexp"] + sys.argv[1:]
 from ganexp.cli.main import main
-try:
-    main()
-finally:
-    print("torch" in sys.modules, file=sys.stderr)
+for line in sys.argv[1:]:
+    sys.argv = ["ganexp", *line.split()]
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code == (0 if line.startswith("--") else 2), (line, ended.code)
+    assert "torch" not in sys.modules, line
 """
+LINES = [
+    "--help", "--cfg job", "--cfg job --resolve", "--cfg job task=sample", "--help data=folder", "model=dcgann",
+    "trainer.max_steps=x", "+sead=1", "-m loss=bce,hing",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "--help",
-        "--cfg job",
-        "--cfg job --resolve",
-        "--cfg job task=sample",
-        "--help data=folder",
-        "model=dcgann",
-        "trainer.max_steps=x",
-        "+sead=1",
-        "-m loss=bce,hing",
-    ],
-)
-def test_composing_does_not_import_torch(line: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", QUICK, *line.split()], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.stderr.strip().splitlines()[-1] == "False", "torch was imported"
-    assert done.returncode == (0 if line.startswith("--") else 2)
+def test_composing_does_not_import_torch(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", QUICK, *LINES], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
     assert contents(tmp_path) == []

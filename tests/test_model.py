@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, Answer
 from helpers import call
 
 import ganexp
@@ -22,6 +22,7 @@ from ganexp.systems.contexts import seeded
 Cli = Callable[..., Answer]
 
 
+SWD = ["metrics=[swd]", "callbacks=[metrics,checkpoint]", "callbacks.metrics.num=32"]  # picks best.ckpt
 pytestmark = pytest.mark.xdist_group("model")  # one worker makes the runs
 
 
@@ -34,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "images": ["model=cdcgan", *NARROW["cdcgan"], "optimizer.generator.lr=0.05"],
         "vae": ["model=vae", "model.width_multiplier=0.05"],
     }.items():
-        assert call(folder, *choices, *TINY, f"hydra.run.dir={name}") == 0
+        assert call(folder, *choices, *BARE, *SWD, f"hydra.run.dir={name}") == 0
     return folder
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, TINY, Answer
 from helpers import kill_after
 
 from ganexp.runs import objective_of
@@ -23,7 +23,17 @@ def sweep_folder(folder: Path) -> Path:
 
 
 def test_sweep_runs_every_combination_and_counts_failures(cli: Callable[..., Answer]) -> None:
-    answer = cli("-m", "model=mlp,dcgan", "data=sine", "seed=1,2", *TINY, "trainer.max_steps=2")
+    answer = cli(
+        "-m",
+        "model=mlp,dcgan",
+        "data=sine",
+        "seed=1,2",
+        *BARE,
+        "metrics=[swd]",
+        "callbacks=[metrics,checkpoint]",
+        "callbacks.metrics.num=32",
+        "trainer.max_steps=2",
+    )
     assert answer.code == 1
     sweep = sweep_folder(answer.folder)
     records = {job.name: json.loads((job / "run.json").read_text()) for job in sweep.iterdir() if job.is_dir()}
@@ -47,7 +57,7 @@ def test_sweep_over_seeds_gives_different_values(cli: Callable[..., Answer]) -> 
 
 def test_sweep_takes_flags_and_overrides_in_any_order(cli: Callable[..., Answer], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    answer = cli("model=mlp", "data=sine", "seed=1,2", *TINY, *NARROW["mlp"], "hydra.sweep.subdir=a/${hydra.job.num}",
+    answer = cli("model=mlp", "data=sine", "seed=1,2", *BARE, *NARROW["mlp"], "hydra.sweep.subdir=a/${hydra.job.num}",
                  "hydra.sweep.dir='it\\'s'", "--config-dir", "mine", "-m")  # fmt: skip
     assert answer.code == 0, answer.err
     assert "all 2 jobs finished" in answer.out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,61 +10,54 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import NARROW, TINY, Answer
+from conftest import BARE, NARROW, Answer
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
 from ganexp.cli import checks, config
 from ganexp.cli.messages import ConfigError, options
 from ganexp.cli.overrides import keys_of
+from ganexp.tasks.evaluate import Evaluate
+from ganexp.tasks.sample import Sample
 
 Cli = Callable[..., Answer]
 ROOT = Path(__file__).parent.parent
 
-WITHOUT_HYDRA = """
-import sys
-from pathlib import Path
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from ganexp.tasks.evaluate import Evaluate
-from ganexp.tasks.sample import Sample
 
-config = {
-    "run": sys.argv[1],
-    "trust": [],
-    "seed": 3,
-    "hardware": {"_target_": "pytorch_lightning.Trainer", "_partial_": True, "accelerator": "cpu", "devices": 1},
-}
-swd = {"_target_": "ganexp.metrics.swd.SlicedWasserstein", "features": {"_target_": "ganexp.metrics.features.Pixels"}}
-tasks = [Sample(config, Path("samples"), num=5), Evaluate(config | {"metrics": {"swd": swd}}, Path("own"), num_images=32)]
-other = {"_target_": "ganexp.data.toy.Sine", "shape": [2], "classes": 0, "batch_size": 8, "seed": 1, "points_seed": 1}
-tasks.append(Evaluate(config | {"metrics": {"swd": swd}, "data": other}, Path("other"), num_images=32))
-for task in tasks:
-    task.setup()
-    assert not task.run()
-for call, message in [
-    (lambda: Sample(config, Path("no"), num=0), "num: must be at least 1, got 0"),
-    (lambda: Sample(config, Path("no"), label=1).setup(), "label: this model is unconditional"),
-    (lambda: Evaluate(config | {"metrics": {}}, Path("no")), "metrics: at least one is required"),
-    (lambda: Evaluate(config | {"run": None, "metrics": {"swd": swd}}, Path("no")), "run: required by task=evaluate"),
-]:
-    try:
-        call()
-    except Exception as error:
-        assert str(error).startswith(message), error
-    else:
-        raise AssertionError(message)
-assert not GlobalHydra.instance().is_initialized() and not HydraConfig.initialized() and not Path("no").exists()
-"""
-
-
-def test_tasks_run_without_hydra(cli: Cli, tmp_path: Path) -> None:
-    """sample and evaluate in a process where Hydra composes nothing; the samples equal those of the command line."""
-    assert cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"], "hydra.run.dir=run").code == 0
-    done = subprocess.run([sys.executable, "-c", WITHOUT_HYDRA, "run"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert cli("task=sample", "run=run", "task.num=5", "seed=3", "hydra.run.dir=cli").code == 0
+def test_tasks_run_without_hydra(cli: Cli, run_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sample and evaluate where Hydra composes nothing; the samples equal those of the command line."""
+    run = run_of("model=mlp", "data=sine", *BARE, *NARROW["mlp"])
+    assert cli("task=sample", f"run={run}", "task.num=5", "seed=3", "hydra.run.dir=cli").code == 0
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    hardware = {"_target_": "pytorch_lightning.Trainer", "_partial_": True, "accelerator": "cpu", "devices": 1}
+    given = {"run": str(run), "trust": [], "seed": 3, "hardware": hardware}
+    swd = {"_target_": "ganexp.metrics.swd.SlicedWasserstein", "features": {"_target_": "ganexp.metrics.features.Pixels"}}
+    sine = {"_target_": "ganexp.data.toy.Sine", "shape": [2], "classes": 0, "batch_size": 8, "seed": 1, "points_seed": 1}
+    measures = given | {"metrics": {"swd": swd}}
+    tasks = [
+        Sample(given, tmp_path / "samples", num=5),
+        Evaluate(measures, tmp_path / "own", num_images=32),
+        Evaluate(measures | {"data": sine}, tmp_path / "other", num_images=32),
+    ]
+    for task in tasks:
+        task.setup()
+        assert not task.run()
+    assert not GlobalHydra.instance().is_initialized() and not HydraConfig.initialized()
     assert (tmp_path / "samples" / "samples.npy").read_bytes() == (tmp_path / "cli" / "samples.npy").read_bytes()
     values = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("own", "other")]
     assert values[0]["values"]["swd/pixels"]["value"] != values[1]["values"]["swd/pixels"]["value"]
+
+    no = tmp_path / "no"
+    refused: dict[str, Callable[[], object]] = {
+        "num: must be at least 1, got 0": lambda: Sample(given, no, num=0),
+        "label: this model is unconditional": lambda: Sample(given, no, label=1).setup(),
+        "metrics: at least one is required": lambda: Evaluate(given | {"metrics": {}}, no),
+        "run: required by task=evaluate": lambda: Evaluate(measures | {"run": None}, no),
+    }
+    for message, make in refused.items():
+        with pytest.raises((ConfigError, ValueError), match=f"^{message}"):
+            make()
+    assert not no.exists()
 
 
 def test_tasks_do_not_use_hydra() -> None:
@@ -133,7 +125,7 @@ def test_task_gets_only_the_groups_it_needs(tmp_path: Path) -> None:
 
 
 def test_config_of_a_run_has_no_keys_of_other_tasks(cli: Cli) -> None:
-    answer = cli("model=mlp", "data=sine", *TINY, *NARROW["mlp"])
+    answer = cli("model=mlp", "data=sine", *BARE, *NARROW["mlp"])
     kept = yaml.safe_load((answer.run / "config.yaml").read_text())
     assert kept.keys() == {*config.Config.__dataclass_fields__} - {"task", "run", "trust", "study"}
 

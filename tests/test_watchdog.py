@@ -19,7 +19,8 @@ from helpers import kill_after, rows
 RUN = [
     "model=mlp", "data=sine", "model.width_multiplier=0.1", "hardware=cpu", "data.batch_size=64", "trainer.max_steps=12",
     "trainer.log_every=1", "trainer.samples_every=6", "trainer.metrics_every=2", "trainer.checkpoint_every=3",
-    "callbacks.metrics.num=64",     "callbacks.checkpoint.keep=9", "hydra.run.dir=run",
+    "callbacks.metrics.num=64", "callbacks.checkpoint.keep=9", "hydra.run.dir=run",
+    "callbacks=[metrics,checkpoint,watchdog]", "logger=[csv]",
 ]  # fmt: skip
 
 # Spoils the generator once, or as often as it comes by `at`.

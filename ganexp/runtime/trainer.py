@@ -87,6 +87,7 @@ def compile_networks(system: System, mode: str) -> None:
         raise ConfigError("hardware.compile: torch.compile needs a C++ compiler, such as g++; hardware.compile=null runs without")
     for network in system.networks().values():
         network.compile(mode=mode)
+    torch.compiler.cudagraph_mark_step_begin()  # so that the system marks its steps, see mark_step
 
 
 def choose_precision(node: dict[str, Any], shape: Sequence[int]) -> tuple[str, str]:

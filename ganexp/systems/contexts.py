@@ -69,5 +69,5 @@ def uncompiled(needed: bool) -> AbstractContextManager[Any]:
 
 def mark_step() -> None:
     """Tells CUDA graphs that a step begins: until the next one, the networks' outputs keep their memory."""
-    if "torch._dynamo" in sys.modules:
+    if "torch._inductor.cudagraph_trees" in sys.modules:  # imported by compile_networks; it takes more than a second
         torch.compiler.cudagraph_mark_step_begin()
