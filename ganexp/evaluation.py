@@ -7,15 +7,16 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ganexp.cache import cached
 from ganexp.data.module import DataModule, content_hash
-from ganexp.files import cache_folder, made_once, replace
 from ganexp.images import to_float, to_uint8
 from ganexp.metrics.features import Extractor, hash_of
 from ganexp.metrics.metric import KINDS, FeatureMetric
@@ -25,6 +26,7 @@ from ganexp.systems.contexts import seeded
 
 log = logging.getLogger(__name__)
 FIRST = slice(0, 1)
+MOST = 10_000_000  # samples that are measured
 Sampler = Callable[[slice], tuple[Tensor, Tensor | None]]  # slice of indices -> samples, and the labels they are conditioned on
 
 
@@ -39,6 +41,7 @@ class Evaluation:
     def __init__(self, metrics: Iterable[FeatureMetric], data: DataModule, num: int, labelled: bool):
         self.metrics, self.data, self.num, self.labelled = list(metrics), data, num, labelled
         self.groups: list[tuple[Extractor, list[FeatureMetric]]] = []
+        self.features: dict[str, np.ndarray] = {}  # of real images
 
     def setup(self) -> None:
         """Set up the extractors, which may train or download them, and try every metric on two real samples. Raises ValueError
@@ -104,35 +107,37 @@ class Evaluation:
         metrics = [metric for metric in metrics if "real" in metric.kinds]
         if not metrics:
             return
-        cached = {}
+        features = {}
         if extractor.costly and parts:
             for output in {metric.output for metric in metrics}:
-                cached[output] = self.cached_features(extractor, output, device, parts)
+                features[output] = self.cached_features(extractor, output, device, parts)
         for part in parts or [FIRST]:
             y = self.data.y[self.order[part]].to(device) if self.labelled else None  # labels on both sides or on neither
             rows = slice(part.start - parts[0].start, part.stop - parts[0].start) if parts else FIRST
-            outputs = {name: torch.from_numpy(np.array(f[rows])) for name, f in cached.items()}
+            outputs = {name: torch.from_numpy(f[rows]) for name, f in features.items()}
             update_metrics(metrics, outputs or extractor(self.real(part, device)), y, real=True, empty=not parts)
 
     def cached_features(self, extractor: Extractor, output: str, device: torch.device, parts: list[slice]) -> np.ndarray:
-        """Returns the real features [N, …] of these parts from the cache, or computes and caches them."""
+        """Returns the real features [N, …] of these parts. They are read or made once, and checked when they are read: the file
+        is a zip archive with a checksum."""
         key = hash_of(self.real_hash, extractor.fingerprint, output, parts[0].start, parts[-1].stop)
-        file = cache_folder() / "features" / f"{extractor.name}-{key}.npy"
-        with made_once(file):
-            if file.is_file():
-                try:
-                    features = np.load(file, mmap_mode="r")
-                    if len(features) != parts[-1].stop - parts[0].start:
-                        raise ValueError(f"it holds {len(features)} samples")
-                    log.info("features of the real images: read from %s", file)
-                    return features
-                except (ValueError, OSError, EOFError) as error:
-                    log.warning("%s is damaged and is computed again: %s", file, error)
+
+        def read(file: Path) -> np.ndarray:
+            features: np.ndarray = np.load(file)["features"]
+            if len(features) != parts[-1].stop - parts[0].start:
+                raise ValueError(f"it holds {len(features)} samples")
+            return features
+
+        def make() -> np.ndarray:
             bar = tqdm(parts, desc=f"{extractor.name} features of real images", disable=None, leave=False)
-            features = np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in bar])
-            replace(file, lambda opened: np.save(opened, features))
-        log.info("features of the real images: written to %s", file)
-        return features
+            return np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in bar])
+
+        def write(features: np.ndarray, file: IO[bytes]) -> None:
+            np.savez(file, features=features)
+
+        if key not in self.features:
+            self.features[key] = cached(f"features/{extractor.name}-{key}.npz", read, make, write)
+        return self.features[key]
 
     def real(self, part: slice, device: torch.device) -> Tensor:
         return to_float(self.data.take(self.order[part]).to(device))

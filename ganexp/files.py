@@ -14,34 +14,30 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from filelock import FileLock
 
 MAX_NODES = 100_000
+LARGEST_JSON = 2**26  # bytes
+LARGEST_YAML = 2**17  # bytes; a run's config has a few thousand
+DEEPEST_YAML = 50  # nested mappings and lists
 log = logging.getLogger(__name__)
 
 
-def cache_folder() -> Path:
-    """The cache shared by all runs: `~/.cache/ganexp`, or `$XDG_CACHE_HOME/ganexp`. Entries are named by content hashes. Safe to
-    delete. Creates it. Raises OSError, saying what to set, if it cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ganexp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError("it is read-only")
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"the cache {folder} cannot be written ({reason}); set XDG_CACHE_HOME to a folder that can be") from error
-    return folder
-
-
 def check_yaml(file: Path) -> None:
-    """Raises ValueError with the end of a sentence, `is not UTF-8: …`, for a YAML file in another encoding, or one whose aliases
-    would make it far longer than it is written. Other errors are left to whoever reads it."""
+    """Raises ValueError with the end of a sentence, `is not UTF-8: …`, for a YAML file that is too long or nested too deep, in
+    another encoding, or whose aliases would make it far longer than it is written. Other errors are left to whoever reads it."""
     try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if (length := file.stat().st_size) > LARGEST_YAML:
+            raise ValueError(f"has {length:,} bytes, more than the {LARGEST_YAML:,} of a config")
+        text = file.read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):  # as it is read, since deep nesting takes the square of its depth
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST_YAML:
+                raise ValueError(f"is nested more than {DEEPEST_YAML} deep")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8: {error.reason} at byte {error.start}") from error
-    except (yaml.YAMLError, OSError, RecursionError):
+    except (yaml.YAMLError, OSError):
         return
     sizes: dict[int, int] = {}
 
@@ -67,7 +63,8 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:  # not through a link that somebody has put there
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -79,14 +76,6 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
-
-
-@contextmanager
-def made_once(file: Path) -> Iterator[None]:
-    """Processes that need the same cached file wait here for the first one, which makes it: parallel runs begin together."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):
-        yield
 
 
 @contextmanager
@@ -141,7 +130,9 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if (length := path.stat().st_size) > LARGEST_JSON:
+            raise ValueError(f"it has {length:,} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)  # NaN is not JSON
         if not isinstance(content, dict):
             raise ValueError(f"expected a mapping, got {type(content).__name__}")
     except FileNotFoundError:  # deleted since

@@ -32,7 +32,7 @@ def load(run_or_checkpoint: str | os.PathLike[str], device: str | torch.device =
     """
     file = find_checkpoint(run_or_checkpoint)
     system, config, step = restore(file, trust)
-    return Model(system, config, step, file).to(device)
+    return Model(system, config, step, file, trust).to(device)
 
 
 def from_hub(
@@ -50,11 +50,13 @@ def from_hub(
 class Model:
     """A trained system in evaluation mode, with averaged weights if it has them.
 
-    `config`: the config of its run. `step`: the step of the checkpoint. `checkpoint`: the file.
+    `config`: the config of its run. `step`: the step of the checkpoint. `checkpoint`: the file. `trust`: prefixes of the modules
+    that it may name, see `load`.
     """
 
-    def __init__(self, system: System, config: dict[str, Any], step: int, checkpoint: Path):
+    def __init__(self, system: System, config: dict[str, Any], step: int, checkpoint: Path, trust: Sequence[str] = ()):
         self.system, self.config, self.step, self.checkpoint = system.eval().requires_grad_(False), config, step, checkpoint
+        self.trust = tuple(trust)
 
     def __repr__(self) -> str:
         return f"Model({self.checkpoint}, step {self.step}, shape {list(self.shape)}, classes {self.classes})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from ganexp.files import replace
 from ganexp.images import to_uint8
 
 log = logging.getLogger(__name__)
+MOST_PIXELS = 100_000_000  # of one picture
 GRID = 640  # px: smaller grids are enlarged to about this
 SINGLE = 256  # px: the same for one image
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # raised by Pillow
 
 
 def render(samples: Tensor, columns: int, real: Tensor, title: str) -> Image.Image:
@@ -41,7 +44,7 @@ def grid(images: Tensor, columns: int) -> Image.Image:
         images = images[:, :1]
     sheet = make_grid(images, nrow=columns, padding=padding(images.shape[1:]))
     picture = Image.fromarray(sheet.permute(1, 2, 0).numpy())
-    factor = enlargement(picture.width)
+    factor = enlargement(*picture.size)
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
 
 
@@ -50,8 +53,15 @@ def padding(shape: Sequence[int]) -> int:
     return 2 if shape[-1] >= 24 else 1
 
 
-def enlargement(width: int) -> int:
-    return max(1, round(GRID / width))
+def enlargement(width: int, height: int) -> int:
+    return max(1, min(round(GRID / width), math.isqrt(MOST_PIXELS // (width * height))))
+
+
+def check_pixels(key: str, count: int, shape: Sequence[int]) -> None:
+    """Raises ValueError if a picture of `count` images would have more than MOST_PIXELS."""
+    pixels = count * math.prod(shape[1:]) if len(shape) == 3 else 0
+    if pixels > MOST_PIXELS:
+        raise ValueError(f"{key}: the picture would have {pixels / 1e6:,.0f} megapixels; the limit is {MOST_PIXELS // 10**6}")
 
 
 def number_at(point: Sequence[float], n: int, columns: int, shape: Sequence[int]) -> int:
@@ -60,7 +70,7 @@ def number_at(point: Sequence[float], n: int, columns: int, shape: Sequence[int]
         return 0
     columns, border = min(columns, n), padding(shape)
     cells = [side + border for side in (shape[2], shape[1])]
-    factor = enlargement(columns * cells[0] + border)
+    factor = enlargement(columns * cells[0] + border, -(-n // columns) * cells[1] + border)
     column, row = ((at / factor - border / 2) / cell for at, cell in zip(point, cells, strict=True))
     inside = int(min(max(row, 0), (n - 1) // columns)), int(min(max(column, 0), columns - 1))
     return min(inside[0] * columns + inside[1], n - 1)
@@ -114,6 +124,15 @@ def enlarged(image: Tensor) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
 
 
+def read(path: Path) -> Image.Image:
+    """Returns a picture of a run as RGB. Raises one of UNREADABLE, also for what is no regular file, and for too many pixels."""
+    if not path.is_file():
+        raise OSError(f"{path} is not a file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(path).convert("RGB")
+
+
 def save(picture: Image.Image, path: Path) -> None:
     replace(path, lambda file: picture.save(file, format="PNG"))
 
@@ -130,8 +149,8 @@ def animate(frames: Sequence[Path], path: Path, seconds: float = 6.0) -> None:
     pictures = []
     for frame in frames:
         try:
-            pictures.append(Image.open(frame).convert("RGB").quantize(64, dither=Image.Dither.NONE))
-        except (OSError, SyntaxError, ValueError) as error:
+            pictures.append(read(frame).quantize(64, dither=Image.Dither.NONE))
+        except UNREADABLE as error:
             log.warning("animation: skipping %s, which cannot be read: %s", frame, error)
     if not pictures:
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ganexp.cli.messages import ConfigError
-from ganexp.files import read_json
+from ganexp.records import read_record
 
 ROOT = Path("outputs")  # searched for `latest`
 LATEST = "latest"
@@ -78,7 +78,7 @@ def newest_first(root: Path) -> list[Path]:
 def started(folder: Path) -> float:
     """Returns the start time of a run in seconds, from run.json, or from Hydra's first file while there is no run.json."""
     try:
-        return datetime.fromisoformat(read_json(folder / "run.json")["started"]).timestamp()
+        return datetime.fromisoformat(read_record(folder)["started"]).timestamp()
     except (KeyError, TypeError, ValueError, OSError):
         first = folder / ".hydra" / "overrides.yaml"
         return (first if first.is_file() else folder).stat().st_mtime

@@ -529,8 +529,10 @@ def test_truncated_file_is_unreadable(tmp_path: Path) -> None:
         noise.save(tmp_path / f"a.{suffix}")
         path = tmp_path / f"a.{suffix}"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(ValueError, match=rf"1 of 1 images in .* are unreadable, more than 1.00%: .*/a.{suffix}: .*truncated"):
-            folder(tmp_path).load()
+        for _ in range(2):  # the second finds what the first has read
+            message = rf"1 of 1 images in .* are unreadable, more than 1.00%: .*/a.{suffix}: .*truncated"
+            with pytest.raises(ValueError, match=message):
+                folder(tmp_path).load()
         path.unlink()
 
 

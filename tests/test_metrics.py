@@ -391,15 +391,27 @@ def test_training_a_classifier_is_reported(cli: Callable[..., Answer], cache: Pa
     assert begun.replace("3", "4") in text and re.search(ended, text)
 
 
-def test_damaged_cached_classifier_is_trained_again(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("change", ["cut", "one bit", "other weights", "folder"])
+def test_damaged_cached_classifier_is_trained_again(change: str, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     x, y = striped(300)
     first = Classifier(steps=5)
     first.setup(facts(x, y, 2))
     (file,) = cache.rglob("*.pt")
-    file.write_bytes(file.read_bytes()[:5000])
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content[:5000] if change == "cut" else content)
+    if change == "other weights":
+        torch.save({"weights": {"trunk.0.weight": torch.zeros(2)}, "accuracy": 99.0}, file)
     again = Classifier(steps=5)
+    if change == "folder":
+        file.unlink()
+        file.mkdir()
     again.setup(facts(x, y, 2))
-    assert "is damaged (" in caplog.text and "training again" in caplog.text and again.fingerprint == first.fingerprint
+    assert caplog.text.count("is damaged, and is made again") == 1 and again.fingerprint == first.fingerprint
+    caplog.clear()
+    third = Classifier(steps=5)
+    third.setup(facts(x, y, 2))
+    assert third.fingerprint == first.fingerprint and "is damaged" not in caplog.text
 
 
 def test_classifier_of_stacked_images_sees_each_channel(cache: Path) -> None:

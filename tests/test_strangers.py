@@ -15,13 +15,13 @@ import pytest
 from conftest import Answer
 from PIL import Image
 
+from ganexp import cache
 from ganexp.cli.build import advice, build
 from ganexp.cli.messages import ConfigError, printable
 from ganexp.cli.overrides import quoted, with_paths
 from ganexp.data import array, sources
 from ganexp.data.array import HEADER, Pictures, Reader, check_blocks, checksums
-from ganexp.data.sources import FolderSource
-from ganexp.files import cache_folder
+from ganexp.data.sources import FolderSource, Limits
 from ganexp.tasks.resume import check_nothing_lost, check_places, is_inside
 
 OURS = {
@@ -192,25 +192,58 @@ def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path: Path, monkeyp
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"cannot be written .Not a directory.; set XDG_CACHE_HOME"):
-        cache_folder()
+        cache.cache_folder()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full_disk(content: bytes, file: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.cached("kind/name.bin", Path.read_bytes, lambda: b"made", full_disk) == b"made"
+    assert "kind/name.bin is not cached: [Errno 28] No space left on device" in caplog.text
+    assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.part"))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cache.cached("kind/name.bin", Path.read_bytes, lambda: b"made", full_disk) == b"made"
+    assert "cannot be written (Not a directory); set XDG_CACHE_HOME" in caplog.text
 
 
 # -- pictures and their cache ----------------------------------------------------------------------------------------
 
 
-def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "large.png").write_bytes(b"x" * 100)
-    source = FolderSource(tmp_path)
+    limits = Limits(max_bytes=99)
+    source = FolderSource(tmp_path, limits)
     with pytest.raises(OSError, match="not a regular file"):
         source.read("pipe.png")
-    monkeypatch.setattr(sources, "MAX_SIZE", 99)
-    with pytest.raises(OSError, match="100 bytes, more than the 99"):
+    with pytest.raises(OSError, match="100 bytes, more than max_bytes=99"):
         source.read("large.png")
     shutil.make_archive(str(tmp_path / "z"), "zip", tmp_path, ".")
-    archive = sources.ZipSource(tmp_path / "z.zip")
+    archive = sources.ZipSource(tmp_path / "z.zip", limits)
     with pytest.raises(OSError, match="100 bytes"):
         archive.read("large.png")
+
+
+@pytest.mark.parametrize("key, value, why", [
+    ("max_bytes", 200, "bytes, more than max_bytes=200"), ("max_pixels", 99, "has 20×20 px, more than max_pixels=99"),
+])  # fmt: skip
+def test_limits_of_pictures_are_settings_and_name_the_file(key: str, value: int, why: str, tmp_path: Path, cli: Any) -> None:
+    random = np.random.default_rng(0)
+    for name, side in (("a.png", 4), ("b.png", 4), ("large.png", 20)):
+        Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8)).save(tmp_path / name)
+    words = ["task=inspect", "data=folder", f"data.root={tmp_path}", "data.shape=[3,4,4]"]
+    answer = cli(*words, f"data.{key}={value}")
+    (report,) = tmp_path.rglob("inspection.json")
+    assert answer.code == 0 and why in json.loads(report.read_text())["left_out"]["large.png"]
+    answer = cli("model=dcgan", "data=folder", f"data.root={tmp_path}", "data.batch_size=2", f"data.{key}={value}")
+    assert answer.code == 2 and f"{tmp_path}/large.png: has " in answer.err and why in answer.err
+    answer = cli(*words, f"data.{key}=0", "hydra.run.dir=x")
+    assert answer.code == 2 and f"data.{key}: must be at least 1, got 0" in answer.err
 
 
 def decode(source: sources.Source, name: str) -> np.ndarray:

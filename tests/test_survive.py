@@ -68,8 +68,8 @@ class Run:
         """Whether the first signal was answered."""
         return "again stops at once" in self.err.read_text()
 
-    def end(self) -> int:
-        return self.process.wait(580)
+    def end(self, seconds: float = 580) -> int:
+        return self.process.wait(seconds)
 
     def said(self) -> list[str]:
         """The lines of stderr, without the progress bar."""
@@ -132,10 +132,10 @@ def litter(run: Path) -> list[str]:
 
 # -- killed ----------------------------------------------------------------------------------------------------------
 
-STEPS = 4000  # rows reach metrics.csv by the hundred: a run that goes on makes at least so many
-LONG = [
-    "data=digits", "model=cdcgan", "model.width_multiplier=0.25", "hardware=cpu", "hardware.precision=32-true",
-    "regularizer=[r1]", "regularizer.r1.every=4",
+STEPS = 4000  # more than a hundred kills leave
+LONG = [  # the default run, small, with a checkpoint every 20 steps
+    "data=digits", "data.batch_size=16", "model=cdcgan", "model.width_multiplier=0.05", "hardware=cpu",
+    "hardware.precision=32-true", "regularizer=[r1]", "regularizer.r1.every=4",
     "augment=[flip]", f"trainer.max_steps={STEPS}", "trainer.log_every=1", "trainer.samples_every=500",
     "trainer.metrics_every=500", "trainer.checkpoint_every=20", "callbacks.metrics.num=200",
 ]  # fmt: skip
@@ -177,17 +177,17 @@ class Before:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_run_killed_thirty_times_equals_the_whole_one(tmp_path: Path) -> None:
+@pytest.mark.timeout(7200)
+def test_run_killed_a_hundred_times_equals_the_whole_one(tmp_path: Path) -> None:
     """SIGKILL while it starts, while it writes a checkpoint, and in between."""
     whole, parts, chance = tmp_path / "whole", tmp_path / "parts", random.Random(0)
     begun = time.monotonic()
     run = Run(tmp_path, *LONG, f"hydra.run.dir={whole}")
     assert run.until(lambda: logged(whole) > 0), run.said()
     starts_in = time.monotonic() - begun
-    assert run.end() == 0, run.said()
+    assert run.end(3000) == 0, run.said()
 
-    moments = ["starting", "writing", "between"] * 10
+    moments = ["starting", "writing", "between"] * 34
     chance.shuffle(moments)
     killed: dict[str, list[int]] = {moment: [] for moment in ("starting", "writing", "between")}
     for moment in moments:
@@ -207,9 +207,10 @@ def test_run_killed_thirty_times_equals_the_whole_one(tmp_path: Path) -> None:
         check_whole(parts)
     assert saved(parts) < STEPS
     run = go_on(tmp_path, parts, LONG)
-    assert run.end() == 0, run.said()
+    assert run.end(3000) == 0, run.said()
     resumed = json.loads((parts / "run.json").read_text())["resumed_at"]
-    print(f"{sum(map(len, killed.values()))} kills, at the steps {killed}; trained on at {resumed}")
+    minutes = (time.monotonic() - begun) / 60
+    print(f"{sum(map(len, killed.values()))} kills in {minutes:.0f} min, at the steps {killed}; trained on at {resumed}")
     check_equal(parts, whole, STEPS)
     assert not litter(parts)
 

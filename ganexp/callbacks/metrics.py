@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 
 from ganexp.callbacks.log import ends_between
 from ganexp.data.module import DataModule
-from ganexp.evaluation import Evaluation, samples_of
+from ganexp.evaluation import MOST, Evaluation, samples_of
 from ganexp.metrics.metric import FeatureMetric
 from ganexp.systems.base import System
 
@@ -27,8 +27,8 @@ class Metrics(pl.Callback):
     def __init__(self, metrics: dict[str, FeatureMetric], every: int = 500, num: int = 2000):
         if every < 1:
             raise ValueError(f"every: must be at least 1, got {every}")
-        if num < 2:
-            raise ValueError(f"num: must be at least 2, got {num}")
+        if not 2 <= num <= MOST:
+            raise ValueError(f"num: must be at {'least 2' if num < 2 else f'most {MOST}'}, got {num}")
         self.metrics = list(metrics.values())
         self.every, self.num = every, num
         self.history: list[tuple[int, dict[str, float]]] = []

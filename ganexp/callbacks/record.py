@@ -20,8 +20,9 @@ from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.log import due
 from ganexp.callbacks.watchdog import Watchdog
 from ganexp.cli.messages import format_message
-from ganexp.files import read_json, write_json
+from ganexp.files import write_json
 from ganexp.loggers import RunLogger
+from ganexp.records import read_record
 from ganexp.references import Reference, references, standings
 from ganexp.systems.base import System
 
@@ -35,7 +36,7 @@ class Record(pl.Callback):
 
     def __init__(self, folder: Path, facts: dict[str, Any], hyper_parameters: dict[str, Any]):
         self.file, self.facts, self.hyper_parameters = folder / "run.json", facts, hyper_parameters
-        self.before = read_json(self.file)
+        self.before = read_record(folder)
         self.before.pop("error", None)
         self.started, self.images_before = time.time(), 0
         self.references: list[Reference] = []

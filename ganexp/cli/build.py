@@ -98,7 +98,10 @@ def to_config_error(error: BaseException, path: str) -> ConfigError:
 
 
 def one_line(error: BaseException) -> str:
-    text = re.split(r"Exception raised from|frame #", str(error))[0]  # torch appends the C++ stack
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:  # instead of `[Errno 13] …: 'FILE'`
+        text = f"{os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename}: {error.strerror}"
+    text = re.split(r"Exception raised from|frame #", text)[0]  # torch appends the C++ stack
     return " ".join(text.split()) or type(error).__name__
 
 
@@ -140,6 +143,8 @@ def check_arguments(node: Mapping[str, Any], path: str, allowed: Sequence[str] |
         raise ConfigError(f"{path}._target_: {shown} cannot be imported: {one_line(error)}") from error
     if allowed is not None and not (inspect.isclass(made) and f"{made.__module__}.".startswith(tuple(allowed))):
         raise not_allowed  # a path can lead out of a module: ganexp.data.module.torch.os.system
+    if allowed is not None and made.__module__.startswith("ganexp.data.") and not hasattr(made, "prepare_data"):
+        raise not_allowed  # other classes of these modules read files when they are built
     if not callable(made):
         raise ConfigError(f"{path}._target_: {shown} is not a class or a function")
     parameters = signature(made)

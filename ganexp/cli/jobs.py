@@ -34,7 +34,8 @@ from ganexp.cli.folders import (
 from ganexp.cli.hydra_internals import Callbacks, result_of
 from ganexp.cli.messages import ConfigError, Diverged, format_message, printable
 from ganexp.cli.overrides import as_typed, keys_of, quoted
-from ganexp.files import read_json, write_json
+from ganexp.files import write_json
+from ganexp.records import read_record
 from ganexp.runtime.lock import FolderLock
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class EarlyRecords(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
         if record.levelno >= logging.WARNING:
-            print(record.getMessage(), file=sys.stderr, flush=True)
+            print(printable(record.getMessage()), file=sys.stderr, flush=True)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -108,14 +109,14 @@ class EarlyRecords(logging.Handler):
 def announce(notes: Sequence[str]) -> None:
     """Print and log the notes."""
     for note in notes:
-        print(f"ganexp: {note}", file=sys.stderr)
+        print(f"ganexp: {printable(note)}", file=sys.stderr)
         log.info(note)
 
 
 def record(notes: Sequence[str], folder: Path) -> None:
     """Add the notes to run.json if the task has written one."""
     file = folder / "run.json"
-    if notes and (content := read_json(file)):
+    if notes and (content := read_record(folder)):
         write_json({**content, "notes": [*notes, *content.get("notes", [])]}, file)
 
 

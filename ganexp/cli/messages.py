@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -47,6 +48,13 @@ def printable(text: str, length: int = 2000) -> str:
     """Returns text from a file without characters that control a terminal, cut to a length."""
     text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return text if len(text) <= length else f"{text[:length]} …"
+
+
+class Formatter(logging.Formatter):
+    """Of log messages: names of files and texts from them are in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), 10_000)
 
 
 def groups() -> list[str]:

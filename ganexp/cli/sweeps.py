@@ -18,6 +18,7 @@ from ganexp.cli.jobs import announce, build_task, exit_code, record, report
 from ganexp.cli.messages import ConfigError
 from ganexp.cli.overrides import as_typed, quoted
 from ganexp.files import read_json, write_json
+from ganexp.records import read_record
 from ganexp.runs import objective_of
 from ganexp.runtime.lock import FolderLock
 
@@ -85,14 +86,14 @@ def sweep_job(cfg: DictConfig) -> float:
     code = 0
     try:
         with FolderLock(folder, "hydra.sweep.dir"):
-            if read_json(folder / "run.json").get("status") != "finished":
+            if read_record(folder).get("status") != "finished":
                 code = run_job_of_sweep(cfg, folder, number)
     except ConfigError as mistake:  # the job itself catches its own
         print(f"ganexp: job {number} failed: {mistake}", file=sys.stderr)
         return math.nan
     if code:  # ends the sweep too
         raise KeyboardInterrupt
-    objective = objective_of(read_json(folder / "run.json"))
+    objective = objective_of(read_record(folder))
     return math.nan if objective is None else objective
 
 
@@ -114,20 +115,21 @@ def run_job_of_sweep(cfg: DictConfig, folder: Path, number: int) -> int:
         print(f"ganexp: job {number} failed: {outcome['error']}", file=sys.stderr)
     record(notes, folder)
     job = {"job": number, "overrides": as_typed(HydraConfig.get().overrides.task)}
-    write_json({**read_json(folder / "run.json"), **outcome, **job}, folder / "run.json")
+    write_json({**read_record(folder), **outcome, **job}, folder / "run.json")
     return code
 
 
 def summary(folder: Path, expected: int) -> tuple[list[str], int]:
     """Returns a line per job, with the overrides that differ between jobs, and the number of failed or missing jobs."""
-    jobs = sorted((r for r in map(read_json, folder.rglob("run.json")) if "job" in r), key=lambda r: r["job"])
+    records = [read_record(file.parent) for file in folder.rglob("run.json")]
+    jobs = sorted((r for r in records if {"job", "overrides", "status"} <= r.keys()), key=lambda r: r["job"])
     shared = set.intersection(*(set(r["overrides"]) for r in jobs)) if len(jobs) > 1 else set()
     expected = max(expected, len(jobs))
     lines = [f"sweep {folder}"]
     for job in jobs:
         overrides = " ".join(text for text in job["overrides"] if text not in shared)
         result = job.get("error") or " ".join(
-            f"{name} {value['last']:.4g}" for name, value in job.get("metrics", {}).items() if value["last"] is not None
+            f"{name} {value['last']:.4g}" for name, value in job.get("metrics", {}).items() if value.get("last") is not None
         )
         lines.append(f"  {job['job']:>3}  {job['status']:<11} {overrides}   {result}")
     failed = expected - sum(record["status"] == "finished" for record in jobs)

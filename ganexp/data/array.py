@@ -26,10 +26,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ganexp.cache import cache_folder
 from ganexp.data.decoding import UNREADABLE, reason
 from ganexp.data.parallel import in_parallel
 from ganexp.data.sources import Source
-from ganexp.files import cache_folder, read_json, replace, write_json
+from ganexp.files import read_json, replace, write_json
 
 log = logging.getLogger(__name__)
 HEADER = 128  # bytes of a .npy file before its pixels
@@ -165,6 +166,7 @@ class Reader:
     def run(self) -> None:
         self.remove_abandoned()
         start, rows = self.load_progress()
+        self.check_unreadable()
         self.check_disk_space(start)
         with open(self.part / "pixels.npy", "r+b" if rows else "wb") as file:
             file.truncate(HEADER + rows * self.row)
@@ -237,6 +239,9 @@ class Reader:
         self.blocks[last:] = checksums(self.part / "pixels.npy", last)
         progress = {"files": done, "rows": rows, "left_out": self.left_out, "blocks": self.blocks}
         write_json(progress, self.part / "so_far.json")
+        self.check_unreadable()
+
+    def check_unreadable(self) -> None:
         check_unreadable(self.left_out, len(self.names), self.max_unreadable, self.source, self.part / "so_far.json")
 
     def finish(self, file: Any, rows: int) -> None:

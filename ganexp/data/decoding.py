@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
+
+from ganexp.data.sources import MAX_PIXELS
 
 Fit = Literal["crop", "pad", "squash"]
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -20,15 +24,39 @@ def reason(error: BaseException) -> str:
     return re.sub(r" ?<_io\.BytesIO.*?>", "", str(error)) or type(error).__name__
 
 
+def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Returns a picture file of which only the header has been read. Raises one of UNREADABLE, also for too many pixels."""
+    with pillow_without_limit():
+        image: Image.Image = Image.open(io.BytesIO(content))
+    if image.width * image.height > max_pixels:
+        raise ValueError(f"has {image.width:,}×{image.height:,} px, more than max_pixels={max_pixels}")
+    return image
+
+
+@contextmanager
+def pillow_without_limit() -> Iterator[None]:
+    """Pillow warns of half as many pixels as it refuses, and its limit is for all threads."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def decode_image(
-    content: bytes, mode: str, background: str = "black", draft_size: int | None = None, upright: bool = True
+    content: bytes,
+    mode: str,
+    background: str = "black",
+    draft_size: int | None = None,
+    upright: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Returns the first frame of a picture file as L, LA, RGB or RGBA; `upright`: rotated as its EXIF says.
 
     `background`: colour behind transparent parts, if `mode` has no alpha. `draft_size`: smallest acceptable longer side in px;
     a JPEG decodes faster at a half or a quarter of its size. Raises one of UNREADABLE.
     """
-    image: Image.Image = Image.open(io.BytesIO(content))
+    image = open_image(content, max_pixels)
     if draft_size is not None:
         image.draft(mode, (draft_size, draft_size))
     if upright:

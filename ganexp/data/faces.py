@@ -19,7 +19,7 @@ from ganexp.data.alignment import face_by_eyes, parse_annotation
 from ganexp.data.array import Decode
 from ganexp.data.decoding import MODES, Fit, as_array, decode_image, resize_image
 from ganexp.data.folder import Folder, whole_picture
-from ganexp.data.sources import Source, is_picture, open_source
+from ganexp.data.sources import MAX_BYTES, MAX_PIXELS, Source, is_picture, open_source
 
 
 class Faces(Folder):
@@ -39,7 +39,7 @@ class Faces(Folder):
         if path == self.root and self.root_has_pictures():
             self.notes.append(f"{self.root} has no folder {self.folder.split('/')[-1]}; using all pictures in it")
         try:
-            return open_source(path)
+            return open_source(path, self.limits)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"root: {error}") from error
 
@@ -89,8 +89,12 @@ class CelebA(Faces):
         background: str = "black",
         max_unreadable: float = 0.01,
         replacement: bool = False,
+        max_bytes: int = MAX_BYTES,
+        max_pixels: int = MAX_PIXELS,
     ):
-        super().__init__(root, shape, classes, batch_size, seed, fit, background, max_unreadable, replacement)
+        super().__init__(
+            root, shape, classes, batch_size, seed, fit, background, max_unreadable, replacement, max_bytes, max_pixels
+        )
         if len(set(attributes)) < len(attributes):
             raise ValueError(f"attributes: must not repeat, got {list(attributes)}")
         if classes != (2 ** len(attributes) if attributes else 0):
@@ -217,8 +221,12 @@ class Cats(Faces):
         background: str = "black",
         max_unreadable: float = 0.01,
         replacement: bool = False,
+        max_bytes: int = MAX_BYTES,
+        max_pixels: int = MAX_PIXELS,
     ):
-        super().__init__(root, shape, classes, batch_size, seed, fit, background, max_unreadable, replacement)
+        super().__init__(
+            root, shape, classes, batch_size, seed, fit, background, max_unreadable, replacement, max_bytes, max_pixels
+        )
         if min_face_size < 0:
             raise ValueError(f"min_face_size: must be at least 0, got {min_face_size}")
         self.min_face_size = min_face_size
@@ -261,7 +269,8 @@ def face_or_picture(
     if name not in annotations:
         return whole_picture(shape, fit, background, source, name)
     channels, height, width = shape
-    image = decode_image(source.read(name), MODES[channels], background, upright=False)  # annotations ignore EXIF
+    pixels = source.limits.max_pixels
+    image = decode_image(source.read(name), MODES[channels], background, upright=False, max_pixels=pixels)  # ignores EXIF
     face = face_by_eyes(*parse_annotation(source.read(f"{name}.cat").decode())).crop(image)
     return as_array(resize_image(face, height, width, fit, background))
 

@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ganexp.data.array import Decode, read_once
-from ganexp.data.decoding import MODES, UNREADABLE, Fit, as_array, decode_image, parse_colour, reason, resize_image
+from ganexp.data.decoding import MODES, UNREADABLE, Fit, as_array, decode_image, open_image, parse_colour, reason, resize_image
 from ganexp.data.module import DataModule
 from ganexp.data.parallel import in_parallel
-from ganexp.data.sources import Source, is_picture, open_source
+from ganexp.data.sources import MAX_BYTES, MAX_PIXELS, USUAL, Limits, Source, is_picture, open_source
 
 EXPECTED = {".csv", ".txt", ".cat", ".json", ".jsonl", ".md", ".db", ".ini"}  # other files that are not worth a note
 
@@ -31,7 +30,8 @@ class Folder(DataModule):
     `crop` to the centre, `pad` with the background, or `squash`. `background`: the colour behind transparent parts, a name or
     #rrggbb. Pictures are resized with antialiasing, once, and cached, see array.py. `classes`: 0 for no labels; otherwise labels
     come from `labels.csv` in the folder (columns `file` and `label`, a number or a name), or from the names of the folders
-    directly below `root`. `max_unreadable`: largest fraction of unreadable files, which are left out with a note.
+    directly below `root`. `max_unreadable`: largest fraction of unreadable files, which are left out with a note. `max_bytes`,
+    `max_pixels`: larger files and pictures count as unreadable.
     Raises FileNotFoundError if the folder does not exist or has no images, ValueError for too many unreadable files, another
     number of classes, or a shape that is not an image's.
     """
@@ -49,8 +49,11 @@ class Folder(DataModule):
         background: str = "black",
         max_unreadable: float = 0.01,
         replacement: bool = False,
+        max_bytes: int = MAX_BYTES,
+        max_pixels: int = MAX_PIXELS,
     ):
         super().__init__(shape, classes, batch_size, seed, replacement)
+        self.limits = Limits(max_bytes, max_pixels)
         if len(shape) != 3 or shape[0] not in MODES:
             raise ValueError(f"shape: must be [1-4 channels, height, width], got {list(shape)}")
         if not 0 <= max_unreadable <= 1:
@@ -64,7 +67,7 @@ class Folder(DataModule):
     def open(self) -> Source:
         """Returns the files. Raises FileNotFoundError, or ValueError for a damaged archive."""
         try:
-            return open_source(self.root)
+            return open_source(self.root, self.limits)
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"root: {error}") from error
 
@@ -74,6 +77,7 @@ class Folder(DataModule):
         channels, height, width = self.shape
         version = 3 if self.fit == "pad" else 2
         recipe = {"version": version, "shape": self.shape, "fit": self.fit, "background": self.background}
+        recipe |= {} if self.limits == USUAL else {"limits": list(vars(self.limits).values())}
         pictures = read_once(
             source,
             list(labels),
@@ -156,7 +160,7 @@ class Folder(DataModule):
         found: dict[str, Counter[str]] = {"size": Counter(), "file": Counter(), "mode": Counter()}
         for name in self.labels(source):
             try:
-                with Image.open(io.BytesIO(source.read(name))) as image:
+                with open_image(source.read(name), self.limits.max_pixels) as image:
                     found["size"][f"{image.width}×{image.height}"] += 1
                     found["file"][str(image.format)] += 1
                     found["mode"][image.mode] += 1
@@ -170,7 +174,7 @@ def whole_picture(shape: Sequence[int], fit: Fit, background: str, source: Sourc
     """Decode a file to uint8 [H, W, C], `shape` [C, H, W]. Raises one of UNREADABLE."""
     channels, height, width = shape
     draft_size = 2 * max(width, height)  # EXIF may swap the sides
-    image = decode_image(source.read(name), MODES[channels], background, draft_size)
+    image = decode_image(source.read(name), MODES[channels], background, draft_size, max_pixels=source.limits.max_pixels)
     return as_array(resize_image(image, height, width, fit, background))
 
 
@@ -266,7 +270,7 @@ def unresized_picture(mode: str, source: Source, name: str) -> np.ndarray:
 def size_and_mode(source: Source, name: str) -> tuple[tuple[int, int], str] | str:
     """Returns width and height of the upright picture, and Pillow's mode, from its header; or why it is unreadable."""
     try:
-        with Image.open(io.BytesIO(source.read(name))) as image:
+        with open_image(source.read(name)) as image:
             rotated = image.getexif().get(ORIENTATION, 1) >= 5
             return (image.size[::-1] if rotated else image.size), image.mode
     except UNREADABLE as error:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ganexp.data.alignment import face_by_eyes, parse_annotation
 from ganexp.data.decoding import UNREADABLE, Fit, decode_image, reason, resize_image
-from ganexp.data.sources import Source, open_source
+from ganexp.data.sources import USUAL, Limits, Source, open_source
 
 Box = tuple[float, float, float, float]  # left, upper, width, height in px
 CASCADES = {"cat_face": "haarcascade_frontalcatface_extended.xml", "human_face": "haarcascade_frontalface_default.xml"}
@@ -42,6 +42,7 @@ class Settings:
     size: tuple[int, int]
     fit: Fit
     background: str
+    limits: Limits = USUAL
 
     def __post_init__(self) -> None:
         if self.detect not in DETECTORS:
@@ -66,10 +67,11 @@ class Prepared:
 
 def prepare(root: Path, name: str, annotation: str | None, settings: Settings, hashed: bool) -> Prepared:
     """Prepare one picture of `root`. `annotation`: the name of its `.cat` file, if any. `hashed`: compute a hash."""
-    source = open_once(root)
+    source = open_once(root, settings.limits)
     by_eyes = annotation is not None and settings.align
     try:
-        image = decode_image(source.read(name), "RGB", settings.background, upright=not by_eyes)
+        content, pixels = source.read(name), settings.limits.max_pixels
+        image = decode_image(content, "RGB", settings.background, upright=not by_eyes, max_pixels=pixels)
     except UNREADABLE as error:
         return Prepared(dropped=f"unreadable: {reason(error)}")
     if annotation is not None and settings.align:
@@ -98,9 +100,9 @@ def prepare(root: Path, name: str, annotation: str | None, settings: Settings, h
 
 
 @lru_cache(maxsize=1)
-def open_once(root: Path) -> Source:
+def open_once(root: Path, limits: Limits) -> Source:
     """Opens the source once per process."""
-    return open_source(root)
+    return open_source(root, limits)
 
 
 @lru_cache

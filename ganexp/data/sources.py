@@ -6,22 +6,41 @@ import os
 import stat
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
-MAX_SIZE = 2**28  # bytes of one file
+MAX_BYTES = 2**28
+MAX_PIXELS = 178_956_970  # Pillow's own limit
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # the last two: encrypted, unknown compression
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is too large for a picture: a file of more than `max_bytes`, a picture of more than `max_pixels`."""
+
+    max_bytes: int = MAX_BYTES
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name}: must be at least 1, got {value}")
+
+
+USUAL = Limits()
 
 
 class Source(Protocol):
     """Files by name: paths relative to `root`, with `/` as separator, sorted folder by folder.
 
-    `read` raises OSError if a file cannot be read."""
+    `read` raises OSError if a file cannot be read, or is larger than the limit."""
 
     root: Path
     names: list[str]
+    limits: Limits
 
     def read(self, name: str) -> bytes: ...
     def stamp(self, name: str) -> str:
@@ -31,8 +50,8 @@ class Source(Protocol):
 class FolderSource:
     """All files below a folder, symbolic links followed, hidden files left out. Raises OSError if a folder cannot be listed."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, limits: Limits = USUAL):
+        self.root, self.limits = root, limits
         names, seen = [], set()
         for folder, subfolders, files in os.walk(root, followlinks=True, onerror=raise_error):
             found = os.stat(folder)
@@ -49,7 +68,7 @@ class FolderSource:
         found = os.stat(self.root / name)
         if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
             raise OSError("is not a regular file")
-        check_size(found.st_size)
+        check_size(found.st_size, self.limits)
         return (self.root / name).read_bytes()
 
     def stamp(self, name: str) -> str:
@@ -64,8 +83,8 @@ class ZipSource:
     """All files in a zip archive, without the one top-level folder if there is only one. Raises ValueError if the file is not a
     zip archive."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, limits: Limits = USUAL):
+        self.root, self.limits = root, limits
         self.open()
         inside = {e.filename: e for e in self.zip.infolist() if not e.is_dir() and all(map(is_visible, e.filename.split("/")))}
         while inside and len({name.split("/")[0] for name in inside}) == 1 and all("/" in name for name in inside):
@@ -86,7 +105,7 @@ class ZipSource:
     def read(self, name: str) -> bytes:
         if self.process != os.getpid():
             self.open()
-        check_size(self.entries[name].file_size)
+        check_size(self.entries[name].file_size, self.limits)
         try:
             return self.zip.read(self.entries[name])
         except DAMAGED as error:
@@ -96,10 +115,10 @@ class ZipSource:
         return f"{self.entries[name].file_size} {self.entries[name].CRC}"
 
 
-def check_size(size: int) -> None:
+def check_size(size: int, limits: Limits) -> None:
     """Raises OSError for a file that is too large to be read as a picture."""
-    if size > MAX_SIZE:
-        raise OSError(f"has {size:,} bytes, more than the {MAX_SIZE:,} of a picture")
+    if size > limits.max_bytes:
+        raise OSError(f"has {size:,} bytes, more than max_bytes={limits.max_bytes}")
 
 
 def raise_error(error: OSError) -> None:
@@ -119,12 +138,12 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def open_source(root: Path) -> Source:
+def open_source(root: Path, limits: Limits = USUAL) -> Source:
     """Returns the source for a folder or a zip archive. Raises FileNotFoundError if it does not exist or has no pictures."""
     if root.is_dir():
-        source: Source = FolderSource(root)
+        source: Source = FolderSource(root, limits)
     elif root.is_file():
-        source = ZipSource(root)
+        source = ZipSource(root, limits)
     else:
         raise FileNotFoundError(f"there is no folder or zip archive {root}")
     if not any(map(is_picture, source.names)):

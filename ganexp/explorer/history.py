@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from ganexp.data.decoding import UNREADABLE
-from ganexp.files import read_json
+from ganexp import pictures
+from ganexp.records import read_record
 from ganexp.report.charts import Curve, read_curves
 
 MOST_CURVES = 4  # metrics that are drawn
@@ -32,18 +31,14 @@ class History:
         if not self.files:
             raise ValueError(f"There are no pictures of the training in {folder / 'samples'}.")
         self.steps = list(self.files)
-        try:
-            found = read_curves(folder / "metrics.csv")
-        except (OSError, csv.Error):
-            found = {}
+        found = read_curves(folder / "metrics.csv")
         self.curves = curves(found, metrics_among(found, folder))
 
     def picture(self, step: int) -> Image.Image:
         """The samples at a step. Raises ValueError for a file that is gone or damaged."""
         try:
-            with Image.open(self.files[step]) as picture:
-                return picture.convert("RGB")
-        except (*UNREADABLE, KeyError) as error:
+            return pictures.read(self.files[step])
+        except (*pictures.UNREADABLE, KeyError) as error:
             raise ValueError(f"The picture of step {step:,} cannot be read any more; the run may have been deleted.") from error
 
     def curves_at(self, step: int) -> Image.Image:
@@ -66,7 +61,7 @@ class Curves(NamedTuple):
 
 def metrics_among(curves: Iterable[str], folder: Path) -> list[str]:
     """Which of the columns of metrics.csv are metrics of the run, by its run.json; at most MOST_CURVES."""
-    metrics = read_json(folder / "run.json").get("metrics", {})
+    metrics = read_record(folder).get("metrics", {})
     return [name for name in curves if name in metrics][:MOST_CURVES]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
 
@@ -19,7 +19,8 @@ from ganexp import pictures, sampling
 from ganexp.cli.build import one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.export import card, programs
-from ganexp.files import finite, read_json, replace, staged
+from ganexp.files import finite, replace, staged
+from ganexp.records import read_record
 from ganexp.runs import CONFIG, WEIGHTS
 from ganexp.runtime import exported
 from ganexp.runtime.console import count
@@ -45,6 +46,8 @@ class Trained(Protocol):
     def checkpoint(self) -> Path: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
+    @property
+    def trust(self) -> Sequence[str]: ...
 
 
 def check_format(format: str) -> None:
@@ -90,7 +93,7 @@ def export(
 
 
 class Plain(yaml.SafeDumper):
-    """YAML without aliases, which reading refuses."""
+    """YAML without aliases, for whoever reads it."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -156,7 +159,7 @@ def facts_of(model: Trained, data_license: str | None) -> card.Facts:
     if model.checkpoint.suffix == ".safetensors":  # exported before
         known = exported.read(model.checkpoint)["facts"]
     else:
-        known = of_checkpoint(model.checkpoint) | {"run": public(read_json(model.checkpoint.parent.parent / "run.json"))}
+        known = of_checkpoint(model.checkpoint) | {"run": public(read_record(model.checkpoint.parent.parent))}
     return card.Facts(
         config=without_paths(model.config),
         step=model.step,
@@ -218,7 +221,7 @@ def picture_of(model: Trained, num: int, seed: int) -> Image.Image | None:
 
 def real_points(model: Trained, samples: Tensor) -> Tensor:
     try:
-        data = restore_data(model.config, sorted(modules_of(model.config.get("data"))))
+        data = restore_data(model.config, model.trust)
         data.prepare()
         return data.real(2000)
     except Exception as error:  # a data set of the user's own may raise anything, and may be gone

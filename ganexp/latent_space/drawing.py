@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,14 +12,10 @@ from torch import Tensor
 from ganexp import pictures
 from ganexp.latent_space.spectrum import Spectrum
 
-MOST_PIXELS = 100_000_000  # of one picture
-
 
 def check_sheet(key: str, rows: int, columns: int, shape: Sequence[int]) -> None:
-    """Raises ValueError for a sheet of rows × columns samples that would have more than 100 megapixels."""
-    pixels = rows * columns * math.prod(shape[1:]) if len(shape) == 3 else 0
-    if pixels > MOST_PIXELS:
-        raise ValueError(f"{key}: the picture would have {pixels / 1e6:,.0f} megapixels; the limit is {MOST_PIXELS // 10**6}")
+    """Raises ValueError for a sheet of rows × columns samples that would have too many pixels."""
+    pictures.check_pixels(key, rows * columns, shape)
 
 
 def sheet(samples: Tensor, real: Tensor | None, title: str) -> Image.Image | None:

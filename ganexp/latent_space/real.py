@@ -6,14 +6,13 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ganexp.cli.build import to_config_error
 from ganexp.cli.messages import ConfigError
-from ganexp.data.decoding import MODES, UNREADABLE, as_array, decode_image, reason, resize_image
+from ganexp.data.decoding import MODES, UNREADABLE, as_array, decode_image, pillow_without_limit, reason, resize_image
 from ganexp.data.module import DataModule
 from ganexp.evaluation import Evaluation, chunks
 from ganexp.images import to_float
@@ -57,7 +56,7 @@ def real_features(data: DataModule, extractor: Extractor, num: int, device: torc
     evaluation.setup()
     parts = chunks(len(evaluation.order))
     if extractor.costly:
-        return torch.from_numpy(np.array(evaluation.cached_features(extractor, "features", device, parts))), evaluation.order
+        return torch.from_numpy(evaluation.cached_features(extractor, "features", device, parts)), evaluation.order
     seen = [extractor(evaluation.real(part, device))["features"].cpu() for part in parts]
     return torch.cat(seen), evaluation.order
 
@@ -77,7 +76,7 @@ def read_picture(file: str | Path, shape: Sequence[int], key: str = "picture") -
         raise ValueError(f"{key}: {path} has {path.stat().st_size / 2**20:,.0f} MiB; the limit is {MOST_BYTES // 2**20}")
     content = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with pillow_without_limit(), Image.open(io.BytesIO(content)) as image:
             pixels, bands, clear = image.width * image.height, len(image.getbands()), image.has_transparency_data
     except UNREADABLE as error:
         raise ValueError(f"{key}: {path} cannot be read as a picture: {reason(error)}") from error

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ganexp.cli.messages import ConfigError, nearest
-from ganexp.files import read_json
 from ganexp.leaderboard.statistics import expected_best, probability_of_beating, seeds_needed, summarize
+from ganexp.records import read_record
 from ganexp.report.charts import Curve, read_curves
 from ganexp.study import plan
 
@@ -74,7 +74,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             found = [Run(folder / job.name, job.setting, job.record(folder)) for job in study.jobs()]
         else:
             files = sorted(folder.rglob("run.json")) if folder.is_dir() else []
-            records = [(file.parent, read_json(file)) for file in files]
+            records = [(file.parent, read_record(file.parent)) for file in files]
             found = [Run(path, {}, record) for path, record in records]
             set_settings(found)
         if not found:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ganexp.files import cache_folder, made_once, replace
+from ganexp.cache import cached, check_archive
 from ganexp.images import to_float
 from ganexp.metrics.features import Data, Extractor, hash_of
 
@@ -60,24 +59,30 @@ class Classifier(Extractor):
             raise ValueError("classifier needs data with labels; choose extractor=random or extractor=inception")
         self.by_channel = data.labels_by_channel
         x, y = channel_digits(data) if self.by_channel else (data.x, data.y)
-        file = cache_folder() / "classifiers" / f"{hash_of(RECIPE, self.steps, data.fingerprint)}.pt"
-        with made_once(file):
-            cached = load_cached(file)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                self.build(x.shape[1], int(y.max()) + 1)
-                if cached is None:
-                    start = time.perf_counter()
-                    self.accuracy = self.fit(x, y)
-            if cached is None:
-                cached = {"weights": self.state_dict(), "accuracy": self.accuracy}
-                replace(file, partial(torch.save, cached))
-                log.warning(
-                    "%s: trained on the data's labels in %.1f s, accuracy %.2f %% on held-out data; cached in %s",
-                    self.name, time.perf_counter() - start, 100 * self.accuracy, file,
-                )  # fmt: skip
-        self.load_state_dict(cached["weights"])
-        self.accuracy = cached["accuracy"]
+        channels, classes = x.shape[1], int(y.max()) + 1
+
+        def read(file: Path) -> None:
+            check_archive(file)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            self.build(channels, classes)
+            self.load_state_dict(content["weights"])
+            self.accuracy = float(content["accuracy"])
+
+        def make() -> None:
+            start = time.perf_counter()
+            torch.manual_seed(0)
+            self.build(channels, classes)
+            self.accuracy = self.fit(x, y)
+            log.warning(
+                "%s: trained on the data's labels in %.1f s, accuracy %.2f %% on held-out data",
+                self.name, time.perf_counter() - start, 100 * self.accuracy,
+            )  # fmt: skip
+
+        def write(_: None, file: IO[bytes]) -> None:
+            torch.save({"weights": self.state_dict(), "accuracy": self.accuracy}, file)
+
+        with torch.random.fork_rng(devices=[]):
+            cached(f"classifiers/{hash_of(RECIPE, self.steps, data.fingerprint)}.pt", read, make, write)
         self.eval().requires_grad_(False)
 
     def fit(self, x: Tensor, y: Tensor) -> float:
@@ -126,14 +131,3 @@ def channel_digits(data: Data) -> tuple[Tensor, Tensor]:
         raise ValueError(f"classes: must be an integer to the power of {channels}, the channels, got {data.classes}")
     digits = [data.y // base**place % base for place in reversed(range(channels))]
     return data.x.flatten(0, 1)[:, None], torch.stack(digits, 1).flatten()
-
-
-def load_cached(file: Path) -> dict[str, Any] | None:
-    """Returns the content of a file in the cache, or None if it is missing or damaged."""
-    if not file.is_file():
-        return None
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises almost any exception for damaged files
-        log.warning("%s is damaged (%s); training again", file, type(error).__name__)
-        return None

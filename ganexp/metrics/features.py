@@ -33,6 +33,7 @@ class Extractor(nn.Module):
     name: str
     resize = "none"
     costly = True
+    may_download = True  # False for a config that was read from a file
 
     def setup(self, data: Data) -> None:
         """Prepares for a data set. Raises ValueError for unsuitable data, and FileNotFoundError for missing weights."""

@@ -58,6 +58,8 @@ class Inception(Extractor):
         file = Path(torch.hub.get_dir()) / "checkpoints" / self.url.rpartition("/")[2]
         if not file.is_file():
             try:
+                if not self.may_download:
+                    raise OSError("the config of a file downloads nothing")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(self.url, str(file), hash_prefix=self.sha256)
             except (OSError, RuntimeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,23 +17,32 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from ganexp.references import Reference
 
+log = logging.getLogger(__name__)
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
+LARGEST = 2**28  # bytes of a metrics.csv
+MOST = 1e30  # largest absolute value that is drawn
 MOST_POINTS = 400  # of one curve in the file
 COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8a6bbe", "#c58b1b", "#5f6b77")
 
 
 def read_curves(file: Path) -> dict[str, Curve]:
-    """Returns the curve of every column of a metrics.csv, in the file's order; none if there is no file. Values that are not
-    finite, and an incomplete last row, are left out."""
+    """Returns the curve of every column of a metrics.csv, in the file's order; none if there is no file, or, with a warning, if
+    it cannot be read. Values that are not finite, and an incomplete last row, are left out."""
     if not file.is_file():
         return {}
     found: dict[str, list[tuple[float, float]]] = {}
-    with file.open(newline="", encoding="utf-8", errors="replace") as opened:
-        for row in csv.DictReader(line.replace("\0", "") for line in opened):
-            step = number(row.get("step"))
-            for name, text in row.items():
-                if name and name != "step" and np.isfinite(pair := (step, number(text))).all():
-                    found.setdefault(name, []).append(pair)
+    try:
+        if (length := file.stat().st_size) > LARGEST:
+            raise ValueError(f"it has {length:,} bytes")
+        with file.open(newline="", encoding="utf-8", errors="replace") as opened:
+            for row in csv.DictReader(line.replace("\0", "") for line in opened):
+                step = number(row.get("step"))
+                for name, text in row.items():
+                    if name and name != "step" and (np.abs(pair := (step, number(text))) <= MOST).all():
+                        found.setdefault(name, []).append(pair)
+    except (OSError, ValueError, csv.Error) as error:
+        log.warning("%s cannot be read: %s", file, error)
+        return {}
     return {name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1]) for name, pairs in found.items()}
 
 

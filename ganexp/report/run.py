@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from ganexp import pictures
 from ganexp.cli.checks import leaves
 from ganexp.cli.config import recipe
 from ganexp.cli.messages import ConfigError
-from ganexp.files import read_json, replace
+from ganexp.files import check_yaml, replace
+from ganexp.records import read_record
 from ganexp.references import Reference, references
 from ganexp.report.charts import Curve, chart, read_curves
 
@@ -75,11 +77,11 @@ def rendered(template: str, content: Mapping[str, Any]) -> str:
 
 def contents(run_dir: Path, neighbours: Neighbours | str) -> dict[str, Any]:
     """Returns the variables of the template."""
-    run, config = read_json(run_dir / "run.json"), read_yaml(run_dir / "config.yaml")
+    run, config = read_record(run_dir), read_yaml(run_dir / "config.yaml")
     curves = read_curves(run_dir / "metrics.csv")
     protocols = {name: mapping(value) for name, value in mapping(run.get("protocols")).items()}
     known = references(mapping(config.get("data")), protocols)
-    frames = sorted((run_dir / "samples").glob("step-*.png"))
+    frames = [file for file in sorted((run_dir / "samples").glob("step-*.png")) if file.stem[5:].isdecimal()]
     remarks = [remark for remark in map(mapping, listed(run.get("remarks"))) if isinstance(remark.get("step"), int)]
     experiment, changes = config_changes(run_dir)
     return {
@@ -240,8 +242,8 @@ def uri(content: bytes) -> str:
 
 def opened(path: Path) -> Image.Image | None:
     try:
-        return Image.open(path).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+        return pictures.read(path)
+    except pictures.UNREADABLE as error:
         log.info("report: %s cannot be read: %s", path, error)
         return None
 
@@ -257,8 +259,10 @@ def resized(image: Image.Image, width: int) -> Image.Image:
 
 def read_yaml(file: Path) -> Mapping[str, Any]:
     try:
+        check_yaml(file)
         return mapping(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        log.info("report: %s is left out: %s", file, error)
         return {}
 
 

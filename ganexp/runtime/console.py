@@ -14,8 +14,9 @@ from torch import nn
 
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
+from ganexp.cli.messages import printable
 from ganexp.data.module import DataModule
-from ganexp.files import read_json
+from ganexp.records import read_record
 from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def announcement(
         "device": f"{processes}{device}, {precision}, {torch.get_num_threads()} threads",
         "run folder": display_path(run_dir),
     }
-    return "\n".join(f"  {key:<11} {value}" for key, value in rows.items())
+    return "\n".join(f"  {key:<11} {printable(value)}" for key, value in rows.items())
 
 
 def final_summary(trainer: pl.Trainer, run_dir: Path) -> str:
@@ -62,7 +63,7 @@ def final_summary(trainer: pl.Trainer, run_dir: Path) -> str:
     for name, value in (metrics.summary() if metrics else {}).items():
         best = f"best {value['best']:.4g}, " if "best" in value else ""
         rows[name] = f"{best}last {value['last']:.4g}, mean of the last five {value['mean_of_last_5']:.4g}"
-    for i, sentence in enumerate(read_json(run_dir / "run.json").get("standings", [])):
+    for i, sentence in enumerate(read_record(run_dir).get("standings", [])):
         rows["compared" if i == 0 else " " * i] = sentence
     if pictures:
         rows["samples"] = display_path(pictures[-1])
@@ -73,7 +74,7 @@ def final_summary(trainer: pl.Trainer, run_dir: Path) -> str:
     if list(run_dir.glob("events.out.tfevents.*")):
         rows["TensorBoard"] = f"tensorboard --logdir {display_path(run_dir)}"
     width = max(map(len, rows))
-    return "\n".join(f"  {key:<{width}} {value}" for key, value in rows.items())
+    return "\n".join(f"  {key:<{width}} {printable(value)}" for key, value in rows.items())
 
 
 def count(network: nn.Module) -> int:
@@ -90,6 +91,7 @@ def display_path(path: Path) -> str:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Format a table: the first column left-aligned, the others right-aligned."""
+    header, *rows = [[printable(cell, 200) for cell in row] for row in (header, *rows)]  # names from files are among them
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
              for row in (header, *rows)]  # fmt: skip

@@ -16,13 +16,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ganexp.cli.build import OWN_CLASSES, build, one_line
 from ganexp.cli.messages import ConfigError
+from ganexp.files import check_yaml
 from ganexp.runs import CONFIG
 from ganexp.systems.contexts import evaluating
 from ganexp.systems.sampler import EncodingSampler, Sampler
 
 FORMAT = 1  # version of the folder's format; increase it with every incompatible change
-LARGEST_CONFIG = 2**16  # bytes; a run's config has a few thousand
-DEEPEST = 50  # nested mappings and lists
 SLACK = 2**20  # parameters
 
 
@@ -59,18 +58,12 @@ def read_config(file: Path) -> dict[str, Any]:
     """Returns the mapping in an untrusted YAML file. Raises ValueError for a file that is missing, too large or not plain
     YAML."""
     try:
-        if file.stat().st_size > LARGEST_CONFIG:
-            raise ValueError(f"cannot be loaded: {file.name} has more than {LARGEST_CONFIG:,} bytes")
-        text = file.read_text(encoding="utf-8")
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):  # as it is read, since deep nesting takes the square of its depth
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise ValueError(f"cannot be loaded: {file.name} is nested more than {DEEPEST} deep")
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"cannot be loaded: {file.name} has YAML aliases, which can grow without limit")
-        config = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        check_yaml(file)
+    except ValueError as error:
+        raise ValueError(f"cannot be loaded: {file.name} {error}") from error
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"cannot be loaded: {file.name} cannot be read: {one_line(error)[:200]}") from error
     if not isinstance(config, dict):
         raise ValueError(f"cannot be loaded: {file.name} is not a mapping")

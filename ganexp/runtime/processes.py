@@ -20,8 +20,8 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.multiprocessing import spawn as spawn_processes
 
 from ganexp.callbacks.stop import SIGNALS
-from ganexp.cli.messages import Diverged
-from ganexp.files import read_json
+from ganexp.cli.messages import Diverged, Formatter
+from ganexp.records import read_record
 
 
 def external() -> bool:
@@ -72,7 +72,7 @@ def launch(train: Callable[[], object], ranks: int, hardware: dict[str, Any], ru
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-    finished = read_json(run_dir / "run.json").get("status") == "finished"
+    finished = read_record(run_dir).get("status") == "finished"
     return 128 + received if received and not finished else 0
 
 
@@ -90,7 +90,9 @@ def worker(
         console = logging.StreamHandler(sys.stdout)
         console.setLevel(logging.WARNING)  # as in conf/config.yaml
         file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
-        logging.basicConfig(handlers=[file, console], level=logging.INFO, format="%(message)s")
+        for handler in (file, console):
+            handler.setFormatter(Formatter("%(message)s"))
+        logging.basicConfig(handlers=[file, console], level=logging.INFO)
     strategy = hardware.get("strategy")
     backend = strategy.get("process_group_backend") if isinstance(strategy, dict) else None
     on_gpu = torch.cuda.is_available() and hardware.get("accelerator") != "cpu"

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -16,6 +16,7 @@ from typing import Any
 
 from ganexp.cli.messages import ConfigError, nearest
 from ganexp.files import read_json, write_json
+from ganexp.records import ANY, TEXT, fits, read_record
 from ganexp.runtime.lock import FolderLock
 
 FILE = "study.json"
@@ -24,6 +25,10 @@ LONGEST = 80  # characters of a folder's name
 SEARCHES = ("grid", "random", "optuna")
 SAMPLERS = ("tpe", "random")  # of Optuna
 OVER = ("finished", "failed", "pruned")  # status of a job that is not run again
+KINDS: dict[str, Any] = {
+    "overrides": [str], "axes": {str: {str: [str]}}, "settings": [{str: str}], "seeds": [int], "config_name": str,
+    "config_dir": TEXT, "search": {str: ANY},
+}  # fmt: skip
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Job:
 
     def record(self, folder: Path) -> dict[str, Any]:
         """Returns its run.json in the folder of the study, empty if it has not begun."""
-        return read_json(folder / self.name / "run.json")
+        return read_record(folder / self.name)
 
     def status(self, folder: Path) -> str:
         return str(self.record(folder).get("status", ""))
@@ -161,13 +166,10 @@ def read(folder: Path) -> Plan | None:
     if not file.is_file():
         return None
     content = read_json(file)
-    search = content.get("search")
-    if (
-        content.keys() == {entry.name for entry in fields(Plan)}
-        and isinstance(search, dict)
-        and {"name", "ranges"} <= search.keys()
-    ):
-        return Plan(**content)
+    if content.keys() == KINDS.keys() and fits(content, KINDS) and {"name", "ranges"} <= content["search"].keys():
+        found = Plan(**content)
+        if len(found.seeds) * len(found.settings) <= LIMIT:
+            return found
     raise ConfigError(f"{file} is damaged, or from another version of ganexp")
 
 

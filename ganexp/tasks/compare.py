@@ -14,7 +14,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
 from ganexp import pictures
-from ganexp.files import read_json, replace, write_json
+from ganexp.files import replace, write_json
+from ganexp.records import read_record
 from ganexp.report.charts import read_curves
 from ganexp.runtime.console import display_path, table
 
@@ -38,7 +39,7 @@ class Compare:
         for run in self.runs:
             if not (run / "run.json").is_file():
                 raise ValueError(f"runs: {run} is not a run folder: it has no run.json")
-        self.records = [read_json(run / "run.json") for run in self.runs]
+        self.records = [read_record(run) for run in self.runs]
         for run, record in zip(self.runs, self.records, strict=True):
             if not {"steps", "images_seen", "parameters", "metrics"} <= record.keys():
                 raise ValueError(f"runs: {run / 'run.json'} is damaged, or its run never started")
@@ -140,7 +141,12 @@ class Compare:
         last = {
             label: sorted((run / "samples").glob("step-*.png"))[-1:] for label, run in zip(self.labels, self.runs, strict=True)
         }
-        images = {label: Image.open(files[0]).convert("RGB") for label, files in last.items() if files}
+        images: dict[str, Image.Image] = {}
+        for label, files in last.items():
+            try:
+                images.update((label, pictures.read(file)) for file in files)
+            except pictures.UNREADABLE as error:
+                log.warning("%s: its last picture cannot be read: %s", label, error)
         if not images:
             return None
         figure = Figure(figsize=(4 * len(images), 4.3), dpi=100, layout="constrained")

@@ -10,7 +10,7 @@ from ganexp.cli.build import build, to_config_error
 from ganexp.cli.messages import ConfigError
 from ganexp.data.folder import UnresizedFolder
 from ganexp.data.module import DataModule
-from ganexp.evaluation import Evaluation, images_of, samples_of
+from ganexp.evaluation import MOST, Evaluation, images_of, samples_of
 from ganexp.files import write_json
 from ganexp.runs import find_checkpoint
 from ganexp.runtime.console import display_path, quiet, table
@@ -38,8 +38,8 @@ class Evaluate:
         check_sides(run, real, fake)
         if real is not None and config.get("data") is not None:
             raise ConfigError("data: cannot be combined with task.real, which has the real images; remove one of them")
-        if num_images < 2:
-            raise ValueError(f"num_images: must be at least 2, got {num_images}")
+        if not 2 <= num_images <= MOST:
+            raise ValueError(f"num_images: must be at {'least 2' if num_images < 2 else f'most {MOST}'}, got {num_images}")
         if not config["metrics"]:
             raise ConfigError("metrics: at least one is required, for example metrics=[fid,swd]")
         self.config, self.run_dir, self.num_images, self.folders = config, run_dir, num_images, (real, fake)

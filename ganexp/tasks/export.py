@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ganexp import pictures
 from ganexp.export import folder as exporting
 from ganexp.export import hub
 from ganexp.model import load
@@ -46,6 +47,7 @@ class Export:
         """Load the model."""
         quiet()
         self.model = load(self.config["run"], device(self.config["hardware"]), self.config["trust"])
+        pictures.check_pixels("num", self.num, self.model.shape)
 
     def run(self) -> None:
         """Write the folder, and push it to the Hub if `push_to` is set."""

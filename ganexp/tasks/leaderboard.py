@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ganexp import pictures
-from ganexp.cli.messages import ConfigError
+from ganexp.cli.messages import ConfigError, printable
 from ganexp.files import replace, write_json
 from ganexp.leaderboard import plots
 from ganexp.leaderboard.board import Leaderboard, make_leaderboard, read_runs
@@ -46,10 +46,10 @@ class MakeLeaderboard:
 
 def show(board: Leaderboard) -> None:
     """Print a leaderboard and its notes."""
-    print(f"  {board.title()}")
+    print(f"  {printable(board.title())}")
     print(table(board.header(), board.cells()))
     for note in board.notes:
-        print(f"  {note}")
+        print(f"  {printable(note)}")
 
 
 def write(board: Leaderboard, folder: Path) -> list[str]:

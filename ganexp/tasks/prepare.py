@@ -21,7 +21,7 @@ from ganexp.cli.messages import ConfigError
 from ganexp.data.decoding import UNREADABLE, Fit, decode_image, parse_colour, resize_image
 from ganexp.data.parallel import in_parallel
 from ganexp.data.preparing import Detector, Prepared, Settings, detector, perceptual_hash, prepare
-from ganexp.data.sources import FolderSource, Source, is_picture, open_source
+from ganexp.data.sources import MAX_BYTES, MAX_PIXELS, FolderSource, Limits, Source, is_picture, open_source
 from ganexp.files import replace, write_json
 from ganexp.runtime.console import display_path, table
 
@@ -59,6 +59,8 @@ class Prepare:
         fit: Fit = "crop",
         background: str = "black",
         workers: int | None = None,
+        max_bytes: int = MAX_BYTES,
+        max_pixels: int = MAX_PIXELS,
     ):
         self.root, self.target, self.run_dir = Path(source), Path(target), run_dir
         sides = [size] * 2 if isinstance(size, int) else list(size)
@@ -67,8 +69,9 @@ class Prepare:
         min_size = min(sides) if min_size is None else min_size
         background = parse_colour(background)
         self.settings = Settings(
-            detect, margin, align, min_size, colour_only, min_sharpness, (sides[0], sides[1]), fit, background
-        )
+            detect, margin, align, min_size, colour_only, min_sharpness, (sides[0], sides[1]), fit, background,
+            Limits(max_bytes, max_pixels),
+        )  # fmt: skip
         self.duplicates = duplicates
         self.workers = workers if workers is not None else os.cpu_count() or 1
         if self.duplicates is not None and not 0 <= self.duplicates <= 64:
@@ -79,7 +82,7 @@ class Prepare:
     def setup(self) -> None:
         """Find the pictures, the libraries to detect and compare them, and the results of an earlier call."""
         try:
-            self.source = open_source(self.root)
+            self.source = open_source(self.root, self.settings.limits)
         except FileNotFoundError as error:
             raise ValueError(f"source: {error}") from error
         try:
@@ -229,7 +232,8 @@ def sheet(source: Source, names: list[str]) -> Image.Image:
     image = Image.new("RGB", (columns * SIDE, -(-len(names) // columns) * SIDE))
     for i, name in enumerate(names):
         try:
-            thumbnail = resize_image(decode_image(source.read(name), "RGB"), SIDE - 2, SIDE - 2, "pad")
+            picture = decode_image(source.read(name), "RGB", max_pixels=source.limits.max_pixels)
+            thumbnail = resize_image(picture, SIDE - 2, SIDE - 2, "pad")
         except UNREADABLE:
             thumbnail = Image.new("RGB", (SIDE - 2, SIDE - 2), "darkred")
         image.paste(thumbnail, (i % columns * SIDE + 1, i // columns * SIDE + 1))

@@ -7,8 +7,8 @@ from typing import Any
 
 from ganexp.cli.build import build
 from ganexp.cli.messages import ConfigError
-from ganexp.files import read_json
 from ganexp.model import load
+from ganexp.records import read_record
 from ganexp.report.neighbours import find_neighbours
 from ganexp.report.run import Neighbours, write_report
 from ganexp.runtime.console import display_path, quiet
@@ -27,7 +27,7 @@ class Report:
     def __init__(self, config: dict[str, Any], run_dir: Path, override_keys: list[str], num_real: int = 2000):
         if num_real < 0:
             raise ValueError(f"num_real: must be at least 0, got {num_real}")
-        if not read_json(run_dir / "run.json"):
+        if not read_record(run_dir):
             raise ConfigError(f"run: {run_dir} has no run.json, or a damaged one; a report is of a run: run=outputs/NAME/TIME")
         self.config, self.run_dir, self.num_real = config, run_dir, num_real
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,18 @@ from ganexp.cli.build import OWN_CLASSES, one_line
 from ganexp.cli.checks import check_nodes
 from ganexp.cli.config import CALL_KEYS, TYPED
 from ganexp.cli.messages import ConfigError, printable
-from ganexp.files import check_yaml, read_json
+from ganexp.files import check_yaml
+from ganexp.records import read_record
 from ganexp.runtime.console import display_path
 from ganexp.runtime.continuing import last_logged
 from ganexp.runtime.restoring import OtherFormat, read
 from ganexp.tasks.train import Train, in_folder
 
 log = logging.getLogger(__name__)
-ALLOWED = [
-    *OWN_CLASSES,
-    "ganexp.callbacks.",
-    "ganexp.metrics.",
-    "ganexp.loggers.",
-    "pytorch_lightning.",
-]  # classes that config.yaml may name
+LIGHTNING = ("Trainer", "trainer.", "loggers.", "callbacks.", "strategies.")  # not its command line, which builds anything
+ALLOWED = [  # classes that config.yaml may name
+    *OWN_CLASSES, "ganexp.callbacks.", "ganexp.metrics.", "ganexp.loggers.", *(f"pytorch_lightning.{name}" for name in LIGHTNING),
+]  # fmt: skip
 CADENCES = {  # keys of trainer that callbacks refer to
     "samples_every": ["samples.every"],
     "num_samples": ["samples.num"],
@@ -86,7 +85,7 @@ class Resume:
         check_schedule(before, config)
         changes = [f"{key} from {old} to {new}" for key, (old, new) in differences(before, config).items()]
         self.notes = [*damaged, *changes]
-        record = read_json(run_dir / "run.json")
+        record = read_record(run_dir)
         at = max(step, steps_of(record)) if record.get("status") == "finished" else step  # it may write no checkpoints
         if self.auto and at >= config["trainer"]["max_steps"]:
             self.notes = [f"{display_path(run_dir)} is at its last step, {at:,}: nothing to do"]
@@ -113,8 +112,8 @@ class Resume:
     def run(self) -> int:
         """Returns the exit code, see Train.run."""
         for note in self.notes if os.environ.get("RANK", "0") == "0" else []:
-            print(f"  {note}")
-            log.info(note)
+            print(f"  {printable(note)}")
+            log.info("%s", note)
         return self.train.run() if self.train else 0
 
     def compared(self) -> list[str]:
@@ -125,7 +124,12 @@ class Resume:
 
 
 def check_paths(run_dir: Path) -> None:
-    """Raises ConfigError for a file in place of a folder, or a folder in place of a file."""
+    """Raises ConfigError for a file in place of a folder, a folder in place of a file, and for pipes, sockets and devices, which
+    may never end."""
+    for path in run_dir.rglob("*"):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+            raise ConfigError(f"run: {path} is neither a file nor a folder")
     for path in (run_dir / "samples", run_dir / "checkpoints"):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run: {path} is not a folder")
@@ -176,7 +180,7 @@ def check_places(config: dict[str, Any], run_dir: Path, override_keys: Sequence[
     for key in ("default_root_dir", "profiler") if "hardware" not in override_keys else ():
         if config["hardware"].get(key) is not None and f"hardware.{key}" not in override_keys:
             raise ConfigError(f"hardware.{key}: writes outside of the run folder; if the run is yours, set it again")
-    for path in run_dir.iterdir():
+    for path in run_dir.rglob("*"):
         place = path.resolve()
         if path.is_symlink() and not place.is_relative_to(run_dir.resolve()) and str(place) not in trust:
             raise ConfigError(f"run: {path} is a link to {place}, outside of the run folder; if you made it, add trust=[{place}]")

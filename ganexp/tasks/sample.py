@@ -17,6 +17,8 @@ from ganexp.runtime.console import display_path, quiet
 from ganexp.runtime.restoring import restore_data
 from ganexp.runtime.trainer import device
 
+MOST_SAMPLES = 10_000_000
+
 
 class Sample:
     """Writes `num` samples of config["run"], which depend on config["seed"] alone: images as grid.png, or as 00000.png, … if not
@@ -36,8 +38,8 @@ class Sample:
         grid: bool = True,
         npz: bool = False,
     ):
-        if num < 1:
-            raise ValueError(f"num: must be at least 1, got {num}")
+        if not 1 <= num <= MOST_SAMPLES:
+            raise ValueError(f"num: must be at {'least 1' if num < 1 else f'most {MOST_SAMPLES}'}, got {num}")
         self.config, self.run_dir, self.num, self.label, self.grid, self.npz = config, run_dir, num, label, grid, npz
 
     def setup(self) -> None:
@@ -47,6 +49,11 @@ class Sample:
         self.model.check_label(self.label)
         if self.npz and len(self.model.shape) != 3:
             raise ValueError("npz: this model generates points, which are written to samples.npy")
+        if self.grid and not self.npz:
+            try:
+                pictures.check_pixels("num", self.num, self.model.shape)
+            except ValueError as error:
+                raise ValueError(f"{error}; task.grid=false writes a file for each, task.npz=true one for all") from error
 
     def run(self) -> None:
         """Sample, and write into the run folder."""

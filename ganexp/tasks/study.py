@@ -12,7 +12,7 @@ from ganexp.callbacks.metrics import Metrics
 from ganexp.cli import checks
 from ganexp.cli.build import build, to_config_error
 from ganexp.cli.config import resolved
-from ganexp.cli.messages import ConfigError, nearest
+from ganexp.cli.messages import ConfigError, nearest, printable
 from ganexp.data.module import DataModule
 from ganexp.runtime.console import display_path
 from ganexp.study import launchers, plan, search, worker
@@ -88,7 +88,7 @@ class Study:
         jobs = (plan.read(self.run_dir) or self.plan).jobs()
         failed = [job for job in jobs if job.status(self.run_dir) == "failed"]
         for job in failed[:10]:
-            print(f"  {job.name} failed: {job.record(self.run_dir).get('error', '')}")
+            print(f"  {job.name} failed: {printable(str(job.record(self.run_dir).get('error', '')))}")
         if failed:
             print(f"  {len(failed)} of {len(jobs)} jobs failed; to run them again, add study.retry=true hydra.run.dir={where}")
         return 1 if failed else 0

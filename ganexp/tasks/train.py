@@ -21,14 +21,17 @@ from ganexp.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, find, li
 from ganexp.callbacks.log import Log
 from ganexp.callbacks.metrics import Metrics
 from ganexp.callbacks.record import Record, environment
+from ganexp.callbacks.samples import Samples
 from ganexp.callbacks.state import State
 from ganexp.callbacks.stop import REQUEUE, Stop
 from ganexp.callbacks.watchdog import Watchdog
 from ganexp.cli.build import build, one_line, to_config_error
 from ganexp.cli.messages import ConfigError, Diverged
 from ganexp.data.module import DataModule
-from ganexp.files import read_json, replace, write_json
+from ganexp.files import replace, write_json
 from ganexp.model import Model
+from ganexp.pictures import check_pixels
+from ganexp.records import read_record
 from ganexp.report.neighbours import feature_extractor, find_neighbours
 from ganexp.report.run import Neighbours, write_report
 from ganexp.runs import find_checkpoint
@@ -88,11 +91,18 @@ class Train:
             processes.main_process_first(self.data.prepare)
         except Exception as error:  # a user's DataModule may raise anything
             raise to_config_error(error, "data") from error
+        if samples := find(self.trainer.callbacks, Samples):  # type: ignore[attr-defined]
+            try:
+                check_pixels("callbacks.samples.num", samples.num, self.data.shape)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
         if self.system.classes is not None:
             self.system.label_counts.copy_(self.data.label_counts())
         if self.config["start_from"] is not None and self.checkpoint is None:
             self.notes += transfer(self.system, Path(self.config["start_from"]))
         if metrics := find(self.trainer.callbacks, Metrics):  # type: ignore[attr-defined]
+            for metric in metrics.metrics:
+                metric.features.may_download = self.data.may_download
             setup = partial(metrics.setup_evaluation, self.data, self.system)
             processes.main_process_first(lambda: setup_metrics(setup))
         if checkpoints := find(self.trainer.callbacks, Checkpoint):  # type: ignore[attr-defined]
@@ -190,7 +200,7 @@ class Train:
         trainer, config = self.trainer, self.config
         facts = {
             "name": config["name"],
-            "started": read_json(self.run_dir / "run.json").get("started") or datetime.now(timezone.utc).isoformat(),
+            "started": read_record(self.run_dir).get("started") or datetime.now(timezone.utc).isoformat(),
             "seed": config["seed"],
             "parameters": {name: count(network) for name, network in self.system.networks().items()},
             **({"notes": self.notes} if self.notes else {}),
@@ -199,7 +209,7 @@ class Train:
         }
         trainer.callbacks.insert(0, Record(self.run_dir, facts, hyper_parameters(config)))  # type: ignore[attr-defined]
         if watchdog := find(trainer.callbacks, Watchdog):  # type: ignore[attr-defined]
-            watchdog.rollbacks = len(read_json(self.run_dir / "run.json").get("rollbacks", []))
+            watchdog.rollbacks = len(read_record(self.run_dir).get("rollbacks", []))
         if trainer.is_global_zero:
             continue_logs(trainer, self.checkpoint)
         seed_all(config["seed"] + trainer.global_rank)  # different z on every rank
@@ -222,7 +232,7 @@ class Train:
         self.trainer.strategy.barrier()  # all ranks have read the files
         if self.trainer.is_global_zero:
             log.warning("%s; rolling back to step %s, with lower learning rates", diverged, f"{steps[good]:,}")
-            record = read_json(self.run_dir / "run.json")
+            record = read_record(self.run_dir)
             rollbacks = [*record.get("rollbacks", []), {"to": steps[good], "because": str(diverged)}]
             write_json(record | {"rollbacks": rollbacks}, self.run_dir / "run.json")
             link_or_copy(good, folder / "last.ckpt")
