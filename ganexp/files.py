@@ -16,7 +16,7 @@ from typing import IO, Any
 import yaml
 
 MAX_NODES = 100_000
-LARGEST_JSON = 2**26  # bytes
+LARGEST_JSON, LARGEST_CSV = 2**26, 2**28  # bytes
 LARGEST_YAML = 2**17  # bytes; a run's config has a few thousand
 DEEPEST_YAML = 50  # nested mappings and lists
 log = logging.getLogger(__name__)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import stat
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,12 +20,17 @@ from PIL import Image
 
 from ganexp import cache
 from ganexp.cli.build import advice, build
+from ganexp.cli.jobs import keep_to_itself
 from ganexp.cli.messages import ConfigError, printable
 from ganexp.cli.overrides import quoted, with_paths
 from ganexp.data import array, sources
 from ganexp.data.array import HEADER, Pictures, Reader, check_blocks, checksums
 from ganexp.data.sources import FolderSource, Limits
-from ganexp.tasks.resume import check_nothing_lost, check_places, is_inside
+from ganexp.files import replace
+from ganexp.records import read_record
+from ganexp.runtime.screen import screens
+from ganexp.study import plan
+from ganexp.tasks.resume import ALLOWED, check_nothing_lost, check_paths, check_places, is_inside
 
 OURS = {
     "callbacks": {"samples": {"_target_": "ganexp.callbacks.samples.Samples", "folder": "{run_dir}/s", "gif": "{run_dir}/a.gif"}},
@@ -113,6 +121,93 @@ def test_resume_starts_no_run_without_checkpoints_again(cli: Callable[..., Answe
     assert answer.code == 0 and "no checkpoint yet: starts at the first step" in answer.out
 
 
+@pytest.mark.parametrize("kind", ["fifo", "socket", "link"])
+def test_resume_reads_no_pipe_and_writes_through_no_link_in_a_folder_below(kind: str, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "thesis.txt"
+    (run / "samples").mkdir(parents=True)
+    other.write_text("thesis")
+    path = run / "samples" / ".step-00000004.png.part"
+    if kind == "link":
+        path.symlink_to(other)
+        check_paths(run)
+        with pytest.raises(ConfigError, match=r"png.part is a link to .*thesis.txt, outside of the run folder"):
+            check_places(OURS, run, [], [])
+        replace(run / "samples" / "step-00000004.png", lambda file: file.write(b"picture"))
+        assert other.read_text() == "thesis" and not path.exists()
+        return
+    os.mkfifo(path) if kind == "fifo" else os.mknod(path, stat.S_IFSOCK | 0o600)
+    with pytest.raises(ConfigError, match=r"png.part is neither a file nor a folder"):
+        check_paths(run)
+
+
+def test_log_with_several_names_is_copied_before_it_is_appended_to(tmp_path: Path) -> None:
+    """A backup may be of hard links."""
+    (tmp_path / "log.txt").write_text("first")
+    os.link(tmp_path / "log.txt", tmp_path / "backup")
+    keep_to_itself(tmp_path / "log.txt")
+    with (tmp_path / "log.txt").open("a") as file:
+        file.write(", second")
+    assert (tmp_path / "backup").read_text() == "first" and (tmp_path / "log.txt").read_text() == "first, second"
+
+
+@pytest.mark.parametrize("target", ["pytorch_lightning.cli.LightningCLI", "ganexp.data.sources.FolderSource", "logging.Handler"])
+def test_config_of_a_run_names_only_classes_without_side_effects(target: str) -> None:
+    with pytest.raises(ConfigError, match="the file asks to run"):
+        build({"_target_": target}, "callbacks.x", ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metrics": [1]}, {"steps": "many"}, {"remarks": [{}]}, {"rollbacks": "x"}, {"protocols": {"a": 3}}, {"job": 1e400},
+        {"overrides": [3]}, {"metrics": {"a": {"last": "x"}}}, {"best": {"metric": 3}}, {"steps": True},
+    ],
+)  # fmt: skip
+def test_values_of_another_type_in_run_json_are_left_out(
+    wrong: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = {"status": "running", "metrics": {"a": {"last": None, "best": 2}}, "best": None, "steps": 3}
+    (tmp_path / "run.json").write_text(json.dumps(right | wrong))
+    (key,) = wrong
+    assert read_record(tmp_path) == {name: value for name, value in right.items() if name != key}
+    read_record(tmp_path)
+    assert caplog.text.count("run.json is damaged") == 1 and key in caplog.text
+
+
+def test_study_of_other_content_is_named(tmp_path: Path) -> None:
+    whole = {
+        "overrides": [], "axes": {"loss": {"bce": ["loss=bce"]}}, "settings": [{"loss": "bce"}], "seeds": [0],
+        "search": {"name": "grid", "ranges": {}}, "config_name": "config", "config_dir": None,
+    }  # fmt: skip
+    for change in (
+        {},
+        {"seeds": 5},
+        {"settings": [1]},
+        {"seeds": [*range(100_001)]},
+        {"axes": []},
+        {"more": 1},
+        {"search": None},
+    ):
+        (tmp_path / "study.json").write_text(json.dumps(whole | change))
+        with pytest.raises(ConfigError, match=r"study.json is damaged") if change else nullcontext():
+            plan.read(tmp_path)
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_output_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken())
+    monkeypatch.setattr(sys, "stderr", None)  # closed when Python started
+    with screens():
+        print("lost")
+        print("lost", file=sys.stderr, flush=True)
+        assert sys.stdout.lost  # type: ignore[attr-defined]
+    assert isinstance(sys.stdout, Broken) and sys.stderr is None
+
+
 def test_trust_is_advised_only_for_modules_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_own_parts.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
@@ -145,12 +240,16 @@ def test_existing_path_needs_no_quoting(name: str, tmp_path: Path, cli: Callable
     assert with_paths([f"data.root={folder}", "seed=1"]) == [f"data.root={quoted(folder)}", "seed=1"]
     answer = cli("task=inspect", "data=folder", f"data.root={folder}")
     assert answer.code == 2 and f"{folder} contains no image" in answer.err
-    assert with_paths([f"data.root={folder}_"]) == [f"data.root={folder}_"]
+    answer = cli("task=inspect", "data=folder", f"data.root={folder}_")
+    assert answer.code == 2 and f"there is no folder or zip archive {folder}_" in answer.err
 
 
-def test_path_that_cannot_be_parsed_is_shown_with_its_quoting(cli: Callable[..., Answer]) -> None:
-    answer = cli("data=folder", "data.root=not (there")
-    assert answer.code == 2 and "quote such a path twice: 'data.root='\"'\"'not (there" in answer.err
+@pytest.mark.parametrize("word", ["name=größe (1)", "task.target=it's new", "hydra.run.dir=a&b#c"])
+def test_new_name_or_folder_needs_no_quoting(word: str, cli: Callable[..., Answer]) -> None:
+    key, _, value = word.partition("=")
+    assert with_paths([word]) == [f"{key}={quoted(value)}"]
+    answer = cli("task=prepare", "task.source=nowhere", "task.target=x", word)
+    assert answer.code == 2 and "source: there is no folder or zip archive nowhere" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,8 @@ def test_run_killed_a_hundred_times_equals_the_whole_one(tmp_path: Path) -> None
         before = Before(parts)
         run = go_on(tmp_path, parts, LONG)
         if moment == "starting":
-            time.sleep(chance.uniform(0, 1.1 * starts_in))
+            at = time.monotonic() + chance.uniform(0, 1.1 * starts_in)
+            run.until(lambda at=at, before=before: time.monotonic() > at or before.logs(25))  # type: ignore[misc]
         elif moment == "writing":
             run.until(partial(before.logs, chance.randint(1, 20)))
             run.until(before.writes, 0.0002)

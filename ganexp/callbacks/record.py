@@ -103,7 +103,7 @@ class Record(pl.Callback):
             "steps": trainer.global_step,
             "images_seen": system.images_seen,
             "images_per_second": round((system.images_seen - self.images_before) / max(seconds, 1e-9), 1),
-            "seconds": round(seconds + self.before.get("seconds", 0.0), 1),
+            "seconds": round(seconds + (self.before.get("seconds") or 0.0), 1),
             "best": checkpoint.best if checkpoint else None,
             "standings": self.standings(trainer, system),
             "remarks": self.before.get("remarks", []) + (watchdog.remarks if watchdog else []),

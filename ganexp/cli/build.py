@@ -86,6 +86,8 @@ def errors_of_task() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
+        if isinstance(error, OSError) and error.filename:
+            raise ConfigError(one_line(error)) from error
         if isinstance(error, ValueError | TypeError | OSError):
             raise to_config_error(error, "task") from error
         raise ConfigError(f"task: {type(error).__name__}: {one_line(error)}") from error

@@ -323,6 +323,8 @@ def compose_config(overrides: Sequence[str], config_name: str) -> DictConfig:
         raise ConfigError(" ".join(str(error).split())) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"a config file is not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
     except (
         AssertionError,
         TypeError,

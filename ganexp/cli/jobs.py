@@ -34,7 +34,7 @@ from ganexp.cli.folders import (
 from ganexp.cli.hydra_internals import Callbacks, result_of
 from ganexp.cli.messages import ConfigError, Diverged, format_message, printable
 from ganexp.cli.overrides import as_typed, keys_of, quoted
-from ganexp.files import write_json
+from ganexp.files import replace, write_json
 from ganexp.records import read_record
 from ganexp.runtime.lock import FolderLock
 
@@ -170,6 +170,7 @@ def run_locked(task: Any, cfg: DictConfig, folder: Path, early: EarlyRecords, no
         announce(notes)
         return task.run()
 
+    keep_to_itself(folder / "log.txt")
     try:
         result = result_of(run_job(run_task, cfg, "hydra.run.dir", None, context))
     except (KeyboardInterrupt, SystemExit):  # Lightning turns KeyboardInterrupt into SystemExit
@@ -182,6 +183,14 @@ def run_locked(task: Any, cfg: DictConfig, folder: Path, early: EarlyRecords, no
         print(f"ganexp: {printable(report(result, folder))}", file=sys.stderr)
         return 1
     return exit_code(result)
+
+
+def keep_to_itself(file: Path) -> None:
+    """Make a file with several names, such as one in a backup of hard links, a file of its own: what is appended to it is not
+    appended to them."""
+    if file.is_file() and file.stat().st_nlink > 1:
+        content = file.read_bytes()
+        replace(file, lambda new: new.write(content))
 
 
 def run_command_line(overrides: Sequence[str], config_name: str, config_dir: str | None, callbacks: Sequence[Any] = ()) -> int:
@@ -248,7 +257,8 @@ def report(error: BaseException, folder: Path) -> str:
     """Returns the error in one line, and writes the traceback to `folder`/error.txt if possible."""
     where = "" if isinstance(error, ConfigError | Diverged) else f" (traceback: {folder / 'error.txt'})"
     try:
-        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        text = "".join(traceback.format_exception(error))
+        replace(folder / "error.txt", lambda file: file.write(text.encode(errors="backslashreplace")))
     except OSError:  # a full disk may be the error itself
         where = ""
     return format_message(error) + where

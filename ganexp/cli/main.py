@@ -5,7 +5,6 @@ A config error prints one message and exits with code 2, before any folder is cr
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import shlex
@@ -17,21 +16,25 @@ from ganexp.cli import checks, config, jobs, sweeps
 from ganexp.cli.hydra_internals import get_args_parser
 from ganexp.cli.messages import ConfigError, format_message, printable
 from ganexp.cli.overrides import sweep_axes, sweep_jobs, with_colours, with_home, with_paths
+from ganexp.runtime.screen import screens
 from ganexp.runtime.slurm import describe_as_torchrun
 
 
 def main() -> None:
     """Entry point of the command line."""
+    with screens():
+        sys.exit(code_of_command_line())
+
+
+def code_of_command_line() -> int:
+    """Returns the exit code."""
     try:
         here = os.getcwd()
     except OSError:
         print("ganexp: the current folder was deleted; change to another one", file=sys.stderr)
-        sys.exit(2)
+        return 2
     if here not in sys.path:
         sys.path.insert(0, here)  # as `python -m` does: a config may name the user's modules
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # pipes on Windows cannot encode ×; file names may not be UTF-8
-            stream.reconfigure(errors="backslashreplace")
     # Before torch loads OpenMP, whose idle threads spin for milliseconds and starve other processes. Two runs at a time on two
     # cores take 12 s with this and 146 s without; a single run takes 9 s and 8 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -42,21 +45,18 @@ def main() -> None:
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print the whole usage
     try:
-        sys.exit(answer(parser.parse_args()))
+        return answer(parser.parse_args())
     except ConfigError as mistake:
         print(f"ganexp: {printable(str(mistake))}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes at the end
-        sys.exit(1)
+        return 2
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
         print(f"ganexp: {printable(format_message(error))} (HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
-        sys.exit(1)
+        return 1
     except KeyboardInterrupt:
         print("ganexp: interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
 
 
 def refuse(message: str) -> NoReturn:

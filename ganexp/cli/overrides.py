@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,11 @@ from omegaconf import OmegaConf
 from ganexp.cli.messages import ConfigError
 
 MAX_JOBS = 10_000  # values of one key in a sweep
-PATH_KEYS = ("data.root=", "run=", "start_from=")
+PATHS = (
+    "data.root", "run", "start_from", "name", "hydra.run.dir", "hydra.sweep.dir", "task.source", "task.target", "task.real",
+    "task.fake", "task.picture", "task.folder", "task.json",
+)  # fmt: skip
+PATH_KEYS = tuple(f"{key}=" for key in PATHS)
 PLAIN = r"[\w./~:-]*"  # paths that need no quotes
 
 
@@ -50,14 +53,24 @@ def with_home(words: Sequence[str]) -> list[str]:
 
 
 def with_paths(words: Sequence[str]) -> list[str]:
-    """Quote the path in `data.root=`, `run=` and `start_from=` for Hydra's grammar if it is there as it was typed: with spaces,
-    commas, parentheses, apostrophes, `=`, `&`, `#` or letters with accents."""
+    """Quote the path in `data.root=`, `run=` and others for Hydra's grammar, if it is there as it was typed or could not be
+    parsed otherwise: with spaces, commas, parentheses, apostrophes, `=`, `&`, `#` or letters with accents."""
     result = []
     for word in words:
         key, _, path = word.partition("=")
-        special = word.startswith(PATH_KEYS) and not re.fullmatch(PLAIN, path, re.ASCII)
-        result.append(f"{key}={quoted(path)}" if special and os.path.exists(os.path.expanduser(path)) else word)
+        special = word.startswith(PATH_KEYS) and not re.fullmatch(PLAIN, path, re.ASCII) and path[:1] not in ("'", '"')
+        wrong = ("," in path and not {"-m", "--multirun"} & {*words}) or not is_parsed(word)  # a comma separates jobs
+        quote = special and (wrong or os.path.exists(os.path.expanduser(path)))
+        result.append(f"{key}={quoted(path)}" if quote else word)
     return result
+
+
+def is_parsed(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_overrides([word])
+    except HydraException:
+        return False
+    return True
 
 
 def quoted(path: str | Path) -> str:
@@ -70,10 +83,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
     except HydraException as error:
-        paths = [text.partition("=") for text in overrides if text.startswith(PATH_KEYS) and not re.search(r"=['\"]", text)]
-        hints = [shlex.quote(f"{key}={quoted(path)}") for key, _, path in paths if not re.fullmatch(PLAIN, path, re.ASCII)]
-        hint = f"; quote such a path twice: {' '.join(hints)}" if hints else ""
-        raise ConfigError(f"the command line cannot be parsed: {' '.join(str(error).split())}{hint}") from error
+        raise ConfigError(f"the command line cannot be parsed: {' '.join(str(error).split())}") from error
 
 
 def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:

@@ -26,9 +26,14 @@ SWEEP = "sweep.json"  # in the folder of a sweep
 
 
 def hydra_main() -> int:
-    """Let Hydra handle sys.argv: help, --cfg, --info, sweeps."""
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(sweep_job)()
-    return 0
+    """Let Hydra handle sys.argv: help, --cfg, --info, sweeps. Returns the exit code: 1 if its output could not be written."""
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(sweep_job)()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    sys.stdout.flush()
+    return int(getattr(sys.stdout, "lost", False))
 
 
 def refuse_multirun(cfg: DictConfig) -> None:

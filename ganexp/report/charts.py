@@ -15,11 +15,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
+from ganexp.files import LARGEST_CSV
 from ganexp.references import Reference
 
 log = logging.getLogger(__name__)
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
-LARGEST = 2**28  # bytes of a metrics.csv
 MOST = 1e30  # largest absolute value that is drawn
 MOST_POINTS = 400  # of one curve in the file
 COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8a6bbe", "#c58b1b", "#5f6b77")
@@ -32,7 +32,7 @@ def read_curves(file: Path) -> dict[str, Curve]:
         return {}
     found: dict[str, list[tuple[float, float]]] = {}
     try:
-        if (length := file.stat().st_size) > LARGEST:
+        if (length := file.stat().st_size) > LARGEST_CSV:
             raise ValueError(f"it has {length:,} bytes")
         with file.open(newline="", encoding="utf-8", errors="replace") as opened:
             for row in csv.DictReader(line.replace("\0", "") for line in opened):

@@ -20,7 +20,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from ganexp.callbacks.checkpoint import find
 from ganexp.callbacks.metrics import Metrics
-from ganexp.files import replace
+from ganexp.files import LARGEST_CSV, replace
 from ganexp.lightning_internals import use_writer
 from ganexp.loggers import FINAL, REFERENCE, plain
 
@@ -108,6 +108,8 @@ def truncate_metrics(logger: CSVLogger, past: Past) -> None:
 def read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Returns the columns and the complete rows of a metrics.csv: a killed run may leave an incomplete one. Raises ValueError or
     csv.Error for a damaged file."""
+    if (length := file.stat().st_size) > LARGEST_CSV:
+        raise ValueError(f"it has {length:,} bytes")
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     reader = csv.DictReader(line for line in lines if line.endswith("\n"))
     rows = list(reader)

@@ -22,6 +22,7 @@ from torch.multiprocessing import spawn as spawn_processes
 from ganexp.callbacks.stop import SIGNALS
 from ganexp.cli.messages import Diverged, Formatter
 from ganexp.records import read_record
+from ganexp.runtime.screen import screens
 
 
 def external() -> bool:
@@ -100,7 +101,8 @@ def worker(
         torch.cuda.set_device(local_rank)
     backend = backend or ("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     dist.init_process_group(backend, init_method=rendezvous.as_uri(), rank=local_rank, world_size=ranks)
-    train()
+    with screens():
+        train()
 
 
 def main_process_first(work: Callable[[], None]) -> None:

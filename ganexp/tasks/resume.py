@@ -125,11 +125,14 @@ class Resume:
 
 def check_paths(run_dir: Path) -> None:
     """Raises ConfigError for a file in place of a folder, a folder in place of a file, and for pipes, sockets and devices, which
-    may never end."""
+    may never end, and for what has no permissions."""
     for path in run_dir.rglob("*"):
         mode = path.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
             raise ConfigError(f"run: {path} is neither a file nor a folder")
+        wanted = os.R_OK | (os.W_OK | os.X_OK if stat.S_ISDIR(mode) else os.W_OK if path.name == "log.txt" else 0)
+        if not os.access(path, wanted):
+            raise ConfigError(f"run: {path} may not be read{' and written' if wanted & os.W_OK else ''}: see its permissions")
     for path in (run_dir / "samples", run_dir / "checkpoints"):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run: {path} is not a folder")
