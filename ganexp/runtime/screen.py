@@ -12,7 +12,7 @@ from typing import Any
 
 class Screen:
     """A text stream. What cannot be written, because the stream is closed, its disk full or its reader gone, is dropped from then
-    on; `lost` is the error."""
+    on. `lost`: whether anything was."""
 
     def __init__(self, stream: Any):
         self.stream, self.lost = stream, False
@@ -34,8 +34,8 @@ class Screen:
             yield
         except (OSError, ValueError):  # ValueError: closed in this process
             self.lost = True
-            with suppress(OSError, ValueError):  # what is in the buffer goes there too
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # what is in the buffer goes there too
+                os.dup2(nowhere.fileno(), self.stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

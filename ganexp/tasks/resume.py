@@ -130,6 +130,8 @@ def check_paths(run_dir: Path) -> None:
         mode = path.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
             raise ConfigError(f"run: {path} is neither a file nor a folder")
+        if stat.S_ISLNK(mode) and not path.exists():
+            continue
         wanted = os.R_OK | (os.W_OK | os.X_OK if stat.S_ISDIR(mode) else os.W_OK if path.name == "log.txt" else 0)
         if not os.access(path, wanted):
             raise ConfigError(f"run: {path} may not be read{' and written' if wanted & os.W_OK else ''}: see its permissions")
