@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -61,10 +62,13 @@ def test_check_reports_and_leaves_nothing(cli: Callable[..., Answer], tmp_path: 
 
 
 @pytest.mark.usefixtures("quick")
-def test_check_estimates_the_rest_of_a_run_to_continue(cli: Callable[..., Answer], tmp_path: Path) -> None:
+def test_check_estimates_the_rest_of_a_run_to_continue(
+    cli: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing in the folder of the run changes."""
     run = [*TINY, *NARROW["cdcgan"], "resume=auto", "hydra.run.dir=run"]
     assert cli(*run).code == 0
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own: the run's log.txt is among them
     before = contents(tmp_path / "run")
     answer = cli(*run, "task=check", "trainer.max_steps=9", "task.json=check.json")
     assert answer.code == 0 and "resumed at step 3" in answer.out, answer.err

@@ -589,7 +589,7 @@ def test_project_refuses_hostile_pictures(made: Path, cli: Cli, tmp_path: Path) 
     (tmp_path / "folder.png").mkdir()
     for name, message in {
         "huge": "has 50 megapixels; the limit is 40",
-        "bomb": "cannot be read as a picture: Image size (400000000 pixels) exceeds limit",
+        "bomb": "has 400 megapixels; the limit is 40",
         "two": "has 2 channels, one of them transparency; save it as grey or RGB",
         "clear": "has 4 channels, one of them transparency; save it as grey or RGB",
         "cut": "cannot be read as a picture",

@@ -58,7 +58,8 @@ class Runs:
             if search.report(self.folder, job, step, objective(job) + 100 / step):
                 status = "interrupted"
                 break
-        best = {"best": {"metric": "fid/a"}, "metrics": {"fid/a": {"last": objective(job)}}}
+        value = objective(job)
+        best = {"best": {"metric": "fid/a", "value": value, "step": step}, "metrics": {"fid/a": {"last": value}}}
         write_json({"status": status, "steps": step, **best}, self.folder / job.name / "run.json")
         return 0
 
