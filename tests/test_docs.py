@@ -89,7 +89,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 # -- commands and Python ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: f"{name_of(COMMANDS[words])}: {shlex.join(words)}")
+READ_FIRST = [ROOT / "README.md", *(DOCS / "tutorials").glob("*.md")]  # the commands of the other pages are slow
+
+
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(words, marks=() if page in READ_FIRST else pytest.mark.slow) for words, page in COMMANDS.items()],
+    ids=lambda words: f"{name_of(COMMANDS[words])}: {shlex.join(words)}",
+)
 def test_every_command_composes(words: tuple[str, ...], tmp_path: Path) -> None:
     own = None
     if "--config-dir" in words:

@@ -39,9 +39,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "ganexp"
 
 
-pytestmark = pytest.mark.xdist_group("evaluation")  # one worker makes the runs
-
-
 @pytest.fixture(scope="module")
 def digits() -> Digits:
     data = Digits([1, 8, 8], 10)

@@ -28,7 +28,6 @@ from ganexp.report.charts import read_curves
 from ganexp.tasks.explore import is_loopback
 
 Cli = Callable[..., Answer]
-pytestmark = pytest.mark.xdist_group("explorer")  # one worker makes the runs
 IMAGES = ["model=cdcgan", *NARROW["cdcgan"], "optimizer.generator.lr=0.05"]
 
 

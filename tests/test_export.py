@@ -34,7 +34,6 @@ from ganexp.runtime import exported
 from ganexp.systems.base import System
 
 Cli = Callable[..., Answer]
-pytestmark = pytest.mark.xdist_group("export")  # one worker makes the runs
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:

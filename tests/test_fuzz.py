@@ -59,7 +59,7 @@ HOME = tempfile.mkdtemp(prefix="hypothesis-")
 set_hypothesis_home_dir(HOME)  # nothing of it stays in the working tree
 atexit.register(shutil.rmtree, HOME, True)
 # The timeout's thread leaves SIGALRM to `within`.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600, method="thread"), pytest.mark.xdist_group("fuzz")]  # counted together
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600, method="thread")]
 
 SECONDS = 60  # more is a hang
 ROOM = 6 << 30  # bytes of address space beyond what the process has: a huge size is refused by the system, at once

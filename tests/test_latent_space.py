@@ -31,7 +31,6 @@ from ganexp.latent_space.spectrum import azimuthal_average, log_power
 from ganexp.metrics.features import Pixels
 
 Cli = Callable[..., Answer]
-pytestmark = pytest.mark.xdist_group("latent_space")  # one worker makes the runs
 KINDS = {
     "points": ["model=mlp", "data=ring", "data.points=600", *NARROW["mlp"]],
     "images": ["model=cdcgan", *NARROW["cdcgan"], "optimizer.generator.lr=0.05"],

@@ -18,9 +18,6 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 RING = ["model=mlp", "data=ring", "data.points=600", *NARROW["mlp"], *TINY, "metrics=[modes,swd]", "callbacks.metrics.num=2000"]
 
 
-pytestmark = pytest.mark.xdist_group("loggers")  # one worker makes the run
-
-
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> EventAccumulator:
     folder = tmp_path_factory.mktemp("tensorboard")

@@ -23,7 +23,6 @@ Cli = Callable[..., Answer]
 
 
 SWD = ["metrics=[swd]", "callbacks=[metrics,checkpoint]", "callbacks.metrics.num=32"]  # picks best.ckpt
-pytestmark = pytest.mark.xdist_group("model")  # one worker makes the runs
 
 
 @pytest.fixture(scope="module")

@@ -36,9 +36,6 @@ MISSING = [
 browser_test = pytest.mark.skipif(bool(MISSING), reason="needs " + "; ".join(MISSING))
 
 
-pytestmark = pytest.mark.xdist_group("report")  # one worker makes the run
-
-
 @pytest.fixture
 def with_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Train, "report", REPORT)

@@ -26,9 +26,6 @@ from ganexp.runtime.restoring import restore
 LONGER = [*TINY, "trainer.max_steps=10", "trainer.samples_every=5", "trainer.metrics_every=5", "trainer.checkpoint_every=5"]
 
 
-pytestmark = pytest.mark.xdist_group("run")  # one worker makes the run
-
-
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory: pytest.TempPathFactory) -> Answer:
     """One run of ten steps for all tests here, G learning at every second."""

@@ -16,13 +16,12 @@ from typing import Any
 
 import pytest
 from conftest import NARROW, TINY, Answer
-from omegaconf import OmegaConf
 
 from ganexp.cli import config
 from ganexp.cli.messages import ConfigError
 from ganexp.runtime.lock import FolderLock
 from ganexp.study import plan, worker
-from ganexp.tasks.study import check_setting, write_leaderboard
+from ganexp.tasks.study import write_leaderboard
 
 SMALL = ["model=mlp", "data=sine", *TINY, *NARROW["mlp"], "callbacks=[metrics,samples,checkpoint]", "logger=[csv]"]
 AXES = "study.axes={loss:[bce,hinge]}"
@@ -81,7 +80,6 @@ def test_named_values_set_several_keys() -> None:
     [(None, "null"), (True, "true"), ("a b", "'a b'"), ("it's", "'it\\'s'"), ({"a": [1, "x"]}, "{a:[1,x]}"), ("1", "'1'")],
 )
 def test_values_become_text_that_hydra_reads_back(value: Any, text: str) -> None:
-    from ganexp.cli import config
     from ganexp.cli.overrides import parse
 
     assert plan.to_text(value) == text
@@ -191,18 +189,6 @@ def test_study_runs_every_job_once_and_goes_on(cli: Callable[..., Answer]) -> No
     assert again.code == 1 and records(folder)["2"]["status"] == "finished"
     assert (run_of(folder, 0) / "metrics.csv").stat().st_mtime_ns == before
     assert cli(*arguments, AXES).err.startswith("ganexp: hydra.run.dir: ")
-
-
-@pytest.mark.parametrize("name", ["ring_losses", "grid_losses", "mnist_losses"])
-def test_studies_that_come_with_ganexp_compose(name: str) -> None:
-    """120 runs each; task=study checks every value of every axis before the first."""
-    with config.config_tree():
-        cfg = config.compose_config(["task=study", f"study={name}"], "config")
-        content = OmegaConf.to_container(cfg.study, resolve=True)
-        study = plan.make_plan(content, content["base"])  # type: ignore[arg-type,call-overload,index]
-        assert len(study.jobs()) == 120
-        for axis, setting in study.samples():
-            check_setting(study, axis, setting)
 
 
 def test_processes_that_end_together_write_the_leaderboard_one_after_the_other(cli: Callable[..., Answer]) -> None:

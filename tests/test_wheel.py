@@ -23,13 +23,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        pytest.param([sys.executable, "-m", "ganexp"], id="module", marks=pytest.mark.slow),
-        pytest.param(["bin/ganexp"], id="script"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "ganexp"], ["bin/ganexp"]], ids=["module", "script"])
 def test_installed_wheel_runs_outside_the_checkout(command: list[str], installed: Path, tmp_path: Path) -> None:
     words = [str(installed / word) if word.startswith("bin/") else word for word in command]
     where = "import ganexp.cli.config as c; print(c.CONF_DIR)"
