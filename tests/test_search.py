@@ -69,7 +69,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, study: Plan, stop_at: int
     folder.mkdir(exist_ok=True)
     runs = Runs(folder, monkeypatch, stop_at)
     study.save(folder)
-    assert worker.work(folder) is (stop_at is None)
+    assert worker.work(folder) == (0 if stop_at is None else 130)
     return runs.numbers
 
 
@@ -151,7 +151,7 @@ def test_failed_run_keeps_the_sampler_away(tmp_path: Path, monkeypatch: pytest.M
         raise ConfigError("step 3: loss is nan")
 
     monkeypatch.setattr(worker.jobs, "run_command_line", fail)
-    assert worker.work(tmp_path)
+    assert worker.work(tmp_path) == 0
     assert [job.status(tmp_path) for job in read(tmp_path).jobs()] == ["failed"] * 2
     assert [trial.state.name for trial in trials(tmp_path)] == ["PRUNED"] * 2
 

@@ -20,7 +20,7 @@ from conftest import NARROW, TINY, Answer
 from ganexp.cli import config
 from ganexp.cli.messages import ConfigError
 from ganexp.runtime.lock import FolderLock
-from ganexp.study import plan, worker
+from ganexp.study import launchers, plan, worker
 from ganexp.tasks.study import write_leaderboard
 
 SMALL = ["model=mlp", "data=sine", *TINY, *NARROW["mlp"], "callbacks=[metrics,samples,checkpoint]", "logger=[csv]"]
@@ -240,16 +240,83 @@ def test_base_of_a_study_file_holds_for_all_runs(cli: Callable[..., Answer], tmp
     assert json.loads((run_of(tmp_path / "S", 0) / "run.json").read_text())["seed"] == 4
 
 
+# -- clusters --------------------------------------------------------------------------------------------------------
+
+
+def stand_in(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a program in front of the PATH."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_slurm_gets_the_parameters_of_the_jobs_and_the_signal_that_requeues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path / "bin", "srun", "", monkeypatch)
+    stand_in(tmp_path / "bin", "sbatch", f'cp "$1" {tmp_path}/batch; echo Submitted batch job 4711', monkeypatch)
+    given = {"cluster": "slurm", "timeout_min": 90, "gpus_per_node": 2, "slurm_partition": "gpu", "cpus_per_task": 8}
+    executor = launchers.make_executor(tmp_path / "S", given)
+    with executor.batch():
+        workers = [executor.submit(worker.begin_on_cluster, tmp_path, None) for _ in range(3)]
+    assert [each.job_id for each in workers] == ["4711_0", "4711_1", "4711_2"]
+    lines = (tmp_path / "batch").read_text().splitlines()
+    for flag in ("partition=gpu", "time=90", "gpus-per-node=2", "cpus-per-task=8", "signal=USR1@120", "requeue", "array=0-2%3"):
+        assert f"#SBATCH --{flag}" in lines
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ("{cluster:slurm}", 'study.submitit: Could not detect "srun"'),
+        ("{cluster:slum}", "study.submitit.cluster: 'slum' is not a valid choice; did you mean slurm?"),
+        ("{cluster:local,slurm_partion:gpu}", "study.submitit: Unknown argument 'partion' for executor 'slurm'"),
+        ("{cluster:local,timeout_min:long}", 'study.submitit: Parameter "timeout_min" expected type'),
+    ],
+)
+def test_cluster_refuses(cli: Callable[..., Answer], parameters: str, message: str) -> None:
+    answer = cli("task=study", "model=mlp", "data=sine", "study.launcher=submitit", f"study.submitit={parameters}")
+    assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}") and len(answer.err.splitlines()) == 1, answer.err
+    assert not (answer.folder / "outputs").exists()
+
+
+def test_launcher_without_submitit_says_what_to_install(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "find_spec", lambda name: None)
+    answer = cli("task=study", "model=mlp", "data=sine", "study.launcher=submitit")
+    assert answer.code == 2 and 'submitit needs submitit: pip install "ganexp[slurm]"' in answer.err
+
+
+@pytest.mark.skipif(worker.REQUEUE is None, reason="Windows has no SIGUSR1")
+def test_worker_that_gets_slurms_signal_between_two_runs_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path / "bin", "scontrol", f"echo $@ >> {tmp_path}/requeued", monkeypatch)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    make(axes={"loss": ["bce", "hinge"]}, seeds=1).save(tmp_path)
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def run(study: plan.Plan, job: plan.Job, folder: Path) -> int:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(5)
+        raise AssertionError
+
+    monkeypatch.setattr(worker, "run", run)
+    with pytest.raises(SystemExit) as ended:  # no result, which submitit would take for the end of the job
+        worker.begin_on_cluster(tmp_path, None)
+    assert ended.value.code == 128 + signal.SIGUSR1 and (tmp_path / "requeued").read_text() == "requeue 4711\n"
+    assert signal.getsignal(signal.SIGUSR1) is before
+    assert not list((tmp_path / worker.CLAIMS).rglob(".lock"))
+
+
 # -- workers ---------------------------------------------------------------------------------------------------------
 
 
 def test_worker_leaves_a_claimed_job_to_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(axes={"loss": ["bce", "hinge"]}, seeds=1).save(tmp_path)
     done: list[int] = []
-    monkeypatch.setattr(worker, "run", lambda study, job, folder: done.append(job.number) or True)
+    monkeypatch.setattr(worker, "run", lambda study, job, folder: done.append(job.number) or 0)
     (tmp_path / worker.CLAIMS / "0").mkdir(parents=True)
     with FolderLock(tmp_path / worker.CLAIMS / "0"):
-        assert worker.work(tmp_path)
+        assert worker.work(tmp_path) == 0
     assert done == [1]
 
 
@@ -259,16 +326,16 @@ def test_failed_jobs_are_run_once_more_by_one_worker(tmp_path: Path, monkeypatch
     worker.note({"status": "failed", "error": "no space"}, study.jobs()[0], tmp_path)
     worker.note({"status": "finished"}, study.jobs()[1], tmp_path)
 
-    def fail_again(study: plan.Plan, job: plan.Job, folder: Path) -> bool:
+    def fail_again(study: plan.Plan, job: plan.Job, folder: Path) -> int:
         done.append(job.number)
         worker.note({"status": "failed", "error": "again"}, job, folder)
-        return True
+        return 0
 
     monkeypatch.setattr(worker, "run", fail_again)
-    assert worker.work(tmp_path) and done == []
+    assert worker.work(tmp_path) == 0 and done == []
     worker.reopen_failed(study, tmp_path)
     assert records(tmp_path)["0"]["status"] == "waiting" and "error" not in records(tmp_path)["0"]
-    assert worker.work(tmp_path) and worker.work(tmp_path) and done == [0]
+    assert worker.work(tmp_path) == worker.work(tmp_path) == 0 and done == [0]
     assert records(tmp_path)["0"]["error"] == "again"
 
 
@@ -316,3 +383,55 @@ def test_two_processes_share_a_folder(tmp_path: Path) -> None:
         one, other = (run_of(tmp_path / folder, job) for folder in "ST")
         assert values(one / "metrics.csv") == values(other / "metrics.csv"), job
         assert "resumed_at" not in found[str(job)]
+
+
+@pytest.mark.slow
+def test_cluster_runs_every_job_once(tmp_path: Path) -> None:
+    """By submitit's local executor. A second start finds nothing left to do."""
+    study = [sys.executable, "-m", "ganexp", "task=study", *LONG, "study.seeds=2", AXES, "hydra.run.dir=S", "study.threads=1",
+             "study.launcher=submitit", "study.n_jobs=2", "study.submitit={cluster:local,timeout_min:10}"]  # fmt: skip
+    done = subprocess.run(study, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "launcher    local: " in done.stdout and "loss=hinge" in done.stdout
+    found = records(tmp_path / "S")
+    assert [r["status"] for r in found.values()] == ["finished"] * 4 and not any("resumed_at" in r for r in found.values())
+    logs = sorted((tmp_path / "S" / "submitit").glob("*_log.out"))
+    again = subprocess.run(study, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert again.returncode == 0 and sorted((tmp_path / "S" / "submitit").glob("*_log.out")) == logs
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(worker.REQUEUE is None, reason="Windows has no SIGUSR1")
+def test_run_on_a_cluster_is_saved_and_requeued_and_equals_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path / "bin", "scontrol", f"echo $@ >> {tmp_path}/requeued", monkeypatch)
+    study = [sys.executable, "-m", "ganexp", "task=study", *LONG, "study.seeds=1", AXES, "study.threads=1",
+             "study.launcher=submitit", "study.submitit={cluster:local,timeout_min:10}"]  # fmt: skip
+    subprocess.run([*study, "hydra.run.dir=T"], cwd=tmp_path, check=True, timeout=400)
+    code = "from pathlib import Path; from ganexp.study.worker import begin_on_cluster; begin_on_cluster(Path('S'), 1)"
+    (tmp_path / "S").mkdir()
+    (tmp_path / "S" / plan.FILE).write_bytes((tmp_path / "T" / plan.FILE).read_bytes())
+    job = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "SLURM_JOB_ID": "4711"})
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("S/*/checkpoints/step-*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(timeout=100) == 128 + signal.SIGUSR1 and (tmp_path / "requeued").read_text() == "requeue 4711\n"
+    assert records(tmp_path / "S")["0"]["status"] == "interrupted"
+    subprocess.run([*study, "hydra.run.dir=S"], cwd=tmp_path, check=True, timeout=400)
+    assert "resumed_at" in records(tmp_path / "S")["0"]
+    for number in (0, 1):
+        one, other = (run_of(tmp_path / folder, number) for folder in "ST")
+        assert values(one / "metrics.csv") == values(other / "metrics.csv"), number
+
+
+@pytest.mark.slow
+def test_each_job_may_use_several_devices(tmp_path: Path) -> None:
+    devices = ["hardware=ddp_cpu", "hardware.devices=2"]
+    study = [sys.executable, "-m", "ganexp", "task=study", *LONG, *devices, "trainer.max_steps=40", "study.seeds=1", AXES,
+             "hydra.run.dir=S"]  # fmt: skip
+    done = subprocess.run(study, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = records(tmp_path / "S")
+    assert [(r["status"], r["hardware"]["devices"]) for r in found.values()] == [("finished", 2)] * 2

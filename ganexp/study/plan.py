@@ -173,6 +173,12 @@ def read(folder: Path) -> Plan | None:
     raise ConfigError(f"{file} is damaged, or from another version of ganexp")
 
 
+def is_over(folder: Path) -> bool:
+    """Whether the study of a folder has no job left to run."""
+    study = read(folder)
+    return study is not None and len(study.settings) == study.size and all(job.status(folder) in OVER for job in study.jobs())
+
+
 def make_plan(
     node: Mapping[str, Any],
     overrides: Sequence[str],

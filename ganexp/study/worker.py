@@ -9,15 +9,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ganexp.callbacks.stop import REQUEUE, SIGNALS
 from ganexp.cli import jobs
 from ganexp.cli.messages import ConfigError
 from ganexp.cli.overrides import quoted
 from ganexp.files import write_json
+from ganexp.runtime import slurm
 from ganexp.runtime.lock import FolderLock
 from ganexp.study import plan, search
 from ganexp.study.plan import OVER, Job
@@ -26,39 +26,44 @@ from ganexp.study.prune import Prune
 CLAIMS = ".jobs"  # the folder of the locks by which a worker claims a job; the run has a lock of its own
 
 
-def work(folder: Path) -> bool:
+def work(folder: Path) -> int:
     """Run the study's jobs that are not over and that nobody is running, with exactly the results of one process for each job.
-    Returns False if a signal has ended the work."""
+    Returns the exit code: 0, or 128 plus the signal that has ended the work."""
     study = plan.read(folder)
     assert study is not None
-    with signals():
+    with Signals() as signals:
         try:
-            return run_all(study, folder)
-        except KeyboardInterrupt:  # between two jobs
-            return False
+            code = run_all(study, folder)
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
+    if signals.received:  # outside of a training, which requeues by itself
+        code = 128 + signals.received
+        if signals.received == REQUEUE:
+            slurm.requeue(True)
+    return code
 
 
-def run_all(study: plan.Plan, folder: Path) -> bool:
+def run_all(study: plan.Plan, folder: Path) -> int:
     while True:
         for job in study.jobs():
-            if not claim_and_run(study, job, folder):
-                return False
+            if code := claim_and_run(study, job, folder):
+                return code
         if not study.adaptive or not search.extend(folder):
-            return True
+            return 0
         study = plan.read(folder) or study
 
 
-def claim_and_run(study: plan.Plan, job: Job, folder: Path) -> bool:
-    """Run a job, unless it is over or another process runs it. Returns False if a signal has ended it."""
+def claim_and_run(study: plan.Plan, job: Job, folder: Path) -> int:
+    """Run a job, unless it is over or another process runs it. Returns 0, or 128 plus the signal that has ended it."""
     if job.status(folder) in OVER:
-        return True
+        return 0
     claim = folder / CLAIMS / str(job.number)
     claim.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(claim, "study")
     if not lock.try_acquire():
-        return True
+        return 0
     try:
-        return job.status(folder) in OVER or run(study, job, folder)
+        return 0 if job.status(folder) in OVER else run(study, job, folder)
     finally:
         lock.release()
 
@@ -71,32 +76,31 @@ def reopen_failed(study: plan.Plan, folder: Path) -> None:
             note({"status": "waiting"}, job, folder)
 
 
-def run(study: plan.Plan, job: Job, folder: Path) -> bool:
-    """Run one job as its command line with hydra.run.dir and resume=auto. Returns False if a signal has ended it."""
+def run(study: plan.Plan, job: Job, folder: Path) -> int:
+    """Run one job as its command line with hydra.run.dir and resume=auto. Returns 0, or 128 plus the signal that has ended it."""
     callbacks = []
     if study.adaptive:
         if search.is_pruned(folder, study, job):  # with another seed, or just before this process was killed
             note({"status": "pruned"}, job, folder)
-            return True
+            return 0
         callbacks = [Prune(folder, job)]
     said = io.StringIO()
     words = [*job.overrides, f"hydra.run.dir={quoted(folder / job.name)}", "resume=auto"]
+    outcome: dict[str, Any] = {"status": "finished"}
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             code = jobs.run_command_line(words, study.config_name, study.config_dir, callbacks)
-            outcome: dict[str, Any] = {"status": "finished"}
-            if code == 1:
-                outcome = {"status": "failed", "error": last_message(said.getvalue())}
         except ConfigError as mistake:
             code, outcome = 2, {"status": "failed", "error": str(mistake)}
-        except KeyboardInterrupt:
-            code = 130
+    if code == 1:
+        outcome = {"status": "failed", "error": last_message(said.getvalue())}
     if code == 0 and study.adaptive and search.is_pruned(folder, study, job) and job.status(folder) == "interrupted":
         outcome = {"status": "pruned"}
-    if code in (0, 1, 2):
-        note(outcome, job, folder)
     release_memory()
-    return code in (0, 1, 2)
+    if code not in (0, 1, 2):
+        return code
+    note(outcome, job, folder)
+    return 0
 
 
 def note(outcome: dict[str, Any], job: Job, folder: Path) -> None:
@@ -120,21 +124,26 @@ def last_message(text: str) -> str:
     return lines[-1] if lines else "failed without a message"
 
 
-@contextmanager
-def signals() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt; during training the run's Stop callback handles it."""
+class Signals:
+    """Turns SIGTERM and SLURM's SIGUSR1 into KeyboardInterrupt; during training the run's Stop callback handles them. `received`:
+    the signal, 0 for none of these."""
 
-    def interrupt(number: int, frame: Any) -> None:
+    def __init__(self) -> None:
+        self.received = 0
+        self.before: dict[int, Any] = {}
+
+    def receive(self, number: int, frame: Any) -> None:
+        self.received = number
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+            self.before = {number: signal.signal(number, self.receive) for number in SIGNALS if number != signal.SIGINT}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 def release_memory() -> None:
@@ -145,10 +154,22 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def begin(folder: Path, threads: int, pids: Path) -> bool:
+def begin(folder: Path, threads: int, pids: Path) -> int:
     """`work` in a process of its own. `pids`: a folder in which it leaves its process's number, for signals."""
     (pids / str(os.getpid())).touch()
     import torch
 
     torch.set_num_threads(threads)
     return work(folder)
+
+
+def begin_on_cluster(folder: Path, threads: int | None) -> int:
+    """`work` in a job of a cluster. Leaves no result if the job is requeued."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    code = work(folder)
+    if REQUEUE is not None and code == 128 + REQUEUE:
+        sys.exit(code)
+    return code

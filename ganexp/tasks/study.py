@@ -20,7 +20,7 @@ from ganexp.study.progress import Progress, shown
 from ganexp.tasks.leaderboard import write_for
 
 log = logging.getLogger(__name__)
-LAUNCHERS = ("serial", "joblib")
+LAUNCHERS = ("serial", "joblib", "submitit")
 
 
 class Study:
@@ -46,7 +46,11 @@ class Study:
             if node[key] is not None and (not isinstance(node[key], int) or node[key] < 1):
                 raise ConfigError(f"study.{key}: must be at least 1, got {node[key]!r}")
         if node["launcher"] == "serial" and node["n_jobs"] not in (None, 1):
-            raise ConfigError(f"study.n_jobs: {node['n_jobs']} processes require study.launcher=joblib")
+            raise ConfigError(f"study.n_jobs: {node['n_jobs']} processes require study.launcher=joblib or submitit")
+        if not isinstance(node["submitit"], dict | None):
+            raise ConfigError(f"study.submitit: must be a mapping such as {{timeout_min:240}}, got {node['submitit']!r}")
+        if node["launcher"] == "submitit":
+            launchers.check_submitit(node["submitit"] or {})
         if not isinstance(node["retry"], bool):
             raise ConfigError(f"study.retry: must be true or false, got {node['retry']!r}")
 
@@ -75,10 +79,7 @@ class Study:
             worker.reopen_failed(plan.read(self.run_dir) or self.plan, self.run_dir)
         with shown(progress, self.run_dir / "log.txt"):
             try:
-                if node["launcher"] == "joblib":
-                    whole = launchers.run_joblib(self.run_dir, node["threads"], node["n_jobs"])
-                else:
-                    whole = launchers.run_serial(self.run_dir, node["threads"])
+                whole = plan.is_over(self.run_dir) or self.launch()
             except KeyboardInterrupt:
                 whole = False
         if not whole:
@@ -92,6 +93,15 @@ class Study:
         if failed:
             print(f"  {len(failed)} of {len(jobs)} jobs failed; to run them again, add study.retry=true hydra.run.dir={where}")
         return 1 if failed else 0
+
+    def launch(self) -> bool:
+        """Run the jobs. Returns False if a signal has ended the work."""
+        launcher, threads, n_jobs = (self.node[key] for key in ("launcher", "threads", "n_jobs"))
+        if launcher == "joblib":
+            return launchers.run_joblib(self.run_dir, threads, n_jobs)
+        if launcher == "submitit":
+            return launchers.run_submitit(self.run_dir, threads, n_jobs, self.node["submitit"] or {})
+        return launchers.run_serial(self.run_dir, threads)
 
 
 def write_leaderboard(folder: Path) -> None:
