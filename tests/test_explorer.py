@@ -6,6 +6,7 @@ import csv
 import logging
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -81,6 +82,7 @@ def all_views(opened: Opened, picture: Path) -> dict[str, Any]:
         "strip": views.strip(opened, ends, 0.9),
         "along": views.along(opened, "sefa", [1.0, 0.0, -2.0], 3, 4, 0.8),
         "pca": views.along(opened, "pca", [0.5], 3, 4, 1.0),
+        "towards": views.along(opened, "sefa", [1.0], 3, 4, 1.0, views.towards(opened, 7), 2.5),
         "project": views.project(opened, None, 2, None, None, 10)[0],
         "upload": views.project(opened, str(picture), 0, 3, None, 10)[0],
     }
@@ -90,11 +92,39 @@ def test_code_of_a_view_reproduces_its_picture(opened: Opened, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save("mine.png")
     monkeypatch.setattr("ganexp.latent_space.real.AutoExtractor", Pixels)
+    monkeypatch.setattr("ganexp.metrics.classifier.Classifier.fit", lambda self, x, y: 0.5)
     for name, view in all_views(opened, tmp_path / "mine.png").items():
         exec(view.code, {})
         again = np.asarray(Image.open("picture.png").convert("RGB")).astype(int)
         assert np.abs(again - np.asarray(view.picture.convert("RGB"))).max() <= 1, name
         Path("picture.png").unlink()
+
+
+def test_film_goes_there_and_back(opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(views, "FRAMES", 3)
+    caption, code = views.film(opened, [(3, 1), (4, 7)], 1.0, tmp_path / "film.webp")
+    exec(code, {})
+    assert caption == "there and back, 6 pictures" and Path("picture.webp").read_bytes() == Path("film.webp").read_bytes()
+    with Image.open("film.webp") as film:
+        first = np.asarray(film.convert("RGB")).astype(int)
+    assert np.abs(first - np.asarray(views.sample(opened, 3, 1, 1.0).picture)).mean() < 4  # WebP is lossy
+
+
+def test_click_chooses_a_training_picture(opened: Opened) -> None:
+    picture, numbers = views.choices(opened)
+    assert len(numbers) == views.CHOICES and numbers[-1] < len(opened.data.x)
+    middle = picture.width / views.COLUMNS * 2.5, picture.height / 4 * 1.5  # second row, third column
+    assert views.chosen(opened, numbers, middle) == numbers[12]
+
+
+def test_direction_towards_a_class_moves_the_sample(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganexp.metrics.classifier.Classifier.fit", lambda self, x, y: 0.5)
+    towards = views.towards(opened, 7)
+    still, moved = (views.along(opened, "sefa", [0.0], 3, 4, 1.0, towards, amount).picture for amount in (0.0, 3.0))
+    assert still.tobytes() == views.sample(opened, 3, 4, 1.0).picture.tobytes() != moved.tobytes()
+    with pytest.raises(ValueError, match="attribute: must be from 0 to 9"):
+        views.towards(opened, 10)
 
 
 def test_grid_has_a_sample_for_each_seed(opened: Opened) -> None:
@@ -186,6 +216,8 @@ def test_views_of_points_are_shown_or_refused(tmp_path: Path) -> None:
         grid.picked(points, (1, 1))
     with pytest.raises(ValueError, match="this model makes points"):
         views.question(points)
+    with pytest.raises(ValueError, match="points cannot be filmed"):
+        views.film(points, [(0, None), (1, None)], 1.0, tmp_path / "film.webp")
 
 
 # -- the task ----------------------------------------------------------------------------------------------------------
@@ -355,7 +387,8 @@ def opened_page(browser: Any, library: Library) -> Iterator[Page]:
 @browser_test
 def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with opened_page(browser, library_of(made / "images", made / "styles")) as page:
+    library = library_of(made / "images", made / "styles")
+    with opened_page(browser, library) as page:
         # samples
         page.changes("samples-picture", lambda: page.set("samples-seed", 7))
         page.text("samples-said", "seeds 7 to 106")
@@ -395,6 +428,12 @@ def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Pat
         page.changes("morph-strip", lambda: page.set("morph-to-seed", 2))
         page.changes("morph-strip", lambda: page.choose("morph-to-class", "5"))
         page.changes("morph-strip", lambda: page.set("morph-truncation", 0.3))
+        page.click("film-start")
+        page.page.locator("#film-picture img").wait_for()
+        page.text("film-said", "48 pictures")
+        exec(page.python("film"), {})
+        seen = page.download("film-picture", tmp_path / "film.webp")
+        assert getattr(seen, "n_frames", 1) > 1 and (tmp_path / "film.webp").read_bytes() == Path("picture.webp").read_bytes()
         # directions
         page.tab("samples")
         page.click("sample-vary")
@@ -409,6 +448,11 @@ def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Pat
         page.changes("directions-before", lambda: page.choose("direction-class", "8"))
         page.changes("directions-before", lambda: page.set("direction-truncation", 0.6))
         assert "direction = torch.tensor" in page.python("directions")
+        page.set("direction-attribute", 4)
+        page.changes("directions-picture", lambda: page.click("direction-find"))
+        page.text("direction-said", "Class 4: the direction tells")
+        page.changes("directions-picture", lambda: page.set("direction-towards", -3))
+        assert "model.attribute(4, data=" in page.python("directions")
         # training
         page.tab("training")
         page.text("training-said", "step 3")
@@ -423,6 +467,11 @@ def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Pat
         page.choose("project-space", "z")
         page.changes("project-picture", lambda: page.click("project-start"))
         page.text("project-said", "in 10 steps")
+        choices = page.page.locator("#project-choices img")
+        box = choices.bounding_box()
+        choices.click(position={"x": box["width"] * 0.95, "y": box["height"] * 0.95})
+        last = str(int(library.get(library.checkpoints[0]).data.order(views.CHOICES)[-1]))
+        page.page.wait_for_function("last => document.querySelector('#project-number input').value == last", arg=last)
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save("mine.png")
         page.page.locator("#project-file input[type=file]").set_input_files("mine.png")
         page.page.locator("#project-file", has_text="mine").wait_for()
@@ -455,6 +504,25 @@ def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Pat
         # the other model
         page.page.get_by_role("link", name=re.compile("styles")).click()
         page.text("facts", "w 3 layers|w \\d+ layers")
+
+
+@pytest.mark.slow
+@browser_test
+def test_sliders_answer_while_a_projection_runs(browser: Any, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, end = views.project, threading.Event()
+    monkeypatch.setattr(views, "project", lambda *arguments: end.wait(300) and project(*arguments))
+    with opened_page(browser, library_of(made / "images")) as page:
+        page.tab("project")
+        page.set("project-steps", 10)
+        page.click("project-start")
+        page.tab("morph")
+        page.page.locator("#morph-picture img").wait_for()
+        for position in (0.1, 0.9, 0.3):
+            page.changes("morph-picture", lambda position=position: page.set("morph-position", position))
+        page.tab("project")
+        assert page.page.locator("#project-picture img").count() == 0
+        end.set()
+        page.page.locator("#project-picture img").wait_for()
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ganexp.metrics.features import Pixels
 from ganexp.metrics.fid import FID
 from ganexp.metrics.swd import SlicedWasserstein
 from ganexp.networks import dcgan, mlp
+from ganexp.systems.contexts import seeded
 from ganexp.systems.gan import GAN
 
 CPU = torch.device("cpu")
@@ -97,6 +100,28 @@ def test_truncation_moves_samples_towards_one(name: str) -> None:
     assert torch.equal(system.generate(z, y), whole) and not torch.equal(whole[0], whole[1])
     torch.testing.assert_close(none, none[:1].expand_as(none))  # all equal
     assert 0 < half.var(0).sum() < whole.var(0).sum()
+
+
+def test_seeded_samples_do_not_depend_on_other_threads() -> None:
+    """Two threads that seed torch's one random state at the same time; switching as often as Python can."""
+    found: dict[int, set[tuple[float, ...]]] = {1: set(), 2: set()}
+
+    def work(seed: int) -> None:
+        for _ in range(300):
+            with seeded(seed, CPU):
+                found[seed].add(tuple(torch.randn(2).tolist() + torch.randn(2).tolist()))
+
+    before, interval = torch.get_rng_state(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in found]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert [len(values) for values in found.values()] == [1, 1] and torch.equal(torch.get_rng_state(), before)
 
 
 def test_truncation_moves_w_towards_its_mean() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from ganexp.metrics.features import Extractor
 from ganexp.model import Model, load
 from ganexp.runs import checkpoint_in, find_checkpoint
 from ganexp.runtime.console import display_path
+from ganexp.systems.contexts import seeded
 
 OPEN = 4  # models in memory beside those of pages
 NUM_REAL = 10_000  # training samples among which neighbours are looked for
@@ -27,17 +29,28 @@ DIRECTIONS = 6  # sliders
 
 class Opened:
     """A model, its data, the features of real samples and its directions. The last three are made when they are first asked
-    for; their errors are raised each time."""
+    for; their errors are raised each time. `apart`: a copy of the model for work that takes long, meanwhile `model` answers."""
 
     def __init__(self, model: Model, trust: Sequence[str], data: DataModule | None, make_extractor: Callable[[], Extractor]):
         self.model, self.trust = model, trust
         self.given_data, self.make_extractor = data, make_extractor
         self.found: dict[str, Directions] = {}
+        self.loading = threading.Lock()
+        self.loaded: DataModule | None = None
 
     @cached_property
+    def apart(self) -> Model:
+        model = self.model
+        return Model(copy.deepcopy(model.system), model.config, model.step, model.checkpoint)
+
+    @property
     def data(self) -> DataModule:
         """The given data, or the run's own. Raises ConfigError if it cannot be loaded."""
-        return training_data(self.model, self.trust) if self.given_data is None else prepared(self.given_data, self.model)
+        with self.loading:
+            if self.loaded is None:
+                given = self.given_data
+                self.loaded = training_data(self.model, self.trust) if given is None else prepared(given, self.model)
+            return self.loaded
 
     @cached_property
     def real_features(self) -> RealFeatures:
@@ -94,13 +107,15 @@ class Library:
         self.all_checkpoints = named([other for file in files for other in [file, *siblings(file)]])
         self.checkpoints = [name for name, file in self.all_checkpoints.items() if file in files]
         self.open: OrderedDict[Path, Opened] = OrderedDict()
-        self.lock = threading.RLock()  # the random state and a network's mode belong to one caller at a time
+        self.lock = threading.RLock()  # a network's mode and its hooks belong to one caller at a time
+        self.work = threading.RLock()  # the same for the models' copies
 
     def get(self, name: str) -> Opened:
         """The model of a checkpoint's name. Raises ConfigError for a file that is gone or damaged."""
         file = self.all_checkpoints[name]
         if file not in self.open:
-            model = load(file, self.device, self.trust)
+            with seeded(0, self.device):  # building a network draws numbers, while other threads may do so too
+                model = load(file, self.device, self.trust)
             self.open[file] = Opened(model, self.trust, self.data, self.make_extractor)
         self.open.move_to_end(file)
         pages = [self.all_checkpoints[page] for page in self.checkpoints]

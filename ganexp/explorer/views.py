@@ -15,14 +15,18 @@ from ganexp import pictures
 from ganexp.explorer.opened import Opened
 from ganexp.images import to_float
 from ganexp.latent_space import drawing
+from ganexp.latent_space.attributes import Attribute
 from ganexp.latent_space.codes import check_number, from_prior, from_seeds, render
 from ganexp.latent_space.directions import Method, moved
-from ganexp.latent_space.interpolation import chosen_curve, code_path, interpolation, keyframes
+from ganexp.latent_space.film import check_film, frames, write_film
+from ganexp.latent_space.interpolation import chosen_curve, code_path, interpolation, keyframes, loop
 from ganexp.latent_space.projection import Target
 from ganexp.latent_space.real import read_picture
 
 MOST_SAMPLES = 100  # of one grid
 STRIP = 8  # samples of a path
+FRAMES, FPS = 24, 12  # of a film, from one end to the other
+CHOICES, COLUMNS = 40, 10  # of training samples to choose from
 NEAREST = 7  # training samples
 
 
@@ -30,6 +34,13 @@ class View(NamedTuple):
     picture: Image.Image
     caption: str
     code: str
+
+
+class Towards(NamedTuple):
+    """A class of the data, and the direction towards it."""
+
+    number: int
+    found: Attribute
 
 
 class Grid(NamedTuple):
@@ -78,7 +89,7 @@ def sample(opened: Opened, seed: int, label: int | None, truncation: float) -> V
 
 def neighbours(opened: Opened, seed: int, label: int | None, truncation: float) -> View:
     """The sample, and its nearest training samples."""
-    x = render(opened.model, from_seeds(opened.model, [seed], labels_of(label), truncation=truncation))
+    x = render(opened.apart, from_seeds(opened.model, [seed], labels_of(label), truncation=truncation))
     found = opened.real_features.neighbours(x, min(NEAREST, len(opened.real_features.order) - 1))
     nearest = to_float(opened.data.take(found.numbers[0]))
     distance, typical = float(found.distances[0, 0]), float(found.real_distances.median())
@@ -125,6 +136,18 @@ def strip(opened: Opened, ends: Sequence[tuple[int, int | None]], truncation: fl
     return View(sheet(opened, x[None]), "the whole way", lines(opened, made, columns=STRIP))
 
 
+def film(opened: Opened, ends: Sequence[tuple[int, int | None]], truncation: float, file: Path) -> tuple[str, str]:
+    """Writes a WebP that goes there and back, and repeats; its caption, and its code. Raises ValueError for points."""
+    check_film(opened.model, "webp", FPS)
+    seeds, labels = seeds_and_labels(ends)
+    write_film(frames(opened.apart, loop(opened.apart, seeds, labels, FRAMES, truncation=truncation)), file, FPS)
+    body = f"codes = loop(model, {seeds}, {labels}, frames={FRAMES}, truncation={truncation})\n"
+    body += f'write_film(frames(model, codes), Path("picture.webp"), fps={FPS})'
+    more = ["from ganexp.latent_space.film import frames, write_film", "from ganexp.latent_space.interpolation import loop"]
+    code = "\n".join(["from pathlib import Path", "", "import ganexp", *more, "", load_line(opened), body])
+    return f"there and back, {2 * FRAMES} pictures", code
+
+
 def seeds_and_labels(ends: Sequence[tuple[int, int | None]]) -> tuple[list[int], list[int] | None]:
     """The arguments of `keyframes`; the ends of an unconditional model have no labels."""
     labels = [label for _, label in ends if label is not None]
@@ -134,22 +157,48 @@ def seeds_and_labels(ends: Sequence[tuple[int, int | None]]) -> tuple[list[int],
 # -- directions ----------------------------------------------------------------------------------------------------------
 
 
-def along(opened: Opened, method: Method, amounts: Sequence[float], seed: int, label: int | None, truncation: float) -> View:
-    """A sample moved along the first directions at once; `amounts`: how far along each, in its units."""
+def along(
+    opened: Opened, method: Method, amounts: Sequence[float], seed: int, label: int | None, truncation: float,
+    towards: Towards | None = None, amount: float = 0.0,
+) -> View:  # fmt: skip
+    """A sample moved along the first directions at once, and by `amount` towards a class of the data; `amounts`: how far along
+    each, in its units."""
     found = opened.directions(method)
     n = min(len(amounts), len(found.vectors))
     direction = torch.tensor(amounts[:n]) * found.units[:n] @ found.vectors[:n]
+    if towards is not None:
+        direction += amount * towards.found.unit * towards.found.direction
     codes = from_seeds(opened.model, [seed], labels_of(label), found.space, truncation)
     x = render(opened.model, moved(codes, direction, torch.ones(1)))
     body = f'found = model.directions("{method}", num={n})\n'
     body += f"direction = torch.tensor({list(amounts[:n])}) * found.units @ found.vectors\n"
+    more = ["from ganexp.latent_space.codes import from_seeds, render", "from ganexp.latent_space.directions import moved"]
+    if towards is not None:
+        more += ["from ganexp.latent_space.real import training_data"]
+        body += f"towards = model.attribute({towards.number}, data=training_data(model{trusting(opened)}))\n"
+        body += f"direction += {amount} * towards.unit * towards.direction\n"
     body += f"codes = from_seeds(model, [{seed}], {labels_of(label)}, found.space, {truncation})\n"
     body += "x = render(model, moved(codes, direction, torch.ones(1)))"
-    more = ["from ganexp.latent_space.codes import from_seeds, render", "from ganexp.latent_space.directions import moved"]
     return View(single(opened, x), name_of(seed, label), lines(opened, body, None, imports=more, torch=True))
 
 
+def towards(opened: Opened, number: int) -> Towards:
+    """The direction towards a class of the data. Raises ValueError for one that there is not."""
+    return Towards(number, opened.apart.attribute(number, data=opened.data))
+
+
 # -- projection ----------------------------------------------------------------------------------------------------------
+
+
+def choices(opened: Opened) -> tuple[Image.Image, list[int]]:
+    """Some of the training pictures in rows, the same ones each time; and their numbers."""
+    order = opened.data.order(CHOICES)
+    return pictures.grid(to_float(opened.data.take(order)), COLUMNS), order.tolist()
+
+
+def chosen(opened: Opened, numbers: Sequence[int], point: Sequence[float]) -> int:
+    """The number of the training sample at a point (x, y) of the picture of `choices`."""
+    return numbers[pictures.number_at(point, len(numbers), COLUMNS, opened.model.shape)]
 
 
 def project(
@@ -158,7 +207,7 @@ def project(
     """The target, a picture's file or the training sample `number`, beside the result; and the search: the target, then some of
     its stages. Raises ValueError for a file that cannot be read or is too large."""
     check_number("steps", steps, 1, 1000)
-    model = opened.model
+    model = opened.apart
     wanted = None if file is None else read_picture(file, model.shape, "the picture")
     found = model.project(wanted, label, space, steps, extractor=opened.make_extractor(), data=opened.data, number=number)
     both = torch.cat([found.target[None], found.picture[None]])
@@ -224,9 +273,13 @@ def lines(opened: Opened, body: str, columns: int | None, imports: Sequence[str]
     head += ["import ganexp"]
     head += ["from ganexp import pictures"] if opened.images else []
     head += list(imports)
-    text = "\n".join([*head, "", f"model = ganexp.load({str(opened.model.checkpoint)!r}{trusting(opened)})", body])
+    text = "\n".join([*head, "", load_line(opened), body])
     drawn = "enlarged(x[0])" if columns is None else f"grid(x, {columns})"
     return text + (f'\npictures.save(pictures.{drawn}, Path("picture.png"))' if opened.images else "")
+
+
+def load_line(opened: Opened) -> str:
+    return f"model = ganexp.load({str(opened.model.checkpoint)!r}{trusting(opened)})"
 
 
 def trusting(opened: Opened) -> str:

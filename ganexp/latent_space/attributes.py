@@ -21,8 +21,9 @@ from ganexp.latent_space.codes import (
     render,
 )
 from ganexp.latent_space.neighbours import nearest
-from ganexp.latent_space.real import training_data
+from ganexp.latent_space.real import ready, training_data
 from ganexp.metrics.classifier import Classifier
+from ganexp.metrics.features import Extractor
 from ganexp.metrics.lite0 import Lite0
 
 Source = Literal["labels", "classifier"]
@@ -58,14 +59,13 @@ def scorer(model: TrainedModel, data: DataModule, attribute: int) -> Score:
         if not image:
             real, y = data.real_and_labels(10_000)
             return lambda x: (y[nearest(x.cpu(), real, NEIGHBOURS)[1]] == attribute).float().mean(1)
-        network: Classifier | Lite0 = Classifier()
+        network: Extractor = Classifier()
     elif image and data.shape[0] >= 3:
         check_number("attribute", attribute, 0, 999)
         network = Lite0()
     else:
         raise ValueError("attribute: the data has no labels, and only colour images have ImageNet's classes")
-    network.setup(data)
-    network.to(model.device)
+    network = ready(network, data, model.device)
     return lambda x: F.log_softmax(network(x.to(model.device))["logits"], -1)[:, attribute].cpu()
 
 

@@ -28,7 +28,7 @@ from ganexp.latent_space.real import ready, training_data
 from ganexp.metrics.auto import AutoExtractor
 from ganexp.metrics.features import Extractor, Pixels
 from ganexp.metrics.lite0 import Lite0
-from ganexp.systems.contexts import evaluating, seeded
+from ganexp.systems.contexts import evaluating
 
 Target = Literal["z", "w", "w+"]
 STARTS = 1000  # samples among which the start is looked for
@@ -188,16 +188,15 @@ def project(
     target = target.to(model.device)
     distance = distance_to(target, ready(extractor, data, model.device), perceptual, pixels)
     space = space or ("w+" if has_w(model) else "z")
-    with seeded(seed, model.device):
-        code, y, std = start(model, distance, target, label, space, seed)
-        with own_noise(model) as (generator, noise):
-            return descend(model, generator, noise, code, y, std, target, distance, space, steps, lr)
+    code, y, std = start(model, distance, target, label, space, seed)
+    with own_noise(model) as (generator, noise):
+        return descend(model, generator, noise, code, y, std, target, distance, space, steps, lr, seed)
 
 
 def training_sample(model: TrainedModel, data: DataModule, number: int, label: int | None) -> tuple[Tensor, int | None]:
-    """A training sample [1, *shape] of a fixed permutation, and its class, unless another is given."""
-    i = data.order(len(data.x))[number : number + 1]
-    return to_float(data.take(i)), int(data.y[i]) if label is None and model.classes else label
+    """A training sample [1, *shape], and its class, unless another is given."""
+    x = to_float(data.take(torch.tensor([number])))
+    return x, int(data.y[number]) if label is None and model.classes else label
 
 
 def check_project(
@@ -236,16 +235,16 @@ def start(
 
 def descend(
     model: TrainedModel, generator: Any, noise: list[Tensor], code: Tensor, y: int, std: float, target: Tensor,
-    distance: Distance, space: Target, steps: int, lr: float,
+    distance: Distance, space: Target, steps: int, lr: float, seed: int,
 ) -> Projection:  # fmt: skip
-    """Adam on the code and on the noise maps, from `start` on."""
+    """Adam on the code and on the noise maps, from `start` on. `seed`: of the noise on the code."""
     labels = torch.tensor([y], device=model.device)
     layers = getattr(generator, "layers", 1)
 
     def sample(x: Tensor) -> Tensor:
         return (generator(x, labels) if space == "z" else generator.synthesize(x.expand(-1, layers, -1))).float()
 
-    code = code.requires_grad_()
+    code, random = code.requires_grad_(), torch.Generator(model.device).manual_seed(seed)
     optimizer = torch.optim.Adam([code, *noise], lr, betas=(0.9, 0.999))
     with torch.no_grad():
         stages, distances = [sample(code)], []
@@ -253,7 +252,8 @@ def descend(
     with torch.enable_grad():
         for step in tqdm(range(steps), desc="projecting", leave=False, disable=None):
             optimizer.param_groups[0]["lr"] = lr * rate(step / steps)
-            x = sample(code + torch.randn_like(code) * noise_scale(step / steps, std))
+            noised = torch.randn(code.shape, generator=random, device=code.device) * noise_scale(step / steps, std)
+            x = sample(code + noised)
             loss = distance(x).sum()
             distances.append(loss.item())
             optimizer.zero_grad()

@@ -20,6 +20,7 @@ from ganexp.latent_space.codes import TrainedModel
 from ganexp.metrics.auto import AutoExtractor
 from ganexp.metrics.features import Extractor
 from ganexp.runtime.restoring import restore_data
+from ganexp.systems.contexts import seeded
 
 MOST_PIXELS = 40_000_000  # of a picture from outside
 MOST_BYTES = 64 * 2**20  # of its file
@@ -43,9 +44,10 @@ def prepared(data: DataModule, model: TrainedModel) -> DataModule:
 
 
 def ready(extractor: Extractor | None, data: DataModule, device: torch.device) -> Extractor:
-    """The extractor, or the one of extractor=auto, set up for the data."""
+    """The extractor, or the one of extractor=auto, set up for the data. The random state is left as it is."""
     extractor = AutoExtractor() if extractor is None else extractor
-    extractor.setup(data)
+    with seeded(0, device):  # building a network draws numbers, also where weights from a file replace them
+        extractor.setup(data)
     return extractor.to(device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 from ganexp.lightning_internals import swap_step_hooks
+
+RANDOM = threading.RLock()  # torch's random number generators are the process's
 
 
 @contextmanager
@@ -40,15 +43,16 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's random number generators, and restores their state."""
-    mps = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng does not save it
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        if mps is not None:
-            torch.mps.set_rng_state(mps)
+    """Seeds torch's random number generators, and restores their state. Of several threads one at a time."""
+    with RANDOM:
+        mps = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng does not save it
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                yield
+        finally:
+            if mps is not None:
+                torch.mps.set_rng_state(mps)
 
 
 @contextmanager

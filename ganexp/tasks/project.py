@@ -17,7 +17,7 @@ class Project(Tool):
     """Writes projection.png with the target, the search at several steps, and the result; code.npy, the latent; projection.json
     with distances.
 
-    `picture`: a file; default: the training sample `number` of a fixed permutation. The other arguments: see Model.project; the
+    `picture`: a file; default: the training sample `number`. The other arguments: see Model.project; the
     features are those of config["extractor"]. Raises ValueError for a file that is not a grey or RGB picture of at most 40
     megapixels.
     """
