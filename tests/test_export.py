@@ -29,6 +29,7 @@ import ganexp
 from ganexp import pictures, sampling
 from ganexp.cli.build import build
 from ganexp.export import card, folder, programs, samples
+from ganexp.images import to_uint8
 from ganexp.latent_space.real import training_data
 from ganexp.runtime import exported
 from ganexp.systems.base import System
@@ -634,6 +635,8 @@ def test_samples_are_written_with_1_to_4_channels(channels: int, tmp_path: Path)
     samples.write_pictures(tmp_path, [(x, None)], 5)
     modes = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
     assert Image.open(tmp_path / "00004.png").mode == modes[channels] and not (tmp_path / "labels.csv").exists()
+    for i, image in enumerate(to_uint8(x).permute(0, 2, 3, 1).squeeze(3).numpy()):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / f"0000{i}.png")), image)
     colours = np.asarray(Image.open(tmp_path / "00004.png").convert("RGB"))
     assert np.array_equal(found["arr_0"][4], colours)
 
@@ -679,7 +682,7 @@ def test_full_disk_is_reported_by_the_writer(tmp_path: Path, monkeypatch: pytest
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"No space left on device: '\S*\.png'"):
         samples.write_pictures(tmp_path, [(torch.zeros(2, 1, 4, 4), None)] * 20, 40)
     assert not list(tmp_path.iterdir())
