@@ -2,8 +2,9 @@
 
     python benchmarks/explorer.py RUN [--moves 40]
 
-A slider of the tab Morph, then one of Directions, is moved again and again; the clock runs in the browser until the new picture
-is decoded. RUN is given as for run=; how well it is trained does not matter. Needs `ganexp[explore]`, Playwright and a Chromium.
+A slider of the tab Morph, then one of Directions, is moved again and again, and once more while a projection runs; the clock runs
+in the browser until the new picture is decoded. RUN is given as for run=; how well it is trained does not matter. Needs
+`ganexp[explore]`, Playwright and a Chromium.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from ganexp.explorer.opened import Library
 from ganexp.explorer.page import serving
-from ganexp.metrics.features import Pixels
+from ganexp.metrics.auto import AutoExtractor
 
 # Sets a slider's number and waits for another picture: milliseconds.
 MOVE = """([slider, picture, value]) => new Promise((done, failed) => {
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--moves", type=int, default=40)
     args = parser.parse_args()
-    library = Library([args.run], torch.device("cpu"), [], None, Pixels)
+    library = Library([args.run], torch.device("cpu"), [], None, AutoExtractor)
     model = library.get(library.checkpoints[0]).model
     print(f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
     with serving(library, "127.0.0.1", None, browser=False) as address, sync_playwright() as playwright:
@@ -50,16 +51,26 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
         page.goto(address)
-        for tab, slider, low, high in (("morph", "morph-position", 0.0, 1.0), ("directions", "direction-1", -4.0, 4.0)):
-            page.locator(f"#{tab}-tab-button").click()
-            page.locator(f"#{tab}-picture img").wait_for()
-            page.wait_for_timeout(1000)
-            times = []
-            for i in range(1, args.moves + 1):
-                value = round(low + (high - low) * (i * 0.618 % 1), 1 if tab == "directions" else 2)
-                times.append(page.evaluate(MOVE, [slider, f"{tab}-picture", value]))
-            longest = sorted(times)[int(0.95 * (len(times) - 1))]
-            print(f"{tab:<10} {statistics.median(times):>4.0f} ms (median), {longest:.0f} ms (95 % are faster)")
+        for meanwhile in ("", "while a projection runs"):
+            if meanwhile:
+                page.locator("#project-tab-button").click()
+                field = page.locator("#project-steps input[type=number]")
+                field.fill("1000")
+                field.press("Tab")
+                page.locator("#project-start").click()
+                page.wait_for_timeout(3000)
+            for tab, slider, low, high in (("morph", "morph-position", 0.0, 1.0), ("directions", "direction-1", -4.0, 4.0)):
+                page.locator(f"#{tab}-tab-button").click()
+                page.locator(f"#{tab}-picture img").wait_for()
+                page.wait_for_timeout(1000)
+                times = []
+                for i in range(1, args.moves + 1):
+                    value = round(low + (high - low) * (i * 0.618 % 1), 1 if tab == "directions" else 2)
+                    times.append(page.evaluate(MOVE, [slider, f"{tab}-picture", value]))
+                longest = sorted(times)[int(0.95 * (len(times) - 1))]
+                print(f"{tab:<10} {statistics.median(times):>4.0f} ms (median), {longest:.0f} ms (95 % are faster) {meanwhile}")
+            if meanwhile:
+                assert not page.locator("#project-picture img").count(), "the projection ended before the clock"
         browser.close()
 
 

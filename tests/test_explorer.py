@@ -8,10 +8,11 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from ganexp.explorer import history, views
 from ganexp.explorer.opened import Library, Opened
 from ganexp.metrics.features import Pixels
 from ganexp.report.charts import read_curves
-from ganexp.tasks.explore import is_loopback
+from ganexp.tasks.explore import Explore, is_loopback
 
 Cli = Callable[..., Answer]
 IMAGES = ["model=cdcgan", *NARROW["cdcgan"], "optimizer.generator.lr=0.05"]
@@ -249,6 +250,33 @@ def test_explore_without_gradio_says_what_to_install(cli: Cli, monkeypatch: pyte
 def test_explore_refuses_bad_input_in_one_line(words: list[str], message: str, cli: Cli) -> None:
     answer = cli(*words)
     assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason='needs Gradio: pip install "ganexp[explore]"')
+def test_page_ends_at_once_while_it_works(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a thread is in the middle of."""
+    task, codes = Explore({"run": "latest"}, Path()), []
+    task.library = library_of(opened.folder)  # type: ignore[arg-type]
+    monkeypatch.setattr("ganexp.explorer.page.serving", lambda *arguments: nullcontext("http:" + "//127.0.0.1"))
+    monkeypatch.setattr("time.sleep", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("logging.shutdown", lambda: None)
+    monkeypatch.setattr("os._exit", codes.append)
+    held, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with task.library.work:
+            held.set()
+            end.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    held.wait()
+    task.run()
+    end.set()
+    thread.join()
+    assert codes == [0]
+    task.run()
+    assert codes == [0]
 
 
 # -- in a browser --------------------------------------------------------------------------------------------------------

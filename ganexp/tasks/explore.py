@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -64,7 +66,10 @@ class Explore:
                 while True:
                     time.sleep(3600)
             except KeyboardInterrupt:
-                print()
+                print(flush=True)
+        if not self.library.work.acquire(blocking=False):  # Python would abort: it cannot end while torch is at work in a thread
+            logging.shutdown()
+            os._exit(0)
 
 
 def is_loopback(host: str) -> bool:
