@@ -21,13 +21,10 @@ from ganexp.cli.main import main as command_line
 OUT = Path(__file__).parent.absolute() / "tools"
 MOST = 640  # px
 FILM = 128  # px
-GENERATED = {  # the pictures that are shown in place of real ones: the run whose samples they are
-    "generated_mnist": "styles_mnist",
-    "generated_faces": "styles_faces",
-}
+GENERATED = ("mnist", "faces")  # runs whose samples from another seed are shown in place of real pictures
 MNIST, FACES = (
-    f"data=folder data.root={folder} data.shape={shape}"
-    for folder, shape in zip(GENERATED, ("[1,28,28]", "[3,64,64]"), strict=True)
+    f"data=folder data.root=generated_{name} data.shape={shape}"
+    for name, shape in zip(GENERATED, ("[1,28,28]", "[3,64,64]"), strict=True)
 )
 COMMANDS = {  # name of the picture: the words of the command, the file that it writes
     "interpolate-digits": ("run=digits task.num=5 task.labels=[1,7,4,9,3]", "interpolation.png"),
@@ -52,7 +49,7 @@ COMMANDS = {  # name of the picture: the words of the command, the file that it 
     "neighbours-mnist": (f"run=mnist task.num=4 {MNIST}", "neighbours.png"),
     "neighbours-faces": (f"run=faces task.num=4 {FACES}", "neighbours.png"),
     "project-digits": ("run=digits task.number=7 task.steps=300", "projection.png"),
-    "project-mnist": ("run=mnist task.picture=generated_mnist/00007.png task.label=0 task.steps=300", "projection.png"),
+    "project-mnist": ("run=mnist task.picture=generated_mnist/00007.png task.label=7 task.steps=300", "projection.png"),
     "project-faces": ("run=faces task.picture=generated_faces/00007.png task.steps=300", "projection.png"),
     "reconstruct-digits": ("run=vae_digits task.num=16", "reconstruction.png"),
     "reconstruct-mnist": (f"run=vae_mnist task.num=16 {MNIST}", "reconstruction.png"),
@@ -87,9 +84,10 @@ def save(file: Path, name: str) -> None:
 def main(folder: str, *names: str) -> None:
     OUT.mkdir(exist_ok=True)
     os.chdir(folder)
-    for generated, trained in GENERATED.items():
-        if not Path(generated).is_dir():
-            run(["task=sample", f"run={trained}", "task.num=2000", "task.grid=false", f"hydra.run.dir={generated}"])
+    for name in GENERATED:
+        if not Path(f"generated_{name}").is_dir():
+            run(["task=sample", f"run={name}", "seed=100", "task.num=2000", "task.grid=false", f"hydra.run.dir=generated_{name}"])
+    run(["task=sample", "run=digits", "task.num=1"])  # whatever comes first takes seconds more
     for name, (words, file) in COMMANDS.items():
         if not name.startswith(names or ("",)):
             continue

@@ -28,7 +28,8 @@ OWN = {
     "_apply",
     "_foreach_copy_",
     "_foreach_lerp_",
-}  # or torch's, numpy's
+    "_exit",
+}  # or torch's, numpy's, os's
 
 
 def test_private_names_are_used_in_one_file_each() -> None:

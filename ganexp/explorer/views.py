@@ -89,7 +89,7 @@ def sample(opened: Opened, seed: int, label: int | None, truncation: float) -> V
 
 def neighbours(opened: Opened, seed: int, label: int | None, truncation: float) -> View:
     """The sample, and its nearest training samples."""
-    x = render(opened.apart, from_seeds(opened.model, [seed], labels_of(label), truncation=truncation))
+    x = render(opened.apart, from_seeds(opened.apart, [seed], labels_of(label), truncation=truncation))
     found = opened.real_features.neighbours(x, min(NEAREST, len(opened.real_features.order) - 1))
     nearest = to_float(opened.data.take(found.numbers[0]))
     distance, typical = float(found.distances[0, 0]), float(found.real_distances.median())
