@@ -40,12 +40,17 @@ def morph(page: Any) -> None:
     page.locator("#morph-to-class input").click()
     page.get_by_role("option", name="8", exact=True).click()
     set_number(page, "morph-position", 0.4)
+    page.locator("#film-start").click()
+    page.locator("#film-picture img").wait_for()
 
 
 def directions(page: Any) -> None:
     set_number(page, "direction-seed", 3)
     set_number(page, "direction-1", 2.5)
     set_number(page, "direction-3", -2)
+    set_number(page, "direction-attribute", 8)
+    page.locator("#direction-find").click()
+    page.locator("#direction-said", has_text="Class 8").wait_for()
 
 
 def training(page: Any) -> None:

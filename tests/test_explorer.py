@@ -302,12 +302,13 @@ KINDS = {
 
 
 class Page:
-    """A tab of the browser. `left`: requests that went, or would have gone, to another machine."""
+    """A tab of the browser. `left`: requests that went, or would have gone, to another machine. `used`: controls."""
 
     def __init__(self, browser: Any, address: str):
         self.page = browser.new_page(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
         self.left: list[str] = []
         self.broken: list[str] = []
+        self.used: set[str] = set()
         self.page.route("**/*", self.guard)
         self.page.on("pageerror", lambda error: self.broken.append(str(error)))
         self.page.set_default_timeout(20_000)
@@ -346,16 +347,29 @@ class Page:
 
     def set(self, control: str, value: object) -> None:
         """The number of a slider, or of a field."""
+        self.used.add(control)
         field = self.page.locator(f"#{control} input[type=number]").first
         field.fill(str(value))
         field.press("Tab")
 
     def choose(self, control: str, choice: str) -> None:
+        self.used.add(control)
         self.page.locator(f"#{control} input").click()
         self.page.get_by_role("option", name=choice, exact=True).click()
 
-    def click(self, button: str) -> None:
-        self.page.locator(f"#{button}").click()
+    def upload(self, control: str, file: str) -> None:
+        self.used.add(control)
+        self.page.locator(f"#{control} input[type=file]").set_input_files(file)
+
+    def click(self, button: str, part: str = "") -> None:
+        self.used.add(button)
+        self.page.locator(f"#{button} {part}").first.click()
+
+    def controls(self) -> set[str]:
+        """Those that the page has, by Gradio's own list."""
+        kinds = ["number", "slider", "dropdown", "radio", "file", "button"]
+        listed = "kinds => gradio_config.components.filter(c => kinds.includes(c.type)).map(c => c.props.elem_id)"
+        return set(self.page.evaluate(listed, kinds))
 
     def error(self) -> str:
         """The sentence that pops up, which is closed."""
@@ -471,7 +485,7 @@ def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Pat
             page.changes("directions-picture", lambda i=i: page.set(f"direction-{i + 1}", 2))
         page.changes("directions-picture", lambda: page.click("directions-reset"))
         page.changes("directions-picture", lambda: page.set("direction-1", -3))
-        page.changes("directions-picture", lambda: page.page.locator("#directions-method input").nth(1).click())
+        page.changes("directions-picture", lambda: page.click("directions-method", "[value=pca]"))
         page.changes("directions-before", lambda: page.set("direction-seed", 3))
         page.changes("directions-before", lambda: page.choose("direction-class", "8"))
         page.changes("directions-before", lambda: page.set("direction-truncation", 0.6))
@@ -501,7 +515,7 @@ def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Pat
         last = str(int(library.get(library.checkpoints[0]).data.order(views.CHOICES)[-1]))
         page.page.wait_for_function("last => document.querySelector('#project-number input').value == last", arg=last)
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save("mine.png")
-        page.page.locator("#project-file input[type=file]").set_input_files("mine.png")
+        page.upload("project-file", "mine.png")
         page.page.locator("#project-file", has_text="mine").wait_for()
         page.changes("project-picture", lambda: page.click("project-start"))
         assert "read_picture('mine.png'" in page.python("project")
@@ -511,11 +525,10 @@ def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Pat
         page.changes("compare-left-picture", lambda: page.set("compare-seed", 5))
         page.changes("compare-right-picture", lambda: page.choose("compare-class", "2"))
         page.changes("compare-right-picture", lambda: page.set("compare-truncation", 0.2))
-        other = page.page.locator("#compare-right input")
-        other.click()
-        page.changes(
-            "compare-right-picture", lambda: page.page.get_by_role("option", name=re.compile("images.step-00000002")).click()
-        )
+        untrained = next(name for name in library.all_checkpoints if name.endswith("images/step-00000002.ckpt"))
+        for side in ("left", "right"):
+            page.changes(f"compare-{side}-picture", lambda side=side: page.choose(f"compare-{side}", untrained))
+            assert "step-00000002.ckpt" in page.python(f"compare-{side}")
         # quiz
         page.tab("quiz")
         page.page.locator("#quiz-picture img").wait_for()
@@ -529,6 +542,7 @@ def test_every_control_of_the_page_works(browser: Any, made: Path, tmp_path: Pat
         page.text("quiz-said", "Look at the picture")
         page.click("quiz-real")
         page.text("quiz-said", r"of 1 right")
+        assert page.used == page.controls()
         # the other model
         page.page.get_by_role("link", name=re.compile("styles")).click()
         page.text("facts", "w 3 layers|w \\d+ layers")
@@ -591,12 +605,12 @@ def test_page_shows_errors_as_sentences(browser: Any, made: Path, tmp_path: Path
         for file, message in {
             "bomb.png": "54 megapixels; the limit is 40", "two.png": "save it as grey or RGB", "text.png": "cannot be read",
         }.items():  # fmt: skip
-            page.page.locator("#project-file input[type=file]").set_input_files(file)
+            page.upload("project-file", file)
             page.page.locator("#project-file", has_text=file.partition(".")[0]).wait_for()
             page.click("project-start")
             assert message in page.error()
             page.page.locator("#project-file [aria-label=Clear], #project-file [title=Clear]").first.click()
-        page.page.locator("#project-file input[type=file]").set_input_files("large.png")
+        page.upload("project-file", "large.png")
         assert "exceed the maximum" in page.error()
         upload = {"name": "large.png", "mimeType": "image/png", "buffer": Path("large.png").read_bytes()}
         answer = page.page.request.post(f"{page.page.url}gradio_api/upload", multipart={"files": upload})
