@@ -26,7 +26,7 @@ OUT = Path(__file__).parent / "explorer"
 def set_number(page: Any, control: str, value: float) -> None:
     field = page.locator(f"#{control} input[type=number]").first
     field.fill(str(value))
-    field.press("Tab")
+    field.blur()
 
 
 def samples(page: Any) -> None:

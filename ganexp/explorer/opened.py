@@ -75,10 +75,11 @@ class Opened:
     def summary(self) -> list[tuple[str, str]]:
         """Rows of a table: what the model is."""
         model = self.model
-        data = str(model.config.get("data", {}).get("_target_", "unknown")).rpartition(".")[2]
+        targets = (str(model.config.get(node, {}).get("_target_", "unknown")) for node in ("model", "data"))
+        system, data = (target.rpartition(".")[2] for target in targets)
         kind = "images" if self.images else "points"
         return [
-            ("system", type(model.system).__name__),
+            ("system", system),
             ("data", data),
             ("step", f"{model.step:,}"),
             (kind, "×".join(map(str, model.shape))),

@@ -50,7 +50,7 @@ def style_layers(model: TrainedModel, layers: Sequence[int] | None) -> list[int]
     Raises ValueError for a generator without styles and for layers that it does not have.
     """
     if not has_w(model):
-        raise ValueError("run: this generator has no styles; style mixing requires them (model=stylegan2)")
+        raise ValueError("this generator has no styles; style mixing requires them (model=stylegan2)")
     generator: Any = model.system.sampler
     count: int = generator.layers
     for layer in layers or ():

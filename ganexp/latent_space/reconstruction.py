@@ -28,8 +28,7 @@ class Reconstruction(NamedTuple):
 def check_encoder(model: TrainedModel) -> None:
     """Raises ValueError for a model without an encoder."""
     if not hasattr(model.system, "encoder"):
-        name = type(model.system).__name__
-        raise ValueError(f"run: {name} has no encoder; a VAE has one (model=vae), and task=project needs none")
+        raise ValueError("this model has no encoder; a VAE has one (model=vae), and task=project needs none")
 
 
 @torch.no_grad()

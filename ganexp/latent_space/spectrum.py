@@ -81,7 +81,7 @@ def check_spectrum(model: TrainedModel, n: int) -> None:
     check_number("num", n, 1, 100_000)
     if len(model.shape) != 3 or min(model.shape[1:]) < 4:
         raise ValueError(
-            f"run: a spectrum requires images of at least 4 px, but the model generates samples of shape {list(model.shape)}"
+            f"a spectrum requires images of at least 4 px, but the model generates samples of shape {list(model.shape)}"
         )
 
 
