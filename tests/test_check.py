@@ -17,8 +17,8 @@ from torch import nn
 
 from ganexp import regularizers
 from ganexp.cli.build import build
+from ganexp.quantities import duration, size
 from ganexp.runtime import rehearsal
-from ganexp.runtime.console import duration, size
 from ganexp.runtime.layers import layers_of
 from ganexp.tasks.check import layers_of_system, without_effect
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "ganexp"
 GAME = {"networks", "losses", "round", "regularizers", "augment", "constraints", "controls", "scalars", "latents", "ema"}
-LEAVES = {"networks", "losses", "controls", "scalars", "latents", "ema", "files", "images", "references"}
+LEAVES = {"networks", "losses", "controls", "scalars", "latents", "ema", "files", "images", "quantities", "references"}
 CALLBACKS = {
     "callbacks",
     "loggers",
@@ -21,6 +21,7 @@ CALLBACKS = {
     "evaluation",
     "sampling",
     "pictures",
+    "quantities",
     "files",
     "records",
     "cli",
@@ -59,12 +60,12 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "runs": {"files", "records", "cli"},
     "runtime": CALLBACKS | {"runs", "lightning_internals"},
     "latent_space": LATENT_SPACE,
-    "export": {"systems", "sampling", "pictures", "images", "files", "records", "runs", "runtime", "cli"},
+    "export": {"quantities", "systems", "sampling", "pictures", "images", "files", "records", "runs", "runtime", "cli"},
     "report": CALLBACKS | {"images", "model", "latent_space", "runtime"},
     "model": {"latents", "sampling", "systems", "runtime", "runs", "cli", "export", "latent_space"},
     "explorer": LATENT_SPACE | {"latent_space", "model", "runs", "export", "report"},
     "study": CALLBACKS | {"runtime", "runs"},
-    "leaderboard": {"study", "report", "pictures", "files", "records", "cli", ""},
+    "leaderboard": {"quantities", "study", "report", "pictures", "files", "records", "cli", ""},
     "cli": {"files", "records", "runs", "runtime"},
     "tasks": EVERYTHING - {"__main__"},
     "__main__": {"cli"},

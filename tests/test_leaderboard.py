@@ -95,6 +95,23 @@ def test_settings_of_a_sweep_are_ranked_over_their_seeds(tmp_path: Path) -> None
     assert len(rows) == 6 and rows[0]["loss"] == "hinge" and float(rows[0]["mean"]) == 2
 
 
+def test_every_two_settings_are_compared_and_every_statistic_has_an_interval(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    write_run(tmp_path / "6", ["loss=lsgan", "seed=0", "trainer.max_steps=20"], [9, 3, 3])
+    write_run(tmp_path / "7", ["loss=lsgan", "seed=1", "trainer.max_steps=20"], [9, 4, 4])
+    board = make_leaderboard(read_runs([tmp_path]))
+    assert [row.setting["loss"] for row in board.rows] == ["hinge", "lsgan", "bce"]
+    pairs = {(pair["first"], pair["second"]): pair for pair in board.to_json()["pairs"]}
+    assert pairs.keys() == {(0, 1), (0, 2), (1, 2)}
+    assert pairs[0, 1]["probability"] == pytest.approx(5.5 / 6) and pairs[1, 2]["probability"] == pytest.approx(5.5 / 6)
+    _, statistics, compared = board.tables()
+    assert compared.cells[0][1:] == ["·", "0.9167", "1"] and compared.cells[2][1] == "2" and compared.cells[2][3] == "·"
+    columns = dict(zip(statistics.header, statistics.cells[0], strict=False))
+    assert columns["last"] == "2 ± 1" and columns["best"] == "1.667 ± 0.58"
+    assert sum(" to " in cell for cell in statistics.cells[0]) == 3
+    assert "| 1 loss=hinge | · | 0.9167 | 1 |" in board.markdown()
+
+
 def test_values_of_another_protocol_are_marked_and_never_averaged(tmp_path: Path) -> None:
     write_sweep(tmp_path)
     write_run(tmp_path / "6", ["loss=hinge", "seed=3", "trainer.max_steps=20"], [9, 1, 0.5], fingerprint="bb")

@@ -194,11 +194,12 @@ def test_watchdog_remark_stays_in_run_json_until_its_step_is_repeated(tmp_path: 
 
 # -- references ----------------------------------------------------------------------------------------------------------
 
+LEVEL = "on a level with"
 BAND = Reference("d", "modes/pixels", "seeds 1 to 5", "here", True, "p", "abc", steps=(0, 100), low=(0, 10), high=(2, 20))
 
 
 @pytest.mark.parametrize(
-    ("step", "value", "verdict"), [(50, 11, "on"), (50, 5, "on"), (50, 4.9, "behind"), (50, 11.1, "ahead of")]
+    ("step", "value", "verdict"), [(50, 11, LEVEL), (50, 5, LEVEL), (50, 4.9, "behind"), (50, 11.1, "ahead of")]
 )
 def test_band_is_linear_between_its_steps(step: int, value: float, verdict: str) -> None:
     assert BAND.band(50) == (5, 11) and BAND.band(1000) == (10, 20)
@@ -207,7 +208,7 @@ def test_band_is_linear_between_its_steps(step: int, value: float, verdict: str)
 
 def test_lower_values_are_ahead_where_lower_is_better() -> None:
     band = Reference("d", "swd/pixels", "x", "here", False, "p", "abc", value=0.5)
-    assert (band.verdict(9, 0.4), band.verdict(9, 0.5), band.verdict(9, 0.6)) == ("ahead of", "on", "behind")
+    assert (band.verdict(9, 0.4), band.verdict(9, 0.5), band.verdict(9, 0.6)) == ("ahead of", LEVEL, "behind")
 
 
 @pytest.mark.slow
@@ -269,7 +270,8 @@ def test_references_are_those_of_the_data_and_of_the_protocol() -> None:
 def test_report_of_a_study_has_its_leaderboard_and_plots_and_escapes_them(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>"
     plots = {"Curves": Image.new("RGB", (30, 20)), bad: Image.new("RGB", (30, 20))}
-    report.write_study_report(tmp_path, bad, ["setting", bad], [["loss=hinge", "0.5"], [bad, "0.6"]], [bad], plots, runs=10)
+    tables = [("", ["setting", bad], [["loss=hinge", "0.5"], [bad, "0.6"]]), (bad, ["a"], [["b"]])]
+    report.write_study_report(tmp_path, bad, tables, [bad], plots, runs=10)
     text = text_of(tmp_path)
-    assert "10 runs" in text and "<td>loss=hinge</td>" in text and text.count("&lt;script&gt;") == 6 and "<script" not in text
+    assert "10 runs" in text and "<td>loss=hinge</td>" in text and text.count("&lt;script&gt;") == 7 and "<script" not in text
     assert len(re.findall('src="data:image/webp', text)) == 2 and "default-src 'none'" in text

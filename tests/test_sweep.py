@@ -38,6 +38,8 @@ def test_sweep_runs_every_combination_and_counts_failures(cli: Callable[..., Ans
     sweep = sweep_folder(answer.folder)
     records = {job.name: json.loads((job / "run.json").read_text()) for job in sweep.iterdir() if job.is_dir()}
     assert {name: r["status"] for name, r in records.items()} == {"0": "finished", "1": "finished", "2": "failed", "3": "failed"}
+    board = json.loads((sweep / "leaderboard.json").read_text())
+    assert [(row["runs"], row["finished"]) for row in board["settings"]] == [(2, 2), (2, 0)] and "model=mlp" in answer.out
     assert [records[name]["seed"] for name in "01"] == [1, 2]
     assert "DCGAN needs images" in records["2"]["error"]
     assert "2 of 4 jobs failed" in answer.out and "model=mlp seed=2" in answer.out and "swd/pixels" in answer.out

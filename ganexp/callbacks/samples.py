@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from ganexp import pictures, sampling
-from ganexp.callbacks.log import ends_between
 from ganexp.loggers import RunLogger
 from ganexp.systems.base import System
 
@@ -20,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 class Samples(pl.Callback):
-    """Renders `num` samples from fixed latents every `every` steps, at the start and at the end.
+    """Renders `num` samples from fixed latents every `every` steps, at the start and at the end, where a run is stopped too.
 
     Pictures go to `folder`/step-N.png and to the loggers; at the end they become the animation `gif`. A conditional system gets a
     column per class. Points are plotted over the real ones. A system with reconstructions gets a second picture: rows of real
-    images, each followed by a row of their reconstructions. A run that is made longer deletes the pictures of its former end, if
-    that is no multiple of `every`.
+    images, each followed by a row of their reconstructions. A run that continues deletes the pictures of its former end, if that
+    is no multiple of `every`; the loggers do not get those of a run that was stopped.
     """
 
     def __init__(self, folder: str, gif: str, every: int = 500, num: int = 64):
@@ -50,8 +49,8 @@ class Samples(pl.Callback):
         self.between = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
-            self.between = ends_between(trainer, self.every)
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps or trainer.should_stop:
+            self.between = trainer.global_step % self.every != 0
             self.render(trainer, system)
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
@@ -92,7 +91,7 @@ class Samples(pl.Callback):
     def show(self, trainer: pl.Trainer, picture: Image.Image, name: str, file: Path) -> None:
         pictures.save(picture, file)
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
+            if isinstance(logger, RunLogger) and not (self.between and trainer.global_step < trainer.max_steps):
                 logger.log_picture(name, picture, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:

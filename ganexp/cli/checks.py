@@ -231,6 +231,8 @@ def check_task(config: dict[str, Any]) -> None:
         raise ConfigError(f"task.leaves_nothing: must be false, or true without in_run_folder, got {leaves_nothing!r}")
     if not isinstance(node.get("starts_runs", False), bool):
         raise ConfigError(f"task.starts_runs: must be true or false, got {node['starts_runs']!r}")
+    if not isinstance(after := node.get("after_sweep", ""), str):
+        raise ConfigError(f"task.after_sweep: must be the path of a function, got {after!r}")
 
 
 def check_needs(parsed: Sequence[Override], cfg: DictConfig) -> list[str]:

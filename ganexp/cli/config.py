@@ -96,7 +96,8 @@ CALL_KEYS = ("task", "study", "run", "resume", "trust")  # keys of the command l
 #   `override_keys`, the `destination` that a run of this command line would have, and the `notes` on what has no effect.
 # starts_runs: true if the task starts runs. Its constructor also gets the `overrides` that they share, and the `config_name` and
 #   the `config_dir` of the command line.
-TASK_KEYS = ("_target_", "needs", "optional", "in_run_folder", "leaves_nothing", "starts_runs")
+# after_sweep: a function that is called with the folder of a sweep at its end.
+TASK_KEYS = ("_target_", "needs", "optional", "in_run_folder", "leaves_nothing", "starts_runs", "after_sweep")
 COMPOSING_KEYS = ("hydra.searchpath", "hydra.job.")  # Hydra uses these while it composes
 ConfigStore.instance().store(name="schema", node=Config)
 

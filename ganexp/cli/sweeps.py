@@ -81,6 +81,8 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
         finally:
             lines, failed = summary(folder, jobs)
             print("\n".join(lines), flush=True)
+        if after := cfg.task.get("after_sweep"):
+            hydra.utils.get_method(after)(folder)
     return 1 if failed else 0
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from ganexp.quantities import duration, grouped
+
 LONGEST = 1000  # characters of one value
 LIMITS = """\
 - The samples are generated; they show no real object, person or place, but may resemble training images closely.
@@ -101,7 +103,7 @@ def data_rows(facts: Facts) -> list[tuple[str, object]]:
 
 def training_rows(facts: Facts) -> list[tuple[str, object]]:
     run, config = facts.run, facts.config
-    hardware, versions = mapping(run.get("hardware")), mapping(run.get("versions"))
+    hardware, versions, time = mapping(run.get("hardware")), mapping(run.get("versions")), duration(run.get("seconds"))
     return [
         ("steps", f"{facts.step:,}"),
         ("images seen", grouped(facts.images_seen)),
@@ -110,7 +112,7 @@ def training_rows(facts: Facts) -> list[tuple[str, object]]:
         ("parameters of the generator", f"{facts.parameters:,}"),
         ("averaged weights", half_life(mapping(config.get("model")).get("ema_half_life"))),
         ("hardware", ", ".join(f"{key} {value}" for key, value in hardware.items())),
-        ("time", duration(run.get("seconds"), run.get("steps"))),
+        ("time", f"{time} for {grouped(run.get('steps'))} steps" if time else ""),  # the run may have gone beyond this step
         ("images per second", run.get("images_per_second")),
         ("started", run.get("started")),
         ("software", ", ".join(f"{key} {value}" for key, value in versions.items())),
@@ -169,18 +171,5 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def grouped(value: object) -> object:
-    return f"{value:,}" if isinstance(value, int) else value
-
-
 def half_life(images: object) -> str:
     return f"half-life {grouped(images)} images" if images else "none"
-
-
-def duration(seconds: object, steps: object) -> str:
-    """Of the whole run, which may have gone beyond the exported step."""
-    if not isinstance(seconds, int | float):
-        return ""
-    hours, minutes = divmod(round(seconds) // 60, 60)
-    text = f"{hours} h {minutes} min" if hours else f"{minutes} min {round(seconds) % 60} s"
-    return f"{text} for {grouped(steps)} steps"

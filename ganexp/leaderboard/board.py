@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import numpy as np
 
 from ganexp.cli.messages import ConfigError, nearest
 from ganexp.leaderboard.statistics import expected_best, probability_of_beating, seeds_needed, summarize
+from ganexp.quantities import duration
 from ganexp.records import read_record
 from ganexp.report.charts import Curve, read_curves
 from ganexp.study import plan
 
 STATISTICS = ("last", "mean_of_last_5", "best")
 MARKS = "†‡§¶"
+MOST_PAIRS = 10  # settings in the table of pairs; the files have all pairs
 
 
 @dataclass
@@ -123,6 +126,15 @@ class Row:
 
 
 @dataclass
+class Table:
+    """`title`: a sentence about it, or empty."""
+
+    title: str
+    header: list[str]
+    cells: list[list[str]]
+
+
+@dataclass
 class Leaderboard:
     """The settings ranked by the mean of `statistic` of `metric`; those of another protocol than the commonest come last,
     marked."""
@@ -141,13 +153,15 @@ class Leaderboard:
     def title(self) -> str:
         return f"{self.metric}: {'higher' if self.higher_is_better else 'lower'} is better"
 
+    def tables(self) -> list[Table]:
+        """Returns the ranking; mean, median and interval of every statistic; and, of two or more settings, the pairs."""
+        tables = [Table("", self.header(), self.cells()), self.all_statistics()]
+        return [*tables, self.all_pairs()] if len(self.comparable()) > 1 else tables
+
     def header(self) -> list[str]:
         reached = [f"images to {self.threshold:g}", "time"] if self.threshold is not None else []
-        return ["setting", "runs", "failed", "diverged", "collapsed", *(s.replace("_", " ") for s in self.order()), "median",
+        return ["setting", "runs", "failed", "diverged", "collapsed", self.statistic.replace("_", " "), "median",
                 "95 % interval", f"best of {self.k}", *reached, "first beats it", "seeds needed"]  # fmt: skip
-
-    def order(self) -> list[str]:
-        return [self.statistic, *(s for s in STATISTICS if s != self.statistic)]
 
     def cells(self) -> list[list[str]]:
         return [self.cells_of(row) for row in self.rows]
@@ -155,40 +169,61 @@ class Leaderboard:
     def cells_of(self, row: Row) -> list[str]:
         facts = self.facts_of(row)
         counts = [str(facts[key]) for key in ("runs", "failed", "diverged", "collapsed")]
-        main = facts["statistics"][self.statistic]
-        means = [with_deviation(facts["statistics"][statistic]) for statistic in self.order()]
-        interval = f"{main['low']:.4g} to {main['high']:.4g}" if main["low"] is not None else "–"
         reached = []
         if self.threshold is not None:
             times = facts["reached"]
-            reached = [f"{number(times['images'])} ({times['runs']} of {facts['runs']})", f"{number(times['seconds'])} s"]
+            reached = [f"{number(times['images'])} ({times['runs']} of {facts['runs']})", duration(times["seconds"]) or "–"]
         against = facts["first_beats_it"]
         comparison = ["–", "–"] if against is None else [number(against["probability"]), str(against["seeds_needed"] or "–")]
-        return [
-            row.label,
-            *counts,
-            *means,
-            number(main["median"]),
-            interval,
-            number(facts["expected_best"]),
-            *reached,
-            *comparison,
-        ]
+        main = described(facts["statistics"][self.statistic])
+        return [row.label, *counts, *main, number(facts["expected_best"]), *reached, *comparison]
+
+    def all_statistics(self) -> Table:
+        parts = ("{}", "median", "95 % interval")
+        header = ["setting", *(part.format(statistic.replace("_", " ")) for statistic in STATISTICS for part in parts)]
+        cells = [[row.label, *(cell for s in STATISTICS for cell in described(summarize(row.values[s])))] for row in self.rows]
+        return Table("The last value of each run, the mean of its last five, and its best:", header, cells)
+
+    def all_pairs(self) -> Table:
+        rows = self.comparable()[:MOST_PAIRS]
+        cells = [[f"{i} {row.label}", *["·"] * len(rows)] for i, row in enumerate(rows, 1)]
+        for pair in self.pairs(rows):
+            i, j = pair["first"], pair["second"]
+            cells[i][j + 1], cells[j][i + 1] = number(pair["probability"]), str(pair["seeds_needed"] or "–")
+        those = f" of the first {MOST_PAIRS} settings" if len(self.comparable()) > MOST_PAIRS else ""
+        title = (
+            f"Every two settings{those}: above the diagonal how probable it is that a run of the row beats one of the column, "
+        )
+        title += "below it how many seeds a difference as large as theirs needs:"
+        return Table(title, ["setting", *(str(i + 1) for i in range(len(rows)))], cells)
 
     def markdown(self) -> str:
-        rows = [self.header(), ["---"] * len(self.header()), *self.cells()]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-        return f"{self.title()}\n\n{table}\n" + "".join(f"\n{note}\n" for note in self.notes)
+        parts = [self.title()]
+        for table in self.tables():
+            rows = [table.header, ["---"] * len(table.header), *table.cells]
+            parts += [table.title] if table.title else []
+            parts.append("\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows))
+        return "\n\n".join([*parts, *self.notes]) + "\n"
 
     # -- for programs ------------------------------------------------------------------------------------------------
 
+    def comparable(self) -> list[Row]:
+        """Returns the rows with values of the first one's protocol, in order."""
+        rows = [row for row in self.rows if row.values[self.statistic]]
+        return [row for row in rows if row.fingerprint == rows[0].fingerprint]
+
+    def compare(self, a: Row, b: Row) -> dict[str, Any]:
+        """Returns the `probability` that a run of a beats one of b, its interval, and `seeds_needed`."""
+        x, y = a.values[self.statistic], b.values[self.statistic]
+        return {**probability_of_beating(x, y, self.higher_is_better), "seeds_needed": seeds_needed(x, y)}
+
+    def pairs(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Returns the comparison of every two of these rows, `first` and `second`: their places from 0 on."""
+        return [{"first": i, "second": j, **self.compare(rows[i], rows[j])} for i, j in combinations(range(len(rows)), 2)]
+
     def facts_of(self, row: Row) -> dict[str, Any]:
-        first = next((r for r in self.rows if r.values[self.statistic]), None)
-        comparable = first is not None and first is not row and first.fingerprint == row.fingerprint
-        against = None
-        if first is not None and comparable:
-            a, b = first.values[self.statistic], row.values[self.statistic]
-            against = {**probability_of_beating(a, b, self.higher_is_better), "seeds_needed": seeds_needed(a, b)}
+        rows = self.comparable()
+        against = self.compare(rows[0], row) if any(row is other for other in rows[1:]) else None
         means = {key: float(np.mean([r[key] for r in row.reached])) if row.reached else None for key in ("images", "seconds")}
         return {
             "setting": row.setting,
@@ -208,7 +243,8 @@ class Leaderboard:
 
     def to_json(self) -> dict[str, Any]:
         facts = ("metric", "statistic", "higher_is_better", "threshold", "k", "notes")
-        return {key: getattr(self, key) for key in facts} | {"settings": [self.facts_of(row) for row in self.rows]}
+        settings = [self.facts_of(row) for row in self.rows]  # those of comparable() come first
+        return {key: getattr(self, key) for key in facts} | {"settings": settings, "pairs": self.pairs(self.comparable())}
 
     def to_csv(self) -> str:
         """Returns a line for each setting and statistic."""
@@ -229,8 +265,11 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def with_deviation(summary: dict[str, Any]) -> str:
-    return number(summary["mean"]) + (f" ± {summary['sd']:.2g}" if summary["sd"] is not None else "")
+def described(summary: dict[str, Any]) -> list[str]:
+    """Returns mean and standard deviation, median, and interval."""
+    mean = number(summary["mean"]) + (f" ± {summary['sd']:.2g}" if summary["sd"] is not None else "")
+    interval = f"{summary['low']:.4g} to {summary['high']:.4g}" if summary["low"] is not None else "–"
+    return [mean, number(summary["median"]), interval]
 
 
 def make_leaderboard(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,17 @@ def probability_of_beating(a: Sequence[float], b: Sequence[float], higher_is_bet
     wins = 0.5 * (1 + np.sign(sign * (np.asarray(a, float)[:, None] - np.asarray(b, float)[None, :])))
     if min(len(a), len(b)) == 1:
         return {"probability": float(wins.mean()), "low": None, "high": None}
-    random = np.random.default_rng(0)
-    rows, columns = (random.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in wins.shape)  # how often each is drawn
+    rows, columns = resamples(len(a), len(b))
     means = ((rows @ wins) * columns).sum(1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"probability": float(wins.mean()), "low": float(low), "high": float(high)}
+
+
+@cache
+def resamples(*sizes: int) -> list[np.ndarray]:
+    """Returns how often each of so many values is drawn, as a fraction: [RESAMPLES, size] for every size."""
+    random = np.random.default_rng(0)
+    return [random.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in sizes]
 
 
 def seeds_needed(a: Sequence[float], b: Sequence[float]) -> int | None:

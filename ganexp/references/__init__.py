@@ -43,10 +43,10 @@ class Reference:
         return float(np.interp(step, self.steps, self.low)), float(np.interp(step, self.steps, self.high))
 
     def verdict(self, step: float, value: float) -> str:
-        """Returns whether a value is `ahead of`, `on` or `behind` the band at a step."""
+        """Returns whether a value is `ahead of`, `on a level with` or `behind` the band at a step."""
         low, high = self.band(step)
         if low <= value <= high:
-            return "on"
+            return "on a level with"
         return "ahead of" if (value > high) == self.higher_is_better else "behind"
 
     def sentence(self, step: int, value: float) -> str:

@@ -18,6 +18,7 @@ from ganexp.cli.checks import leaves
 from ganexp.cli.config import recipe
 from ganexp.cli.messages import ConfigError
 from ganexp.files import check_yaml, replace
+from ganexp.quantities import duration, grouped
 from ganexp.records import read_record
 from ganexp.references import Reference, references
 from ganexp.report.charts import Curve, chart, read_curves
@@ -51,17 +52,17 @@ def write_report(run_dir: Path, neighbours: Neighbours | str) -> Path:
 def write_study_report(
     folder: Path,
     ranking: str,
-    header: Sequence[str],
-    cells: Sequence[Sequence[str]],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
     notes: Sequence[str],
     plots: Mapping[str, Image.Image],
     runs: int,
 ) -> None:
-    """Write report.html of a study into its folder: the table of the leaderboard, what it says, and plots by their titles.
+    """Write report.html of a study into its folder: the tables of the leaderboard, what they say, and plots by their titles.
 
-    `ranking`: the metric and its direction. `runs`: their number. Raises OSError if it cannot be written.
+    `ranking`: the metric and its direction. `tables`: title, header and cells of each. `runs`: their number. Raises OSError if it
+    cannot be written.
     """
-    content = {"name": folder.resolve().name, "ranking": ranking, "header": header, "cells": cells, "notes": notes, "runs": runs}
+    content = {"name": folder.resolve().name, "ranking": ranking, "tables": tables, "notes": notes, "runs": runs}
     text = rendered("study.html", content | {"pictures": [(title, encoded(plot)) for title, plot in plots.items()]})
     replace(folder / FILE, lambda file: file.write(text.encode(errors="backslashreplace")))
 
@@ -116,8 +117,9 @@ def contents(run_dir: Path, neighbours: Neighbours | str) -> dict[str, Any]:
 
 def headline(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns the run in a few numbers."""
-    found = [("steps", grouped(run.get("steps"))), ("images seen", grouped(run.get("images_seen")))]
-    found += [("time", duration(run.get("seconds"))), ("images/s", grouped(run.get("images_per_second")))]
+    kind = "images" if len(listed(mapping(run.get("data")).get("shape"))) == 3 else "points"
+    found = [("steps", grouped(run.get("steps"))), (f"{kind} seen", grouped(run.get("images_seen")))]
+    found += [("time", duration(run.get("seconds"))), (f"{kind}/s", grouped(run.get("images_per_second")))]
     for name, value in list(mapping(run.get("metrics")).items())[:2]:
         found.append((name, significant(mapping(value).get("last"))))
     return [(name, value) for name, value in found if value]
@@ -290,17 +292,5 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + " …"
 
 
-def grouped(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int | float) else ""
-
-
 def significant(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else "–"
-
-
-def duration(seconds: object) -> str:
-    if not isinstance(seconds, int | float):
-        return ""
-    hours, minutes = divmod(round(seconds) // 60, 60)
-    rest = f"{round(seconds) % 60} s"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest}" if minutes else rest

@@ -124,23 +124,3 @@ def quiet() -> None:
         ".*in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", text)
-
-
-def duration(seconds: float) -> str:
-    """`8.2 ms`, `4.1 s`, `3 min 20 s`, `5 h 10 min`, `2 days 3 h`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    for one, unit, below, smaller in ((86400, "days", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= one:
-            return f"{seconds // one:.0f} {unit} {seconds % one // below:.0f} {smaller}"
-    raise AssertionError
-
-
-def size(count: float) -> str:
-    """`12 kB`, `3.4 MB`, `1.2 GB`."""
-    for one, unit in ((1e9, "GB"), (1e6, "MB")):
-        if count >= one:
-            return f"{count / one:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"

@@ -22,8 +22,9 @@ from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.cli.messages import Diverged, format_message
 from ganexp.files import read_json, write_json
+from ganexp.quantities import duration, size
 from ganexp.runtime import processes
-from ganexp.runtime.console import announcement, count, display_path, duration, size
+from ganexp.runtime.console import announcement, count, display_path
 from ganexp.runtime.layers import Layer, layers_of
 from ganexp.runtime.memory import available_memory
 from ganexp.runtime.rehearsal import NEVER, Clock, parts_of_disk, parts_of_time, sizes_of, times_in

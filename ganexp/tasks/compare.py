@@ -15,6 +15,7 @@ from PIL import Image
 
 from ganexp import pictures
 from ganexp.files import replace, write_json
+from ganexp.quantities import duration
 from ganexp.records import read_record
 from ganexp.report.charts import read_curves
 from ganexp.runtime.console import display_path, table
@@ -78,7 +79,7 @@ class Compare:
         rows = [
             ["steps", *(f"{record['steps']:,}" for record in self.records)],
             ["images", *(f"{record['images_seen']:,}" for record in self.records)],
-            ["time", *(duration(record.get("seconds") or 0) for record in self.records)],
+            ["time", *(duration(record.get("seconds")) for record in self.records)],
             ["parameters", *(f"{sum(record['parameters'].values()):,}" for record in self.records)],
         ]
         for name in self.metrics:
@@ -158,8 +159,3 @@ class Compare:
 
 
 COPIED = ("name", "status", "seed", "steps", "images_seen", "seconds", "images_per_second", "parameters", "metrics", "protocols")
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

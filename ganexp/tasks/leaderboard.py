@@ -64,7 +64,8 @@ def write(board: Leaderboard, folder: Path) -> list[str]:
     for name, (_, picture) in drawn.items():
         pictures.save(picture, folder / name)
     shown = dict(drawn.values())
-    write_study_report(folder, board.title(), board.header(), board.cells(), board.notes, shown, len(board.runs))
+    tables = [(part.title, part.header, part.cells) for part in board.tables()]
+    write_study_report(folder, board.title(), tables, board.notes, shown, len(board.runs))
     return ["leaderboard.md", "leaderboard.csv", "leaderboard.json", *drawn, "report.html"]
 
 
