@@ -56,10 +56,13 @@ def test_run_stops_after_the_step_of_the_signal(cli: Callable[..., Answer], tmp_
     assert "at step 7; to continue: python -m ganexp task=resume run=parts" in answer.out
     record = json.loads((tmp_path / "parts" / "run.json").read_text())
     assert record["status"] == "interrupted" and record["steps"] == 7 and signal.getsignal(signal.SIGINT) is handler
+    assert (tmp_path / "parts" / "samples" / "step-00000007.png").is_file()
     assert cli("task=resume", "run=parts", "trainer.max_steps=9", "trust=[own_signal]").code == 0
     assert cli(*RUN, "trainer.max_steps=9", "hydra.run.dir=whole").code == 0
     assert same(state(tmp_path / "parts")["state_dict"], state(tmp_path / "whole")["state_dict"])
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    one, other = ({file.name for file in (tmp_path / run / "samples").iterdir()} for run in ("parts", "whole"))
+    assert one == other
 
 
 @pytest.mark.slow
