@@ -13,13 +13,13 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ganexp.cache import cached
 from ganexp.data.module import DataModule, content_hash
 from ganexp.images import to_float, to_uint8
 from ganexp.metrics.features import Extractor, hash_of
 from ganexp.metrics.metric import KINDS, FeatureMetric
+from ganexp.progress import bar
 from ganexp.sampling import CHUNK
 from ganexp.systems.base import System
 from ganexp.systems.contexts import seeded
@@ -75,7 +75,7 @@ class Evaluation:
         """Returns the values by name, and for each metric without a value the reason. Work is split over the ranks; all of them
         get the same values.
 
-        `show`: title of a progress bar; no bar if None.
+        `show`: title of a progress bar, which appears after a second; no bar if None.
         """
         accumulator = metric_device(device)
         for extractor, metrics in self.groups:
@@ -84,7 +84,7 @@ class Evaluation:
             extractor.to(device)  # an extractor that is a submodule of the metric was moved with it
             self.update_real(extractor, metrics, device, chunks(len(self.order), rank, ranks))
         parts = chunks(self.num, rank, ranks)
-        for part in tqdm(parts or [FIRST], desc=show, disable=None if show else True, leave=False):
+        for part in bar(parts or [FIRST], show, delay=1) if show else parts or [FIRST]:
             x, y = sample(part)
             if x.ndim == 4:
                 x = to_float(to_uint8(x)).where(x.isfinite(), x)
@@ -129,8 +129,8 @@ class Evaluation:
             return features
 
         def make() -> np.ndarray:
-            bar = tqdm(parts, desc=f"{extractor.name} features of real images", disable=None, leave=False)
-            return np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in bar])
+            shown = bar(parts, f"{extractor.name} features of real images")
+            return np.concatenate([extractor(self.real(part, device))[output].cpu().numpy() for part in shown])
 
         def write(features: np.ndarray, file: IO[bytes]) -> None:
             np.savez(file, features=features)

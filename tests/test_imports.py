@@ -10,7 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "ganexp"
 GAME = {"networks", "losses", "round", "regularizers", "augment", "constraints", "controls", "scalars", "latents", "ema"}
-LEAVES = {"networks", "losses", "controls", "scalars", "latents", "ema", "files", "images", "quantities", "references"}
+LEAVES = {
+    "networks",
+    "losses",
+    "controls",
+    "scalars",
+    "latents",
+    "ema",
+    "files",
+    "images",
+    "progress",
+    "quantities",
+    "references",
+}
 CALLBACKS = {
     "callbacks",
     "loggers",
@@ -21,6 +33,7 @@ CALLBACKS = {
     "evaluation",
     "sampling",
     "pictures",
+    "progress",
     "quantities",
     "files",
     "records",
@@ -36,6 +49,7 @@ LATENT_SPACE = {
     "data",
     "metrics",
     "evaluation",
+    "progress",
     "records",
     "runtime",
     "cli",
@@ -46,15 +60,15 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "cache": {"files"},
     "records": {"files"},
     "loggers": {"references"},
-    "data": {"cache", "files", "images"},
+    "data": {"cache", "files", "images", "progress"},
     "augment": {"networks"},
     "constraints": {"networks"},
     "round": {"networks"},
     "regularizers": {"round", "augment", "networks"},
     "systems": GAME | {"lightning_internals"},
-    "metrics": {"cache", "files", "images", "networks"},
+    "metrics": {"cache", "files", "images", "networks", "progress"},
     "sampling": {"systems"},
-    "evaluation": {"metrics", "data", "systems", "sampling", "cache", "images"},
+    "evaluation": {"metrics", "data", "systems", "sampling", "cache", "images", "progress"},
     "pictures": {"files", "images"},
     "callbacks": CALLBACKS | {""},
     "runs": {"files", "records", "cli"},

@@ -6,6 +6,7 @@ import csv
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from conftest import NARROW, TINY, Answer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ganexp import pictures, sampling
+from ganexp import pictures, progress, sampling
 from ganexp.cli import checks, config, folders
 from ganexp.losses import BCE
 from ganexp.runtime.restoring import restore
@@ -136,11 +137,39 @@ def test_run_prints_its_plan_progress_and_result(answer: Answer) -> None:
         assert word in answer.err
 
 
-def test_progress_in_a_file_is_a_line_whenever_scalars_are_logged(cli: Callable[..., Answer]) -> None:
-    answer = cli(*TINY, *NARROW["cdcgan"], "trainer.max_steps=7", "trainer.log_every=3")
-    lines = [line for line in answer.err.splitlines() if "images/s=" in line]
-    assert [line.split()[1] for line in lines] == ["1/7", "3/7", "6/7", "7/7"] and "\r" not in answer.err
-    assert re.match(r" 42% 3/7 \[\d\d:\d\d<\d\d:\d\d, .*D\(x\)=0\.\d\d\d, .*images/s=[\d,]+\]$", lines[1]), lines[1]
+def test_progress_in_a_file_and_in_the_log_is_lines_at_times_of_their_own(
+    cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for last, shown in ((0.0, ["1/7", "2/7", "3/7", "4/7", "5/7", "6/7", "7/7"]), (300.0, ["7/7"])):
+        monkeypatch.setattr(progress, "LAST", last)
+        answer = cli(*TINY, *NARROW["cdcgan"], "trainer.max_steps=7", f"hydra.run.dir={len(shown)}")
+        lines = [line for line in answer.err.splitlines() if "images/s=" in line]
+        assert [line.split()[1] for line in lines] == shown and "\r" not in answer.err
+        assert re.match(r"100% 7/7 \[\d\d:\d\d<\d\d:\d\d, .*D\(x\)=0\.\d\d\d, .*images/s=[\d,]+\]$", lines[-1]), lines[-1]
+        log = (answer.folder / f"{len(shown)}" / "log.txt").read_text().splitlines()
+        assert [line for line in log if "images/s=" in line] == lines
+
+
+def test_lines_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = 0.0, []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    cadence = progress.Cadence()
+    for now in range(86_400):
+        lines += [now] if cadence.due() else []
+    assert lines[:6] == [5, 10, 15, 20, 25, 32] and lines[-1] - lines[-2] == 300
+    assert sum(line <= 240 for line in lines) == 14 and len(lines) < 320
+
+
+def test_long_work_writes_lines_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert list(progress.bar(range(3), "counting")) == [0, 1, 2] and capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "LAST", 0.0)
+    for _ in progress.bar(range(3), "counting"):
+        time.sleep(1.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"counting:  33% 1/3 \[00:01<00:02\]", lines[1]) and lines == caplog.messages
 
 
 def test_progress_on_a_terminal_is_a_bar(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,9 @@ class Metrics(pl.Callback):
         if not self.metrics:
             return
         assert self.evaluation is not None
-        values, failed = self.evaluation.measure(samples_of(system), system.device, trainer.global_rank, trainer.world_size)
+        show = f"measuring at step {trainer.global_step:,}" if trainer.is_global_zero else None
+        ranks = trainer.global_rank, trainer.world_size
+        values, failed = self.evaluation.measure(samples_of(system), system.device, *ranks, show)
         for name in failed.keys() - self.warned if trainer.is_global_zero else ():
             log.warning("step %s: not measured: %s", f"{trainer.global_step:,}", failed[name])
         self.warned |= failed.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import Any
@@ -10,22 +11,25 @@ import pytorch_lightning as pl
 import torch
 from tqdm import tqdm
 
-from ganexp.callbacks.log import due
+from ganexp.progress import Cadence
+
+log = logging.getLogger(__name__)
 
 
 class Progress(pl.Callback):
-    """Shows steps, remaining time, the latest losses and mean images/s: on a terminal as a bar, updated twice a second; elsewhere
-    (a file, a pipe) as a line whenever scalars are logged."""
+    """Shows steps, remaining time, the latest losses and mean images/s: on a terminal as a bar, updated twice a second; in the
+    log and elsewhere (a file, a pipe) as lines, after five seconds first and ever more rarely, up to five minutes."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
-        self.lines = False  # print lines instead of the bar
+        self.lines = False  # in the log, and without a terminal on stderr
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         self.started, self.images_before, self.updated = time.monotonic(), system.images_seen, 0.0
         self.first = self.written = trainer.global_step
-        self.lines = trainer.is_global_zero and not sys.stderr.isatty()
-        if trainer.is_global_zero and not self.lines:
+        self.kind = "images" if len(trainer.datamodule.shape) == 3 else "points"  # type: ignore[attr-defined]
+        self.lines, self.cadence = trainer.is_global_zero, Cadence()
+        if trainer.is_global_zero and sys.stderr.isatty():
             self.bar = tqdm(
                 total=trainer.max_steps,
                 initial=trainer.global_step,
@@ -39,7 +43,7 @@ class Progress(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.bar is not None and time.monotonic() - self.updated >= 0.5:
             self.show(self.bar, trainer, system)
-        elif self.lines and due(trainer, trainer.log_every_n_steps, trainer.global_step):  # type: ignore[attr-defined]
+        if self.lines and self.cadence.due():
             self.write(trainer, system)
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
@@ -54,13 +58,16 @@ class Progress(pl.Callback):
         bar.update(trainer.global_step - bar.n)
 
     def write(self, trainer: pl.Trainer, system: Any) -> None:
-        """Print a line with the current step and values."""
+        """Write a line with the current step and values."""
         step, steps, values = trainer.global_step, trainer.max_steps, self.values(system)
         elapsed = self.updated - self.started
         left = elapsed / (step - self.first) * (steps - step)
         times = f"{tqdm.format_interval(elapsed)}<{tqdm.format_interval(left)}"
         text = ", ".join(f"{name}={value}" for name, value in values.items())
-        print(f"{100 * step // steps:3d}% {step}/{steps} [{times}, {text}]", file=sys.stderr, flush=True)
+        line = f"{100 * step // steps:3d}% {step}/{steps} [{times}, {text}]"
+        if self.bar is None:
+            print(line, file=sys.stderr, flush=True)
+        log.info(line)
         self.written = step
 
     def values(self, system: Any) -> dict[str, str]:
@@ -70,13 +77,13 @@ class Progress(pl.Callback):
         numbers = torch.stack(list(values.values())).tolist() if values else []
         texts = {short: f"{number:.3f}" for short, number in zip(values, numbers, strict=True)}
         speed = (system.images_seen - self.images_before) / max(self.updated - self.started, 1e-9)
-        return texts | {"images/s": f"{speed:,.0f}"}
+        return texts | {f"{self.kind}/s": f"{speed:,.0f}"}
 
     def close(self, trainer: pl.Trainer, system: Any) -> None:
+        if self.lines and self.written < trainer.global_step:
+            self.write(trainer, system)
         if self.bar is not None:
             self.show(self.bar, trainer, system)
             self.bar.close()
             self.bar = None
-        elif self.lines and self.written < trainer.global_step:
-            self.write(trainer, system)
         self.lines = False

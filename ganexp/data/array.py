@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from ganexp.cache import cache_folder
 from ganexp.data.decoding import UNREADABLE, reason
 from ganexp.data.parallel import in_parallel
 from ganexp.data.sources import Source
 from ganexp.files import read_json, replace, write_json
+from ganexp.progress import bar
 
 log = logging.getLogger(__name__)
 HEADER = 128  # bytes of a .npy file before its pixels
@@ -79,8 +79,8 @@ def read_once(
         shutil.rmtree(pointer)
     folder = cache / pointer.read_text(errors="replace") if pointer.is_file() else None
     if folder is None or not re.fullmatch("[0-9a-f]{32}", folder.name):
-        bar = tqdm(files, desc="hashing files", leave=False, disable=None)
-        folder = cache / digest(recipe, ((name, content_of(source, name)) for name in bar))
+        shown = bar(files, "hashing files")
+        folder = cache / digest(recipe, ((name, content_of(source, name)) for name in shown))
     cache.mkdir(parents=True, exist_ok=True)
     with locked(folder, source.root):
         pictures = load_cached(folder, names)
@@ -172,11 +172,11 @@ class Reader:
             file.truncate(HEADER + rows * self.row)
             file.seek(HEADER + rows * self.row)
             step = max(64, SAVE_EVERY // self.row)
-            bar = tqdm(total=len(self.names), initial=start, desc="reading images", leave=False, disable=None)
+            shown = bar(None, "reading images", len(self.names), initial=start)
             todo = self.names[start:]
             work = partial(decode_or_reason, self.decode, self.source, self.shape)
             for done, (name, pixels) in enumerate(zip(todo, in_parallel(work, todo), strict=True), start + 1):
-                bar.update()
+                shown.update()
                 if isinstance(pixels, str):
                     self.left_out[name] = pixels
                 else:
@@ -184,7 +184,7 @@ class Reader:
                     rows += 1
                 if done % step == 0 or done == len(self.names):
                     self.save_progress(file, done, rows)
-            bar.close()
+            shown.close()
             self.finish(file, rows)
         os.replace(self.part, self.folder)  # after closing the file: Windows cannot rename a folder with an open file
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ganexp.data.decoding import MODES, as_array, resize_image
+from ganexp.progress import bar
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def resize_images(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         )
     began = time.perf_counter()
     out = np.empty((len(x), height, width, c), np.uint8)  # channels last, the layout of the data module
-    for i, pixels in enumerate(tqdm(x, desc="resizing images", leave=False, disable=None)):
+    for i, pixels in enumerate(bar(x, "resizing images")):
         image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
         if c < len(pixels):
             image = image.convert(MODES[c])  # before resizing, as for picture files; grey becomes RGB after it, which is faster

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from ganexp.data.module import DataModule
 from ganexp.images import to_float
@@ -28,6 +27,7 @@ from ganexp.latent_space.real import ready, training_data
 from ganexp.metrics.auto import AutoExtractor
 from ganexp.metrics.features import Extractor, Pixels
 from ganexp.metrics.lite0 import Lite0
+from ganexp.progress import bar
 from ganexp.systems.contexts import evaluating
 
 Target = Literal["z", "w", "w+"]
@@ -250,7 +250,7 @@ def descend(
         stages, distances = [sample(code)], []
     shown = {round(i * (steps - 1) / (SHOWN - 1)) for i in range(1, SHOWN - 1)}
     with torch.enable_grad():
-        for step in tqdm(range(steps), desc="projecting", leave=False, disable=None):
+        for step in bar(range(steps), "projecting"):
             optimizer.param_groups[0]["lr"] = lr * rate(step / steps)
             noised = torch.randn(code.shape, generator=random, device=code.device) * noise_scale(step / steps, std)
             x = sample(code + noised)

@@ -11,11 +11,11 @@ from typing import IO
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from ganexp.cache import cached, check_archive
 from ganexp.images import to_float
 from ganexp.metrics.features import Data, Extractor, hash_of
+from ganexp.progress import bar
 
 log = logging.getLogger(__name__)
 RECIPE = 3  # increment when training changes: invalidates cached classifiers
@@ -95,7 +95,7 @@ class Classifier(Extractor):
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         self.train()
         with torch.enable_grad():
-            for _ in tqdm(range(steps), desc="training the classifier", leave=False, disable=None):
+            for _ in bar(range(steps), "training the classifier"):
                 i = train[torch.randint(len(train), (128,))]
                 loss = F.cross_entropy(self.logits(to_float(x[i])), y[i])
                 optimizer.zero_grad()

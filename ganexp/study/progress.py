@@ -12,12 +12,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ganexp.progress import Cadence
 from ganexp.runtime.lock import is_held
 from ganexp.study import plan
 from ganexp.study.worker import CLAIMS
 
 EVERY = 2.0  # seconds between two looks at the folder
-LINE_EVERY = 30.0  # seconds between two lines, where there is no terminal
 
 
 class Progress:
@@ -71,24 +71,22 @@ class Progress:
 
 @contextmanager
 def shown(progress: Progress, log: Path) -> Iterator[None]:
-    """Show the progress on stderr until the end: on a terminal in one line that changes, elsewhere as lines. Whenever a job ends
-    a line is also written to `log`."""
+    """Show the progress on stderr until the end: on a terminal in one line that changes, elsewhere as lines at the times of
+    Cadence. `log` has the lines in any case."""
     ended = threading.Event()
     screen = sys.stderr  # a job of this process has another one
 
     def follow() -> None:
-        last, at = -1, 0.0
+        cadence = Cadence()
         while True:
             over = ended.wait(EVERY)
-            line = progress.line()
-            changed = len(progress.over) != last
+            line, due = progress.line(), cadence.due()
             if screen.isatty():
                 print(f"\r\033[K{line}", end="\n" if over else "", file=screen, flush=True)
-            elif over or changed or time.monotonic() - at > LINE_EVERY:
+            elif over or due:
                 print(line, file=screen, flush=True)
-            if over or changed or time.monotonic() - at > LINE_EVERY:
+            if over or due:
                 append(line, log)
-                last, at = len(progress.over), time.monotonic()
             if over:
                 return
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
-from tqdm import tqdm
 
 from ganexp import pictures
 from ganexp.cli.messages import ConfigError
@@ -23,6 +22,7 @@ from ganexp.data.parallel import in_parallel
 from ganexp.data.preparing import Detector, Prepared, Settings, detector, perceptual_hash, prepare
 from ganexp.data.sources import MAX_BYTES, MAX_PIXELS, FolderSource, Limits, Source, is_picture, open_source
 from ganexp.files import replace, write_json
+from ganexp.progress import bar
 from ganexp.runtime.console import display_path, table
 
 REPORT, JOURNAL = "report.json", "prepare.jsonl"
@@ -199,7 +199,7 @@ class Prepare:
         hashed = self.duplicates is not None
         work = partial(prepared, self.root, self.annotations, self.settings, hashed)
         results = in_parallel(work, names, self.workers, batch_size=1)
-        return tqdm(results, total=len(self.names), initial=len(self.done), desc="preparing", leave=False, disable=None)
+        return bar(results, "preparing", len(self.names), initial=len(self.done))
 
     def report(self, kept: list[str]) -> None:
         dropped = {name: self.done[name]["dropped"] for name in self.names if self.done[name]["dropped"] is not None}

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from ganexp import pictures, sampling
 from ganexp.export.samples import write_npz, write_pictures
 from ganexp.files import replace
 from ganexp.model import load
+from ganexp.progress import bar
 from ganexp.runtime.console import display_path, quiet
 from ganexp.runtime.restoring import restore_data
 from ganexp.runtime.trainer import device
@@ -79,7 +79,7 @@ class Sample:
     def write_images(self) -> Path:
         """Write images batch by batch. Returns the file or folder."""
         made = sampling.batches(self.model.system, self.num, self.label, self.config["seed"])
-        batches = tqdm(made, desc="sampling", total=-(-self.num // sampling.CHUNK), leave=False, disable=None)
+        batches = bar(made, "sampling", -(-self.num // sampling.CHUNK))
         if self.npz:
             write_npz(self.run_dir / "samples.npz", batches, self.num, self.model.shape)
             return self.run_dir / "samples.npz"
