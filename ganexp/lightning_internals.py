@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, MLFlowLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from ganexp.files import replace
@@ -20,6 +20,11 @@ def swap_step_hooks(optimizer: LightningOptimizer, hooks: tuple[Any, Any]) -> tu
     before = optimizer._on_before_step, optimizer._on_after_step
     optimizer._on_before_step, optimizer._on_after_step = hooks
     return before
+
+
+def forget_run(logger: MLFlowLogger) -> None:
+    """Make the logger start a new run."""
+    logger._run_id = None
 
 
 class Writer(ExperimentWriter):

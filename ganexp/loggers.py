@@ -5,9 +5,13 @@ Each is Lightning's logger, or one over the library's own functions, and require
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -16,8 +20,10 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
+from ganexp.lightning_internals import forget_run
 from ganexp.references import Reference
 
+log = logging.getLogger(__name__)
 REST = "training"  # in front of the tags that matter less; TensorBoard sorts tags by name
 GROUPS = ("loss", "score")  # first parts of names that matter, besides the metrics
 FINAL = "summary"  # in front of the final values
@@ -25,7 +31,17 @@ REFERENCE = f"{REST}/reference"  # in front of the band of a reference
 
 
 class RunLogger(Logger):
-    """A logger of scalars, `log_metrics`, and of what else a run has. Only rank 0 calls it."""
+    """A logger of scalars, `log_metrics`, and of what else a run has. Only rank 0 calls it.
+
+    `identity`: the argument of the constructor by which a resumed run continues its run in the library's store; None if it needs
+    no such argument.
+    """
+
+    identity: str | None = None
+
+    def name_in_store(self) -> str:
+        """Returns the value of that argument, which run.json keeps."""
+        raise NotImplementedError
 
     def begin(self, config: Mapping[str, Any], metrics: Sequence[str], references: Sequence[Reference]) -> None:
         """Before the first step: the settings by full key, names of the metrics, and what to compare them with."""
@@ -99,7 +115,13 @@ class TensorBoard(RunLogger, TensorBoardLogger):
 
 
 class WandB(RunLogger, WandbLogger):
-    """Weights & Biases; with `offline: true` only files in `save_dir`, which `wandb sync` sends if you want."""
+    """Weights & Biases; with `offline: true` only files in `save_dir`, which `wandb sync` sends if you want. A resumed run writes
+    further files with the same id."""
+
+    identity = "id"
+
+    def name_in_store(self) -> str:
+        return str(self.experiment.id)
 
     def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
         self.log_image(name, [picture], step)
@@ -110,7 +132,35 @@ class WandB(RunLogger, WandbLogger):
 
 
 class MLflow(RunLogger, MLFlowLogger):
-    """MLflow, in a database file of this machine; names without parentheses, `score/D_x`."""
+    """MLflow, in a database file of this machine; names without parentheses, `score/D_x`. If the store does not have the run to
+    continue, a new one is started. Settings that a resumed run changes are tags, since MLflow changes no parameter."""
+
+    identity = "run_id"
+
+    def name_in_store(self) -> str:
+        return str(self.run_id)
+
+    @property
+    def experiment(self) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return super().experiment
+        except MlflowException as error:
+            if self.run_id is None:
+                raise
+            log.warning("MLflow: %s; starting a new run", " ".join(str(error).split()))
+            forget_run(self)
+            return super().experiment
+
+    def begin(self, config: Mapping[str, Any], metrics: Sequence[str], references: Sequence[Reference]) -> None:
+        client = self.experiment
+        client.update_run(self.run_id, status="RUNNING")  # it may have ended before
+        before = client.get_run(self.run_id).data.params
+        self.log_hyperparams({key: value for key, value in config.items() if key not in before})
+        for key, value in config.items():
+            if key in before and before[key] != str(value):
+                client.set_tag(self.run_id, f"resumed with {key}", str(value))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -124,14 +174,20 @@ class MLflow(RunLogger, MLFlowLogger):
 
 
 class Trackio(RunLogger):
-    """Trackio, on this machine: in the folder `TRACKIO_DIR`, by default in the cache of Hugging Face."""
+    """Trackio, on this machine: in the folder `TRACKIO_DIR`, by default in the cache of Hugging Face. Runs are known there by their
+    names; `name` gets a random end. `run_name`: that of a run to continue."""
 
-    def __init__(self, project: str, name: str):
+    identity = "run_name"
+
+    def __init__(self, project: str, name: str, run_name: str | None = None):
         super().__init__()
         if find_spec("trackio") is None:
             raise ModuleNotFoundError("trackio is not installed")
-        self.project, self.run_name = project, name
+        self.project, self.run_name = project, run_name or f"{name}-{token_hex(4)}"
         self.run: Any = None
+
+    def name_in_store(self) -> str:
+        return self.run_name
 
     @property
     def name(self) -> str:
@@ -147,7 +203,8 @@ class Trackio(RunLogger):
         if self.run is None:
             import trackio
 
-            self.run = trackio.init(self.project, name=self.run_name, embed=False, auto_log_gpu=False, auto_log_cpu=False)
+            quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+            self.run = trackio.init(self.project, name=self.run_name, resume="allow", **quiet)
         return self.run
 
     @rank_zero_only
@@ -166,6 +223,25 @@ class Trackio(RunLogger):
     def end(self, final: Mapping[str, float]) -> None:
         self.experiment.log({f"{FINAL}/{name}": value for name, value in final.items()})
         self.experiment.finish()
+
+
+IDENTITIES = {f"{kind.__module__}.{kind.__qualname__}": kind.identity for kind in (WandB, MLflow, Trackio)}
+
+
+def continuing(node: Mapping[str, Any], identity: str | None) -> dict[str, Any]:
+    """Returns the node of a logger that continues the run with this identity, see RunLogger."""
+    argument = IDENTITIES.get(node["_target_"])
+    return {**node, argument: identity} if argument and identity else {**node}
+
+
+def rehearsing(node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the node of a logger that writes only into a folder, and sends nothing. Sets environment variables for that."""
+    os.environ |= {"WANDB_SILENT": "true", "TRACKIO_DIR": str(folder / "trackio")}
+    changes = {
+        "ganexp.loggers.WandB": {"offline": True},
+        "ganexp.loggers.MLflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "artifact_location": str(folder / "mlflow")},
+    }
+    return {**node, **changes.get(node["_target_"], {})}
 
 
 def plain(name: str) -> str:

@@ -7,11 +7,10 @@ import logging
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 FIRST, LAST = 5.0, 300.0  # seconds between two lines: at first, and at most
 LINE = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
@@ -48,8 +47,8 @@ class Lines(io.StringIO):
 
 
 def bar(
-    iterable: Iterable[T] | None, desc: str, total: int | None = None, initial: int = 0, delay: float = 0.0
-) -> tqdm[T]:  # fmt: skip
+    iterable: Iterable[Any] | None, desc: str, total: int | None = None, initial: int = 0, delay: float = 0.0
+) -> tqdm[Any]:  # fmt: skip
     """Returns a tqdm bar that disappears at its end; without a terminal it writes lines. `delay`: seconds before it appears."""
     lines: dict[str, Any] = {} if sys.stderr.isatty() else {"file": Lines(), "bar_format": LINE, "mininterval": 1.0}
     return tqdm(iterable, desc, total, leave=False, initial=initial, delay=delay, **lines)

@@ -43,6 +43,7 @@ KINDS: dict[str, Any] = {
     "job": int,
     "overrides": [str],
     "setting": {str: str},
+    "loggers": {str: str},
 }
 
 

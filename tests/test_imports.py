@@ -59,7 +59,7 @@ MAY = {leaf: {leaf} for leaf in LEAVES} | {
     "lightning_internals": {"files"},
     "cache": {"files"},
     "records": {"files"},
-    "loggers": {"references"},
+    "loggers": {"references", "lightning_internals"},
     "data": {"cache", "files", "images", "progress"},
     "augment": {"networks"},
     "constraints": {"networks"},

@@ -70,6 +70,20 @@ def test_run_says_where_it_is_to_the_references(events: EventAccumulator) -> Non
     assert any(text.startswith("modes/pixels ") and "behind experiment=ring, seeds 1 to 5" in text for text in sentences)
 
 
+def stored(folder: Path, logger: str) -> str:
+    """The name of the run in a logger's store."""
+    return str(json.loads((folder / "run" / "run.json").read_text())["loggers"][logger])
+
+
+@pytest.mark.slow
+def test_check_leaves_the_stores_of_loggers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    loggers = [name for name in ("wandb", "mlflow", "trackio") if find_spec(name)]
+    online = ["logger.wandb.offline=false"] if "wandb" in loggers else []
+    assert call(tmp_path, *RING, "task=check", f"logger=[csv,{','.join(loggers)}]", *online) == 0
+    assert not list(tmp_path.iterdir())
+
+
 def needs(library: str) -> Any:
     return pytest.mark.skipif(find_spec(library) is None, reason=f'needs pip install "ganexp[{library}]"')
 
@@ -84,6 +98,10 @@ def test_wandb_gets_scalars_pictures_config_and_final_metrics_offline(tmp_path: 
     for text in (b"score/D(x)", b"optimizer.generator.lr", b"summary/swd/pixels/best", b"modes/pixels"):
         assert text in content
     assert len(list(file.parent.glob("files/media/images/samples_*.png"))) == 3
+    assert call(tmp_path, "task=resume", "run=run", "trainer.max_steps=5") == 0
+    files = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2 and len({file.name for file in files}) == 1  # the id of the run
+    assert stored(tmp_path, "wandb") in file.name
 
 
 @pytest.mark.slow
@@ -97,6 +115,14 @@ def test_mlflow_gets_scalars_pictures_config_and_final_metrics_in_a_file(tmp_pat
     assert {"score/D_x", "swd/pixels", "summary/swd/pixels/best"} <= run.data.metrics.keys()
     assert run.data.params["optimizer.generator.lr"] and run.info.status == "FINISHED"
     assert len(list((tmp_path / "outputs" / "mlflow").rglob("samples/*.png"))) == 3
+    again = ["task=resume", "run=run", "logger=[csv,mlflow]"]
+    assert call(tmp_path, *again, "trainer.max_steps=5") == 0
+    (run,) = client.search_runs([run.info.experiment_id])
+    assert run.info.run_id == stored(tmp_path, "mlflow") and run.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "score/D_x")][-1] == 5
+    assert run.data.params["trainer.max_steps"] == "3" and run.data.tags["resumed with trainer.max_steps"] == "5"
+    assert call(tmp_path, *again, "trainer.max_steps=7", "logger.mlflow.tracking_uri=sqlite:///other.db") == 0
+    assert "starting a new run" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.slow
@@ -111,4 +137,12 @@ def test_trackio_gets_scalars_pictures_config_and_final_metrics(tmp_path: Path, 
         text = "".join(str(row) for table in ("metrics", "configs") for row in database.execute(f"SELECT * FROM {table}"))
     for name in ("score/D(x)", "optimizer.generator.lr", "summary/swd/pixels/best", "samples"):
         assert name in text
+    assert (
+        call(
+            tmp_path, "task=resume", "run=run", "logger=[csv,trackio]", f"logger.trackio.project={project}", "trainer.max_steps=5"
+        )
+        == 0
+    )
+    with sqlite3.connect(folder / f"{project}.db") as database:
+        assert database.execute("SELECT DISTINCT run_name FROM metrics").fetchall() == [(stored(tmp_path, "trackio"),)]
     trackio.delete_project(project, force=True)

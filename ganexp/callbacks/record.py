@@ -6,14 +6,17 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import hydra
 import pytorch_lightning as pl
 import torch
 import torchvision
+from pytorch_lightning.loggers import Logger
 
 import ganexp
 from ganexp.callbacks.checkpoint import Checkpoint, find
@@ -31,10 +34,18 @@ class Record(pl.Callback):
     """Keeps `folder`/run.json up to date during the run, and logs the hyper-parameters.
 
     `facts` are written as they are; `hyper_parameters`: a nested config. The status is running, finished, interrupted or failed;
-    that of a killed run stays `running`. A resumed run adds to `seconds`, and appends its step to `resumed_at`.
+    that of a killed run stays `running`. A resumed run adds to `seconds`, and appends its step to `resumed_at`. `loggers`: by
+    their names in the config.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any], hyper_parameters: dict[str, Any]):
+    def __init__(
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        hyper_parameters: dict[str, Any],
+        loggers: Mapping[str, Logger] = MappingProxyType({}),
+    ):
+        self.loggers = loggers
         self.file, self.facts, self.hyper_parameters = folder / "run.json", facts, hyper_parameters
         self.before = read_record(folder)
         self.before.pop("error", None)
@@ -58,6 +69,10 @@ class Record(pl.Callback):
                 logger.begin(settings, list(protocols), self.references)
             else:
                 logger.log_hyperparams(settings)
+        own = {name: logger for name, logger in self.loggers.items() if isinstance(logger, RunLogger) and logger.identity}
+        if own:
+            self.facts["loggers"] = {name: logger.name_in_store() for name, logger in own.items()}
+            self.write(trainer, system, "running")
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.is_global_zero and due(trainer, 10 * trainer.log_every_n_steps, trainer.global_step):  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.cli.messages import Diverged, format_message
 from ganexp.files import read_json, write_json
+from ganexp.loggers import rehearsing
 from ganexp.quantities import duration, size
 from ganexp.runtime import processes
 from ganexp.runtime.console import announcement, count, display_path
@@ -185,6 +186,9 @@ class Rehearsal(Train):
         self.pictures = 1 + times_in(first_step, last, every, True)
         super().__init__(config | {"trainer": config["trainer"] | {"max_steps": NEVER}}, run_dir, None, allowed)
         self.started = started
+
+    def logger_node(self, name: str, node: dict[str, Any]) -> dict[str, Any]:
+        return rehearsing(node, self.run_dir)
 
     def make_trainer(self) -> pl.Trainer:
         trainer = super().make_trainer()

@@ -29,6 +29,7 @@ from ganexp.cli.build import build, one_line, to_config_error
 from ganexp.cli.messages import ConfigError, Diverged
 from ganexp.data.module import DataModule
 from ganexp.files import replace, write_json
+from ganexp.loggers import continuing
 from ganexp.model import Model
 from ganexp.pictures import check_pixels
 from ganexp.records import read_record
@@ -118,8 +119,10 @@ class Train:
         for name, callback in callbacks.items():
             if not isinstance(callback, pl.Callback):
                 raise ConfigError(f"callbacks.{name}: {type(callback).__name__} is not a Lightning callback")
-        loggers = {name: build(node, f"logger.{name}", self.allowed) for name, node in nodes["logger"].items()}
-        for name, logger in loggers.items():
+        self.loggers = {
+            name: build(self.logger_node(name, node), f"logger.{name}", self.allowed) for name, node in nodes["logger"].items()
+        }
+        for name, logger in self.loggers.items():
             if not isinstance(logger, Logger):
                 raise ConfigError(f"logger.{name}: {type(logger).__name__} is not a Lightning logger")
         precision, self.precision_reason = choose_precision(config["hardware"], self.data.shape)
@@ -130,12 +133,17 @@ class Train:
                 "max_epochs": -1,
                 "log_every_n_steps": training["log_every"],
                 "callbacks": [Stop(), Log(), *sorted([*callbacks.values(), *self.callbacks], key=priority), State(config)],
-                "logger": list(loggers.values()),
+                "logger": list(self.loggers.values()),
             },
             self.allowed,
         )
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
+
+    def logger_node(self, name: str, node: dict[str, Any]) -> dict[str, Any]:
+        """Returns the node of a logger, which continues its run if this run does."""
+        before = read_record(self.run_dir).get("loggers", {}) if self.checkpoint is not None else {}
+        return continuing(node, before.get(name))
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -207,7 +215,7 @@ class Train:
             "data": {"samples": len(self.data.x), "shape": list(self.data.shape), "notes": self.data.notes},
             **environment(trainer),
         }
-        trainer.callbacks.insert(0, Record(self.run_dir, facts, hyper_parameters(config)))  # type: ignore[attr-defined]
+        trainer.callbacks.insert(0, Record(self.run_dir, facts, hyper_parameters(config), self.loggers))  # type: ignore[attr-defined]
         if watchdog := find(trainer.callbacks, Watchdog):  # type: ignore[attr-defined]
             watchdog.rollbacks = len(read_record(self.run_dir).get("rollbacks", []))
         if trainer.is_global_zero:
