@@ -22,9 +22,10 @@ def swap_step_hooks(optimizer: LightningOptimizer, hooks: tuple[Any, Any]) -> tu
     return before
 
 
-def forget_run(logger: MLFlowLogger) -> None:
-    """Make the logger start a new run."""
-    logger._run_id = None
+def forget_run(logger: MLFlowLogger) -> bool:
+    """Make the logger start a new run. Returns whether it had one."""
+    before, logger._run_id = logger._run_id, None
+    return before is not None
 
 
 class Writer(ExperimentWriter):

@@ -6,11 +6,9 @@ Each is Lightning's logger, or one over the library's own functions, and require
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -147,10 +145,9 @@ class MLflow(RunLogger, MLFlowLogger):
         try:
             return super().experiment
         except MlflowException as error:
-            if self.run_id is None:
+            if not forget_run(self):
                 raise
             log.warning("MLflow: %s; starting a new run", " ".join(str(error).split()))
-            forget_run(self)
             return super().experiment
 
     def begin(self, config: Mapping[str, Any], metrics: Sequence[str], references: Sequence[Reference]) -> None:
@@ -174,8 +171,8 @@ class MLflow(RunLogger, MLFlowLogger):
 
 
 class Trackio(RunLogger):
-    """Trackio, on this machine: in the folder `TRACKIO_DIR`, by default in the cache of Hugging Face. Runs are known there by their
-    names; `name` gets a random end. `run_name`: that of a run to continue."""
+    """Trackio, on this machine: in the folder `TRACKIO_DIR`, by default in the cache of Hugging Face. Runs are known by name;
+    `name` gets a random end. `run_name`: that of a run to continue."""
 
     identity = "run_name"
 
@@ -232,16 +229,6 @@ def continuing(node: Mapping[str, Any], identity: str | None) -> dict[str, Any]:
     """Returns the node of a logger that continues the run with this identity, see RunLogger."""
     argument = IDENTITIES.get(node["_target_"])
     return {**node, argument: identity} if argument and identity else {**node}
-
-
-def rehearsing(node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns the node of a logger that writes only into a folder, and sends nothing. Sets environment variables for that."""
-    os.environ |= {"WANDB_SILENT": "true", "TRACKIO_DIR": str(folder / "trackio")}
-    changes = {
-        "ganexp.loggers.WandB": {"offline": True},
-        "ganexp.loggers.MLflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "artifact_location": str(folder / "mlflow")},
-    }
-    return {**node, **changes.get(node["_target_"], {})}
 
 
 def plain(name: str) -> str:

@@ -22,7 +22,6 @@ from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.cli.messages import Diverged, format_message
 from ganexp.files import read_json, write_json
-from ganexp.loggers import rehearsing
 from ganexp.quantities import duration, size
 from ganexp.runtime import processes
 from ganexp.runtime.console import announcement, count, display_path
@@ -31,7 +30,7 @@ from ganexp.runtime.memory import available_memory
 from ganexp.runtime.rehearsal import NEVER, Clock, parts_of_disk, parts_of_time, sizes_of, times_in
 from ganexp.systems.base import System
 from ganexp.systems.contexts import evaluating, uncompiled
-from ganexp.tasks.resume import Resume
+from ganexp.tasks.resume import OWN_FOLDER, Resume
 from ganexp.tasks.train import Train
 
 MEASURED = "measured.json"  # written by the rehearsal into its folder
@@ -75,7 +74,7 @@ class Check:
             resume = Resume(self.config, self.destination, self.override_keys)
             resume.setup()
         self.first_step, self.resume_notes = (resume.step, resume.notes) if resume else (0, [])
-        self.train = resume.train if resume else Train(self.config, self.run_dir)
+        self.train = resume.train if resume else Trial(self.config, self.run_dir)
         if resume is None and self.train is not None:
             self.train.setup()
 
@@ -132,7 +131,12 @@ class Check:
             "parameters": {name: count(network) for name, network in train.system.networks().items()},
             "precision": {"precision": trainer.precision, "reason": train.precision_reason or "as set by hardware.precision"},
             "first_step": self.first_step,
-            "notes": [*self.resume_notes, *(f"data: {note}" for note in train.data.notes), *train.notes],
+            "notes": [
+                *self.resume_notes,
+                *(f"data: {note}" for note in train.data.notes),
+                *train.notes,
+                *untried(config["logger"]),
+            ],
             "without_effect": [*self.notes, *without_effect(config, self.override_keys)],
             "checkpoint": held(train.system, trainer),
             "problems": [problem] if problem else [],
@@ -178,7 +182,22 @@ def rehearse(config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | Non
         write_json(measured | facts, run_dir / MEASURED)
 
 
-class Rehearsal(Train):
+def untried(loggers: dict[str, Any]) -> list[str]:
+    """Returns a line for each logger that a rehearsal leaves out."""
+    others = [name for name, node in loggers.items() if node["_target_"] not in OWN_FOLDER]
+    return [f"logger.{name}: not tried here, since it writes outside of the run folder" for name in others]
+
+
+class Trial(Train):
+    """A run without the loggers that write outside of its folder; W&B offline and silent."""
+
+    def logger_nodes(self, nodes: dict[str, Any]) -> dict[str, Any]:
+        os.environ["WANDB_SILENT"] = "true"
+        kept = {name: node for name, node in nodes.items() if node["_target_"] in OWN_FOLDER}
+        return {name: node | ({"offline": True} if "offline" in node else {}) for name, node in kept.items()}
+
+
+class Rehearsal(Trial):
     """A run that its clock stops."""
 
     def __init__(self, config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | None, first_step: int, started: float):
@@ -186,9 +205,6 @@ class Rehearsal(Train):
         self.pictures = 1 + times_in(first_step, last, every, True)
         super().__init__(config | {"trainer": config["trainer"] | {"max_steps": NEVER}}, run_dir, None, allowed)
         self.started = started
-
-    def logger_node(self, name: str, node: dict[str, Any]) -> dict[str, Any]:
-        return rehearsing(node, self.run_dir)
 
     def make_trainer(self) -> pl.Trainer:
         trainer = super().make_trainer()

@@ -41,6 +41,7 @@ OWN_FOLDER = (  # loggers that write below save_dir; W&B's unless it is online
     "pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger", "ganexp.loggers.TensorBoard",
     "ganexp.loggers.WandB",
 )  # fmt: skip
+WANDB_LINK = "wandb/*/logs/debug-core.log"  # made by W&B, which writes no folder of an earlier start again
 PLACES = ("folder", "gif", "save_dir")  # arguments of callbacks and loggers that are paths
 ANEW = "start a new run in another folder with the command in run.json"
 NOT_COMPARED = (*CALL_KEYS, "experiment")
@@ -185,7 +186,8 @@ def check_places(config: dict[str, Any], run_dir: Path, override_keys: Sequence[
     for key in ("default_root_dir", "profiler") if "hardware" not in override_keys else ():
         if config["hardware"].get(key) is not None and f"hardware.{key}" not in override_keys:
             raise ConfigError(f"hardware.{key}: writes outside of the run folder; if the run is yours, set it again")
-    for path in run_dir.rglob("*"):
+    links = (path for path in run_dir.rglob("*") if not path.relative_to(run_dir).match(WANDB_LINK))
+    for path in links:
         place = path.resolve()
         if path.is_symlink() and not place.is_relative_to(run_dir.resolve()) and str(place) not in trust:
             raise ConfigError(f"run: {path} is a link to {place}, outside of the run folder; if you made it, add trust=[{place}]")

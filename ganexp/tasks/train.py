@@ -119,9 +119,8 @@ class Train:
         for name, callback in callbacks.items():
             if not isinstance(callback, pl.Callback):
                 raise ConfigError(f"callbacks.{name}: {type(callback).__name__} is not a Lightning callback")
-        self.loggers = {
-            name: build(self.logger_node(name, node), f"logger.{name}", self.allowed) for name, node in nodes["logger"].items()
-        }
+        chosen = self.logger_nodes(nodes["logger"])
+        self.loggers = {name: build(node, f"logger.{name}", self.allowed) for name, node in chosen.items()}
         for name, logger in self.loggers.items():
             if not isinstance(logger, Logger):
                 raise ConfigError(f"logger.{name}: {type(logger).__name__} is not a Lightning logger")
@@ -140,10 +139,10 @@ class Train:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
-    def logger_node(self, name: str, node: dict[str, Any]) -> dict[str, Any]:
-        """Returns the node of a logger, which continues its run if this run does."""
+    def logger_nodes(self, nodes: dict[str, Any]) -> dict[str, Any]:
+        """Returns the nodes of the loggers, which continue their runs if this run does."""
         before = read_record(self.run_dir).get("loggers", {}) if self.checkpoint is not None else {}
-        return continuing(node, before.get(name))
+        return {name: continuing(node, before.get(name)) for name, node in nodes.items()}
 
     # -- training ----------------------------------------------------------------------------------------------------
 
