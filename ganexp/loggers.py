@@ -200,8 +200,9 @@ class Trackio(RunLogger):
         if self.run is None:
             import trackio
 
-            quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
-            self.run = trackio.init(self.project, name=self.run_name, resume="allow", **quiet)
+            self.run = trackio.init(
+                self.project, self.run_name, resume="allow", embed=False, auto_log_gpu=False, auto_log_cpu=False
+            )
         return self.run
 
     @rank_zero_only
