@@ -426,10 +426,18 @@ def test_run_on_a_cluster_is_saved_and_requeued_and_equals_an_undisturbed_one(
         assert values(one / "metrics.csv") == values(other / "metrics.csv"), number
 
 
+LAUNCHERS = {
+    "serial": [],
+    "joblib": ["study.n_jobs=2", "study.threads=1"],
+    "submitit": ["study.submitit={cluster:local,timeout_min:10}", "study.threads=1"],
+}
+
+
 @pytest.mark.slow
-def test_each_job_may_use_several_devices(tmp_path: Path) -> None:
-    devices = ["hardware=ddp_cpu", "hardware.devices=2"]
-    study = [sys.executable, "-m", "ganexp", "task=study", *LONG, *devices, "trainer.max_steps=40", "study.seeds=1", AXES,
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_each_job_may_use_several_devices(launcher: str, tmp_path: Path) -> None:
+    devices = ["hardware=ddp_cpu", "hardware.devices=2", f"study.launcher={launcher}", *LAUNCHERS[launcher]]
+    study = [sys.executable, "-m", "ganexp", "task=study", *LONG, *devices, "trainer.max_steps=20", "study.seeds=1", AXES,
              "hydra.run.dir=S"]  # fmt: skip
     done = subprocess.run(study, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr + done.stdout

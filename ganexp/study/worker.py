@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import multiprocessing
 import os
 import signal
 import sys
@@ -157,6 +158,8 @@ def release_memory() -> None:
 def begin(folder: Path, threads: int, pids: Path) -> int:
     """`work` in a process of its own. `pids`: a folder in which it leaves its process's number, for signals."""
     (pids / str(os.getpid())).touch()
+    # A run on several devices starts processes; Python tells them the start method of this one, and they know none of joblib's.
+    multiprocessing.set_start_method("spawn", force=True)
     import torch
 
     torch.set_num_threads(threads)
