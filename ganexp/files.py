@@ -130,14 +130,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        if (length := path.stat().st_size) > LARGEST_JSON:
-            raise ValueError(f"it has {length:,} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)  # NaN is not JSON
-        if not isinstance(content, dict):
-            raise ValueError(f"expected a mapping, got {type(content).__name__}")
+        return parse_json(path)
     except FileNotFoundError:  # deleted since
         return {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         log.warning("%s is damaged and is ignored: %s", path, error)
         return {}
+
+
+def parse_json(path: Path) -> dict[str, Any]:
+    """Returns the file's mapping. Raises OSError if it cannot be read, ValueError if it is damaged."""
+    if (length := path.stat().st_size) > LARGEST_JSON:
+        raise ValueError(f"it has {length:,} bytes")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)  # NaN is not JSON
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a mapping, got {type(content).__name__}")
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,15 @@ def test_failed_diverged_and_collapsed_runs_are_counted(tmp_path: Path) -> None:
     assert (first["runs"], first["failed"], first["diverged"], first["collapsed"]) == (4, 0, 0, 1)
     assert (second["runs"], second["failed"], second["diverged"], second["collapsed"]) == (5, 2, 1, 0)
     assert second["values"]["last"] == [4, 5, 6] and "Of 9 runs 7 are finished (2 failed)" in board.notes[0]
+
+
+def test_single_run_is_drawn_without_a_warning(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    board = make_leaderboard(read_runs([tmp_path])[:1])
+    assert len(board.runs) == 1 and plots.axes_of(board)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.asarray(plots.plot_parallel(board)).std() > 1
 
 
 def test_importance_is_the_explained_variance(tmp_path: Path) -> None:

@@ -159,13 +159,17 @@ def test_folder_keeps_its_study_and_takes_more_seeds(tmp_path: Path) -> None:
         make(axes={"loss": ["hinge"]}, seeds=3).save(tmp_path)
 
 
-def test_damaged_study_is_named(tmp_path: Path) -> None:
+def test_damaged_study_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make().save(tmp_path)
     content = json.loads((tmp_path / plan.FILE).read_text())
     for damaged in ({}, content | {"search": {"name": "grid"}}, content | {"search": None}, content | {"more": 1}):
         (tmp_path / plan.FILE).write_text(json.dumps(damaged))
         with pytest.raises(ConfigError, match=r"study.json is damaged, or from another version of ganexp"):
             plan.read(tmp_path)
+    (tmp_path / plan.FILE).write_text("{")
+    with pytest.raises(ConfigError, match=r"study.json is damaged: Expecting property name"):
+        plan.read(tmp_path)
+    assert not caplog.messages, "one message"
 
 
 # -- the command line ------------------------------------------------------------------------------------------------

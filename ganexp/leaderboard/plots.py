@@ -79,6 +79,7 @@ def plot_parallel(board: Leaderboard) -> Image.Image:
     axis.set_xticks(range(len(axes) + 1), [*axes, board.metric])
     axis.set_yticks([])
     axis.set_xlim(-0.05, len(axes) + 0.4)
+    axis.set_ylim(-0.05, 1.05)
     axis.set(title=f"every run; blue is better ({board.statistic.replace('_', ' ')})")
     return pictures.from_figure(figure)
 

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from ganexp.cli.messages import ConfigError, nearest
-from ganexp.files import read_json, write_json
+from ganexp.files import parse_json, write_json
 from ganexp.records import ANY, TEXT, fits, read_record
 from ganexp.runtime.lock import FolderLock
 
@@ -165,7 +165,10 @@ def read(folder: Path) -> Plan | None:
     file = folder / FILE
     if not file.is_file():
         return None
-    content = read_json(file)
+    try:
+        content = parse_json(file)
+    except ValueError as error:
+        raise ConfigError(f"{file} is damaged: {error}") from error
     if content.keys() == KINDS.keys() and fits(content, KINDS) and {"name", "ranges"} <= content["search"].keys():
         found = Plan(**content)
         if len(found.seeds) * len(found.settings) <= LIMIT:
