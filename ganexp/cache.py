@@ -60,7 +60,7 @@ def cached(
             replace(file, lambda opened: write(made, opened))
             log.info("written to the cache: %s", file)
         except OSError as error:
-            log.warning("%s is not cached: %s", name, error)
+            log.warning("%s is not cached: %s", name, error.strerror or error)
         return made
     finally:
         lock.release()

@@ -69,9 +69,12 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        error.filename = str(path)  # the error of a full disk has no file name
-        raise
+    except Exception as error:
+        found = error if isinstance(error, OSError) else error.__context__  # torch.save hides the error of a full disk
+        if not isinstance(found, OSError):
+            raise
+        found.filename = str(path)  # the error of a full disk has no file name
+        raise found from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -132,7 +132,7 @@ def litter(run: Path) -> list[str]:
 
 # -- killed ----------------------------------------------------------------------------------------------------------
 
-STEPS = 4000  # more than a hundred kills leave
+STEPS = 1500  # more than the kills leave
 LONG = [  # the default run, small, with a checkpoint every 20 steps
     "data=digits", "data.batch_size=16", "model=cdcgan", "model.width_multiplier=0.05", "hardware=cpu",
     "hardware.precision=32-true", "regularizer=[r1]", "regularizer.r1.every=4",
@@ -177,17 +177,18 @@ class Before:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_run_killed_a_hundred_times_equals_the_whole_one(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(4))
+def test_run_killed_26_times_equals_the_whole_one(seed: int, tmp_path: Path) -> None:
     """SIGKILL while it starts, while it writes a checkpoint, and in between."""
-    whole, parts, chance = tmp_path / "whole", tmp_path / "parts", random.Random(0)
+    whole, parts, chance = tmp_path / "whole", tmp_path / "parts", random.Random(seed)
     begun = time.monotonic()
     run = Run(tmp_path, *LONG, f"hydra.run.dir={whole}")
     assert run.until(lambda: logged(whole) > 0), run.said()
     starts_in = time.monotonic() - begun
     assert run.end(3000) == 0, run.said()
 
-    moments = ["starting", "writing", "between"] * 34
+    moments = ["starting", "between"] * 8 + ["writing"] * 10
     chance.shuffle(moments)
     killed: dict[str, list[int]] = {moment: [] for moment in ("starting", "writing", "between")}
     for moment in moments:

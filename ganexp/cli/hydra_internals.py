@@ -4,9 +4,11 @@ the version that breaks them."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from hydra._internal import utils
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.hydra import Hydra
@@ -21,6 +23,7 @@ __all__ = [
     "ConfigLoaderImpl",
     "Hydra",
     "create_config_search_path",
+    "errors_raised",
     "get_args_parser",
     "groups_below",
     "options_of",
@@ -45,6 +48,16 @@ def options_of(loader: Any, group: str) -> list[str]:
 def result_of(job: JobReturn) -> Any:
     """Returns a job's result, or the exception that ended it, which the public `return_value` would raise."""
     return job._return_value
+
+
+@contextmanager
+def errors_raised() -> Iterator[None]:
+    """Let errors leave `hydra.main`, which would print their tracebacks and end the process."""
+    before, utils.run_and_report = utils.run_and_report, lambda call: call()
+    try:
+        yield
+    finally:
+        utils.run_and_report = before
 
 
 def unresolved(node: DictConfig, key: Any) -> Any:

@@ -5,12 +5,15 @@ A config error prints one message and exits with code 2, before any folder is cr
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shlex
 import sys
 from argparse import Namespace
 from typing import NoReturn
+
+from tqdm import tqdm
 
 from ganexp.cli import checks, config, jobs, sweeps
 from ganexp.cli.hydra_internals import get_args_parser
@@ -42,6 +45,7 @@ def code_of_command_line() -> int:
     describe_as_torchrun()
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
     sys.argv[1:] = with_colours(with_paths(with_home(sys.argv[1:])))
+    logging.raiseExceptions = False  # a log on a full disk would print tracebacks; what needs the disk fails and says so
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print the whole usage
     try:
@@ -80,7 +84,8 @@ def answer(args: Namespace) -> int:
         else:
             if not args.multirun:
                 return jobs.compose_and_run(config.with_base(args.overrides), name)
-            cfg, *_ = [checks.compose_checked(job, name) for job in sweep_jobs(args.overrides)]
+            bar = tqdm(sweep_jobs(args.overrides), desc="checking the jobs", delay=2, leave=False, disable=None)
+            cfg, *_ = [checks.compose_checked(job, name) for job in bar]
             sweeps.refuse_multirun(cfg)
             size = math.prod(len(axis) for axis in sweep_axes(args.overrides))
     if about_config:

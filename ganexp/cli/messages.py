@@ -35,11 +35,11 @@ def format_message(error: BaseException) -> str:
     """Describe the error that ended a run in one line. A disk error is described even if it has caused other errors."""
     if isinstance(error, ConfigError | Diverged):
         return str(error)
-    cause = error
-    while cause.__cause__ is not None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+            return f"{cause.filename or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
         cause = cause.__cause__
-    if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
-        return f"{cause.filename or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
     last = (str(error).strip().splitlines() or [""])[-1]
     return f"{type(error).__name__}: {last}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 
 from ganexp.cli.messages import ConfigError
 
-MAX_JOBS = 10_000  # values of one key in a sweep
+MAX_JOBS = 10_000  # of a sweep
 PATHS = (
     "data.root", "run", "start_from", "name", "hydra.run.dir", "hydra.sweep.dir", "task.source", "task.target", "task.real",
     "task.fake", "task.picture", "task.folder", "task.json",
@@ -96,7 +97,7 @@ def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
 def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
     """Returns the values of every override. An interval is allowed for other sweepers than Hydra's basic one.
 
-    Raises ConfigError for an interval without such a sweeper.
+    Raises ConfigError for an interval without such a sweeper, and for more than MAX_JOBS combinations.
     """
     basic = not any(text.startswith("hydra/sweeper=") for text in overrides)
     axes = []
@@ -106,8 +107,10 @@ def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
         elif override.is_discrete_sweep():
             try:
                 values = [str(value) for value in itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1)]
-            except (ValueError, TypeError, ZeroDivisionError) as error:
+            except (ValueError, TypeError, HydraException) as error:
                 raise ConfigError(f"{override.key_or_group}: {text} is not a list of values: {error}") from error
+            except ArithmeticError as error:  # of decimals
+                raise ConfigError(f"{override.key_or_group}: {text} is not a list of values") from error
             if not values or len(values) > MAX_JOBS:
                 wrong = f"more than {MAX_JOBS:,} values" if values else "no value"
                 raise ConfigError(f"{override.key_or_group}: {text} has {wrong}")
@@ -116,4 +119,6 @@ def sweep_axes(overrides: Sequence[str]) -> list[list[str]]:
             raise ConfigError(
                 f"{override.key_or_group}: {text} is not a list of values; list them, or use range(start,stop,step)"
             )
+    if (jobs := math.prod(map(len, axes))) > MAX_JOBS:
+        raise ConfigError(f"-m: these values have {jobs:,} combinations; a sweep may have {MAX_JOBS:,} jobs")
     return axes

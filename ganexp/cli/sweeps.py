@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from ganexp.cli import config
 from ganexp.cli.config import CONF_DIR
 from ganexp.cli.folders import check_empty, free_folder, in_run_folder, is_set, leaves_nothing, starts_runs
+from ganexp.cli.hydra_internals import errors_raised
 from ganexp.cli.jobs import announce, build_task, exit_code, record, report
-from ganexp.cli.messages import ConfigError
+from ganexp.cli.messages import ConfigError, format_message
 from ganexp.cli.overrides import as_typed, quoted
 from ganexp.files import read_json, write_json
 from ganexp.records import read_record
@@ -28,7 +29,8 @@ SWEEP = "sweep.json"  # in the folder of a sweep
 def hydra_main() -> int:
     """Let Hydra handle sys.argv: help, --cfg, --info, sweeps. Returns the exit code: 1 if its output could not be written."""
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(sweep_job)()
+        with errors_raised():
+            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(sweep_job)()
     except SystemExit as ended:
         if ended.code:
             raise
@@ -95,8 +97,8 @@ def sweep_job(cfg: DictConfig) -> float:
         with FolderLock(folder, "hydra.sweep.dir"):
             if read_record(folder).get("status") != "finished":
                 code = run_job_of_sweep(cfg, folder, number)
-    except ConfigError as mistake:  # the job itself catches its own
-        print(f"ganexp: job {number} failed: {mistake}", file=sys.stderr)
+    except (ConfigError, OSError) as error:  # the job itself catches its own
+        print(f"ganexp: job {number} failed: {format_message(error)}", file=sys.stderr)
         return math.nan
     if code:  # ends the sweep too
         raise KeyboardInterrupt

@@ -93,6 +93,7 @@ def worker(
         file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
         for handler in (file, console):
             handler.setFormatter(Formatter("%(message)s"))
+        logging.raiseExceptions = False  # as in cli/main.py
         logging.basicConfig(handlers=[file, console], level=logging.INFO)
     strategy = hardware.get("strategy")
     backend = strategy.get("process_group_backend") if isinstance(strategy, dict) else None

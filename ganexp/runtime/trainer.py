@@ -68,7 +68,7 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
         # On GPUs batch norm uses the statistics of the whole batch; torch has no SyncBatchNorm on CPUs.
         on_gpu = torch.cuda.is_available() and node.get("accelerator") != "cpu"
         trainer: pl.Trainer = build(node, "hardware", allowed)(**arguments, **ALWAYS, sync_batchnorm=on_gpu)
-    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError, ImportError) as error:
         raise ConfigError(f"hardware: {one_line(error)}") from error
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy, Ranks):
         name = type(trainer.strategy).__name__

@@ -304,7 +304,7 @@ def check_seeds(seeds: Any) -> list[int]:
         if len(set(seeds)) < len(seeds):
             raise ConfigError(f"study.seeds: a seed is listed twice: {seeds}")
         return seeds
-    raise ConfigError(f"study.seeds: must be a number of seeds, at least 1, or a list of seeds, got {seeds!r}")
+    raise ConfigError(f"study.seeds: must be a number of seeds, from 1 to {LIMIT:,}, or a list of seeds, got {seeds!r}")
 
 
 def values_of_axis(name: str, values: Any) -> dict[str, list[str]]:
