@@ -24,8 +24,11 @@ log = logging.getLogger(__name__)
 
 def check_yaml(file: Path) -> None:
     """Raises ValueError with the end of a sentence, `is not UTF-8: …`, for a YAML file that is too long or nested too deep, in
-    another encoding, or whose aliases would make it far longer than it is written. Other errors are left to whoever reads it."""
+    another encoding, a pipe or a device, or whose aliases would make it far longer than it is written. Other errors are left to
+    whoever reads it."""
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):  # reading a pipe or a device may never end
+            raise ValueError("is not a regular file")
         if (length := file.stat().st_size) > LARGEST_YAML:
             raise ValueError(f"has {length:,} bytes, more than the {LARGEST_YAML:,} of a config")
         text = file.read_text(encoding="utf-8")
@@ -42,8 +45,10 @@ def check_yaml(file: Path) -> None:
     sizes: dict[int, int] = {}
 
     def size(node: Any) -> int:
+        if sizes.get(id(node)) == 0:
+            raise ValueError("has an alias inside of what it stands for")
         if id(node) not in sizes:
-            sizes[id(node)] = 0  # an alias inside of itself
+            sizes[id(node)] = 0  # until it is known
             parts = node.value if isinstance(node, yaml.CollectionNode) else []
             sizes[id(node)] = 1 + sum(size(part) for part in itertools.chain.from_iterable(
                 part if isinstance(part, tuple) else (part,) for part in parts

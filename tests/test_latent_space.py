@@ -538,7 +538,7 @@ def test_truncate_from_python_equals_the_task(made: Path, cli: Cli, model: Model
         ("images", ["task=interpolate", "task.space=w"], "space: this generator has no w"),
         ("images", ["task=interpolate", "task.space=v"], "space: 'v' is not a valid choice"),
         ("images", ["task=interpolate", "task.steps=1000000000"], "steps: must be from 2 to 10,000, got 1000000000"),
-        ("images", ["task=interpolate", "task.truncation=nan"], "truncation: must be from -10 to 10, got nan"),
+        ("images", ["task=interpolate", "task.truncation=nan"], "truncation: must be a number, got nan"),
         ("images", ["task=interpolate", "task.film=avi"], "film: must be one of gif, webp, mp4, got avi"),
         ("points", ["task=interpolate", "task.film=gif"], "film: points cannot be filmed"),
         ("points", ["task=walk", "task.film=gif"], "film: points cannot be filmed"),

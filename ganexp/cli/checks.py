@@ -5,6 +5,7 @@ Nothing here imports torch, so errors appear quickly.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -130,7 +131,7 @@ def siblings(cfg: DictConfig, node: Any, path: str) -> list[str]:
 
 
 def check_nodes(config: dict[str, Any]) -> None:
-    """Raises ConfigError for missing or unknown keys, nodes without a `_target_`, and numbers out of range.
+    """Raises ConfigError for missing or unknown keys, nodes without a `_target_`, NaN, and numbers out of range.
 
     `config`: of a command line, or of a run, which has no CALL_KEYS.
     """
@@ -150,6 +151,9 @@ def check_nodes(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{key}: must be a mapping with a _target_; choose an option of the group: {', '.join(options(group))}"
             )
+    for key, value in leaves(config):
+        if any(isinstance(number, float) and math.isnan(number) for number in (value if isinstance(value, list) else [value])):
+            raise ConfigError(f"{key.lstrip('.')}: must be a number, got {value}")
     for key, value in config["trainer"].items():
         if not 1 <= value < 2**31:
             raise ConfigError(f"trainer.{key}: must be {'at least 1' if value < 1 else 'below 2**31'}, got {value}")

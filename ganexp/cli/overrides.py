@@ -24,7 +24,7 @@ PATHS = (
     "task.fake", "task.picture", "task.folder", "task.json",
 )  # fmt: skip
 PATH_KEYS = tuple(f"{key}=" for key in PATHS)
-PLAIN = r"[\w./~:-]*"  # paths that need no quotes
+PLAIN = r"[\w./:-]*"  # paths that need no quotes, except for numbers
 
 
 def as_typed(overrides: Any) -> list[str]:
@@ -50,28 +50,29 @@ def with_colours(words: Sequence[str]) -> list[str]:
 
 def with_home(words: Sequence[str]) -> list[str]:
     """Expand `data.root=~/photos`, which neither the shell nor Hydra does."""
-    return [word.replace("=~/", f"={Path.home().as_posix()}/", 1) for word in words]
+    return [re.sub("=~(?=/|$)", lambda _: f"={Path.home().as_posix()}", word, count=1) for word in words]
 
 
 def with_paths(words: Sequence[str]) -> list[str]:
-    """Quote the path in `data.root=`, `run=` and others for Hydra's grammar, if it is there as it was typed or could not be
-    parsed otherwise: with spaces, commas, parentheses, apostrophes, `=`, `&`, `#` or letters with accents."""
+    """Quote the path in `data.root=`, `run=` and others for Hydra's grammar, if it is there as it was typed or would not be read
+    as text otherwise: with spaces, commas, parentheses, apostrophes, `=`, `&`, `#` or letters with accents, or a number."""
+    several = not {"-m", "--multirun"}.isdisjoint(words)
     result = []
     for word in words:
         key, _, path = word.partition("=")
-        special = word.startswith(PATH_KEYS) and not re.fullmatch(PLAIN, path, re.ASCII) and path[:1] not in ("'", '"')
-        wrong = ("," in path and not {"-m", "--multirun"} & {*words}) or not is_parsed(word)  # a comma separates jobs
-        quote = special and (wrong or os.path.exists(os.path.expanduser(path)))
-        result.append(f"{key}={quoted(path)}" if quote else word)
+        special = word.startswith(PATH_KEYS) and path[:1] not in ("", "'", '"')
+        there = not re.fullmatch(PLAIN, path, re.ASCII) and os.path.exists(os.path.expanduser(path))
+        result.append(f"{key}={quoted(path)}" if special and (there or not is_text(word, several)) else word)
     return result
 
 
-def is_parsed(word: str) -> bool:
+def is_text(word: str, several: bool) -> bool:
+    """Whether Hydra reads the value of an override as text or null. `several`: or as several values, which a comma separates."""
     try:
-        OverridesParser.create().parse_overrides([word])
+        (override,) = OverridesParser.create().parse_overrides([word])
     except HydraException:
         return False
-    return True
+    return several if override.is_sweep_override() else isinstance(override.value(), str | None)
 
 
 def quoted(path: str | Path) -> str:

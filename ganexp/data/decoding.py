@@ -21,7 +21,8 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  #
 
 def reason(error: BaseException) -> str:
     """Returns why a file is unreadable, without memory addresses."""
-    return re.sub(r" ?<_io\.BytesIO.*?>", "", str(error)) or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)  # without its number
+    return re.sub(r" ?<_io\.BytesIO.*?>", "", text) or type(error).__name__
 
 
 def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -26,7 +26,7 @@ from ganexp.callbacks.state import State
 from ganexp.callbacks.stop import REQUEUE, Stop
 from ganexp.callbacks.watchdog import Watchdog
 from ganexp.cli.build import build, one_line, to_config_error
-from ganexp.cli.messages import ConfigError, Diverged
+from ganexp.cli.messages import ConfigError, Diverged, printable
 from ganexp.data.module import DataModule
 from ganexp.files import replace, write_json
 from ganexp.loggers import continuing
@@ -170,8 +170,8 @@ class Train:
             for note in [f"data: {note}" for note in self.data.notes] + self.notes:
                 log.warning("%s", note)
             if self.data.left_out:
-                text = "".join(f"{name}: {why}\n" for name, why in self.data.left_out.items())
-                replace(self.run_dir / "left_out.txt", lambda file: file.write(text.encode(errors="backslashreplace")))
+                text = "".join(f"{printable(name)}: {printable(why)}\n" for name, why in self.data.left_out.items())
+                replace(self.run_dir / "left_out.txt", lambda file: file.write(text.encode()))
         try:
             while (diverged := self.fit_once()) is not None:
                 self.roll_back(diverged)
