@@ -52,6 +52,8 @@ def test_hydra_has_the_private_names_in_use() -> None:
     failed.return_value = error = ValueError("x")
     assert hydra_internals.result_of(failed) is error
     node = omegaconf.OmegaConf.create({"a": 1, "b": "${a}"})
+    with hydra_internals.errors_raised(), pytest.raises(OSError, match="full"):
+        hydra._internal.utils.run_and_report(lambda: (_ for _ in ()).throw(OSError("full")))
     assert hydra_internals.unresolved(node, "b")._value() == "${a}", f"OmegaConf {omegaconf.__version__}"
 
 

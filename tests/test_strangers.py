@@ -244,6 +244,16 @@ def test_existing_path_needs_no_quoting(name: str, tmp_path: Path, cli: Callable
     assert answer.code == 2 and f"there is no folder or zip archive {folder}_" in answer.err
 
 
+@pytest.mark.parametrize("folder", ["2024", "1e3", "backup~"])
+def test_folder_that_is_named_like_a_number_or_with_a_tilde_is_text(
+    folder: str, tmp_path: Path, cli: Callable[..., Answer]
+) -> None:
+    (tmp_path / folder).mkdir()
+    answer = cli("task=inspect", "data=folder", f"data.root={folder}")
+    assert answer.code == 2 and f"data.root: {folder} contains no image" in answer.err
+    assert with_paths(["run=null", "run=latest", "-m", "run=a,b"]) == ["run=null", "run=latest", "-m", "run=a,b"]
+
+
 @pytest.mark.parametrize("word", ["name=größe (1)", "task.target=it's new", "hydra.run.dir=a&b#c"])
 def test_new_name_or_folder_needs_no_quoting(word: str, cli: Callable[..., Answer]) -> None:
     key, _, value = word.partition("=")
@@ -254,16 +264,49 @@ def test_new_name_or_folder_needs_no_quoting(word: str, cli: Callable[..., Answe
 
 @pytest.mark.parametrize(
     "values, message",
-    [("range(1,100000)", "has more than 10,000 values"), ("range(1,5,0)", "is not a list of values"), ("range(5,1)", "no value")],
-)
+    [("range(1,100000)", "has more than 10,000 values"), ("range(1,5,0)", "is not a list of values"), ("range(5,1)", "no value"),
+     ("range(0,nan)", "seed=range(0,nan) is not a list of values")],
+)  # fmt: skip
 def test_a_sweep_without_end_or_start_is_refused(values: str, message: str, cli: Callable[..., Answer]) -> None:
     answer = cli("-m", f"seed={values}")
     assert answer.code == 2 and answer.err.startswith("ganexp: seed: ") and message in answer.err
 
 
+def test_a_sweep_of_too_many_combinations_and_an_endless_word_are_refused(cli: Callable[..., Answer]) -> None:
+    answer = cli("-m", "seed=range(1,1000)", "trainer.max_steps=range(1,1000)")
+    assert answer.code == 2 and "-m: these values have 998,001 combinations; a sweep may have 10,000 jobs" in answer.err
+    answer = cli(f"data.shape=[{'1,' * 10_000}1]")
+    assert answer.code == 2 and "data.shape: has 20,014 characters, more than 10,000" in answer.err
+
+
+@pytest.mark.parametrize(
+    "value", ["optimizer.generator.lr=nan", "callbacks.watchdog.saturation=nan", "optimizer.generator.betas=[.nan,0.9]"]
+)
+def test_nan_is_no_number(value: str, cli: Callable[..., Answer]) -> None:
+    answer = cli(value.replace(".nan", "nan"))
+    assert answer.code == 2 and answer.err.startswith(f"ganexp: {value.partition('=')[0]}: must be a number, got ")
+
+
+@pytest.mark.parametrize("model", [{"hidden": [1] * 10_001}, {"hidden": [1] * 5_001}])
+def test_model_of_too_many_layers_is_refused(model: dict[str, Any]) -> None:
+    node = {"_target_": "ganexp.networks.mlp.Generator", "shape": [2], "latent_dim": 1, **model}
+    with pytest.raises(
+        ConfigError, match=r"^model.hidden: has 10,001 values, more than|the networks have more than 5,000 layers"
+    ):
+        build(node, "model")
+
+
+def test_pipe_or_device_as_a_config_file_is_not_read(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "zero.yaml").symlink_to("/dev/zero")
+    answer = cli("--config-dir", str(tmp_path), "loss=zero")
+    assert answer.code == 2 and "zero.yaml: is not a regular file" in answer.err
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
+        (b"a: &a [*a]\n", "has an alias inside of what it stands for"),
         (b"# @package _global_\nname: gr\xfc\n", "is not UTF-8: invalid start byte at byte 28"),
         (b"a: &a [x,x,x,x,x,x,x,x,x,x]\n" + b"".join(b"%c: &%c [%s]\n" % (i + 1, i + 1, b",".join([b"*%c" % i] * 10))
             for i in range(97, 104)), "has more than 100,000 values when its aliases are written out"),
@@ -392,6 +435,20 @@ def test_wrong_progress_of_a_reading_is_discarded(
     assert reader.load_progress() == (3, 3)
     (part / "so_far.json").write_text(json.dumps(true | change))
     assert reader.load_progress() == (0, 0) and "is damaged" in caplog.text
+
+
+def test_file_in_place_of_a_cached_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "images" / name).write_bytes(b"")
+    source, folder = FolderSource(tmp_path / "images"), tmp_path / "cache" / "x"
+    folder.parent.mkdir()
+    for place in (folder, folder.with_name("x.part")):
+        shutil.rmtree(folder, ignore_errors=True)
+        place.write_text("")
+        assert array.load_cached(folder, source.names) is None
+        Reader(source, source.names, (2, 2, 1), decode, 0.0, folder).run()
+        assert len(Pictures(folder, source.names).pixels) == 2
 
 
 def test_sampled_block_checks_find_damage_in_the_last_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

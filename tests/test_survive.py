@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import io
 import json
 import os
 import random
@@ -21,11 +23,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Answer, data_overrides
 from helpers import MODELS, REGULARIZERS, SHORT, kill_after, rows, same, state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ganexp.callbacks.log import Log
+from ganexp.cli.messages import format_message
+from ganexp.files import replace
 from ganexp.runtime.restoring import read
 
 CSV_STEP = re.compile(r"step-(\d+)\.ckpt")
@@ -344,6 +349,25 @@ def test_run_whose_checkpoint_does_not_fit_fails_and_continues(
     assert saved(run) == 10 and not litter(run)
     check_whole(run)
     check_goes_on(cli, run, uninterrupted, curve=False)
+
+
+class Full(io.BytesIO):
+    """A file on a disk with room for one write."""
+
+    def write(self, content: Any) -> int:
+        if self.tell():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+def test_error_of_a_full_disk_is_not_hidden(tmp_path: Path) -> None:
+    """torch.save raises its own in its place; joblib wraps it."""
+    with pytest.raises(OSError, match="No space left on device") as full:
+        replace(tmp_path / "x.ckpt", lambda _: torch.save({"a": torch.zeros(10_000)}, Full()))
+    wrapped = RuntimeError("a job failed")
+    wrapped.__cause__ = full.value
+    full.value.__cause__ = RuntimeError("remote traceback")
+    assert format_message(wrapped) == f"{tmp_path / 'x.ckpt'}: No space left on device"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import sysconfig
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -25,6 +25,7 @@ from ganexp.cli.messages import ConfigError, nearest, printable
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it would repeat our error messages
 PARTS = ("systems", "networks", "losses", "regularizers", "augment", "constraints", "controls", "latents", "data")
 OWN_CLASSES = (*(f"ganexp.{part}." for part in PARTS), "torch.optim.")  # prefixes of the classes that a checkpoint may name
+MOST_VALUES, MOST_LAYERS = 10_000, 5_000  # of one list; modules of a model
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -38,10 +39,31 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
         refuse_interpolations(node, path)
     check(node, path, allowed)
     try:
-        return instantiate(dict(node), _convert_="all")
+        with at_most_layers() if path == "model" else nullcontext():
+            return instantiate(dict(node), _convert_="all")
     except (InstantiationException, TypeError) as error:
         inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
         raise to_config_error(error.__cause__ or error, f"{path}.{inner}" if inner else path) from error
+
+
+@contextmanager
+def at_most_layers() -> Iterator[None]:
+    """Raises ValueError if networks that are built inside have more than MOST_LAYERS modules, which would take minutes."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    layers = 0
+
+    def count(*_: Any) -> None:
+        nonlocal layers
+        layers += 1
+        if layers > MOST_LAYERS:
+            raise ValueError(f"the networks have more than {MOST_LAYERS:,} layers")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def build_task(
@@ -122,6 +144,8 @@ def refuse_interpolations(value: Any, path: str) -> None:
 def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:
     """Check every node in `value` against the signature of its target. Raises ConfigError with the full key."""
     if isinstance(value, list | tuple):
+        if len(value) > MOST_VALUES:
+            raise ConfigError(f"{path}: has {len(value):,} values, more than {MOST_VALUES:,}")
         for i, item in enumerate(value):
             check(item, f"{path}[{i}]", allowed)
     if not isinstance(value, Mapping):

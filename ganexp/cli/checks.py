@@ -151,7 +151,9 @@ def check_nodes(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{key}: must be a mapping with a _target_; choose an option of the group: {', '.join(options(group))}"
             )
-    for key, value in leaves(config):
+    for key, value in sorted(
+        leaves(config), key=lambda leaf: leaf[0].startswith((".model", ".callbacks", ".metrics"))
+    ):  # refer to others
         if any(isinstance(number, float) and math.isnan(number) for number in (value if isinstance(value, list) else [value])):
             raise ConfigError(f"{key.lstrip('.')}: must be a number, got {value}")
     for key, value in config["trainer"].items():

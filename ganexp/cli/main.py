@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ganexp.cli import checks, config, jobs, sweeps
 from ganexp.cli.hydra_internals import get_args_parser
 from ganexp.cli.messages import ConfigError, format_message, printable
-from ganexp.cli.overrides import sweep_axes, sweep_jobs, with_colours, with_home, with_paths
+from ganexp.cli.overrides import check_length, sweep_axes, sweep_jobs, with_colours, with_home, with_paths
 from ganexp.runtime.screen import screens
 from ganexp.runtime.slurm import describe_as_torchrun
 
@@ -44,11 +44,12 @@ def code_of_command_line() -> int:
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # unsupported operations run on the CPU with a warning
     describe_as_torchrun()
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
-    sys.argv[1:] = with_colours(with_paths(with_home(sys.argv[1:])))
     logging.raiseExceptions = False  # a log on a full disk would print tracebacks; what needs the disk fails and says so
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print the whole usage
     try:
+        check_length(sys.argv[1:])
+        sys.argv[1:] = with_colours(with_paths(with_home(sys.argv[1:])))
         return answer(parser.parse_args())
     except ConfigError as mistake:
         print(f"ganexp: {printable(str(mistake))}", file=sys.stderr)

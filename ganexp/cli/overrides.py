@@ -19,9 +19,11 @@ from omegaconf import OmegaConf
 from ganexp.cli.messages import ConfigError
 
 MAX_JOBS = 10_000  # of a sweep
+LONGEST = 10_000  # characters of one word of the command line
 PATHS = (
     "data.root", "run", "start_from", "name", "hydra.run.dir", "hydra.sweep.dir", "task.source", "task.target", "task.real",
-    "task.fake", "task.picture", "task.folder", "task.json",
+    "task.fake", "task.picture", "task.folder", "task.json", "extractor.weights", "callbacks.checkpoint.folder",
+    "callbacks.samples.folder", "callbacks.samples.gif",
 )  # fmt: skip
 PATH_KEYS = tuple(f"{key}=" for key in PATHS)
 PLAIN = r"[\w./:-]*"  # paths that need no quotes, except for numbers
@@ -35,6 +37,14 @@ def as_typed(overrides: Any) -> list[str]:
 def keys_of(overrides: Sequence[str]) -> list[str]:
     """Returns the full keys that a command line sets: `model.generator` for `+model/generator=mlp`."""
     return [override.partition("=")[0].strip("+~").replace("/", ".") for override in overrides]
+
+
+def check_length(words: Sequence[str]) -> None:
+    """Raises ConfigError for a word that Hydra would parse for a minute: its time grows with the square of the length."""
+    for word in words:
+        if len(word) > LONGEST:
+            key = word.partition("=")[0][:100]
+            raise ConfigError(f"{key}: has {len(word):,} characters, more than {LONGEST:,}; write it into a file of --config-dir")
 
 
 def with_colours(words: Sequence[str]) -> list[str]:

@@ -116,13 +116,14 @@ def locked(path: Path, root: Path) -> Iterator[None]:
 def load_cached(folder: Path, names: Sequence[str]) -> Pictures | None:
     """Returns the array of an earlier run, or None. Deletes a damaged one."""
     if not folder.is_dir():
+        folder.unlink(missing_ok=True)  # if it is a file
         return None
     try:
         return Pictures(folder, names)
     except PermissionError:
         raise
     except Exception as error:  # NumPy may raise anything for damaged bytes
-        log.warning("%s is damaged; reading the images again: %s", folder, error)
+        log.warning("%s is damaged; reading the images again: %s", folder, reason(error))
         shutil.rmtree(folder)
         return None
 
@@ -164,6 +165,8 @@ class Reader:
         self.blocks: list[int] = []
 
     def run(self) -> None:
+        if self.part.is_file():
+            self.part.unlink()
         self.remove_abandoned()
         start, rows = self.load_progress()
         self.check_unreadable()
