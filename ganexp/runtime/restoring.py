@@ -17,6 +17,7 @@ from ganexp.data.module import DataModule
 from ganexp.runtime import exported
 from ganexp.systems.base import System
 
+MOST_ENTRIES = 50_000  # tensors of a checkpoint; reading 200,000 takes a minute
 Built = TypeVar("Built")
 
 
@@ -87,6 +88,8 @@ def read(file: Path) -> dict[str, Any]:
         return exported.read(file)
     try:
         with zipfile.ZipFile(file) as archive:
+            if (entries := len(archive.infolist())) > MOST_ENTRIES:
+                raise ValueError(f"has {entries:,} entries, more than {MOST_ENTRIES:,}")
             for entry in archive.infolist():
                 packed = entry.compress_type != zipfile.ZIP_STORED  # torch never compresses: it may be a decompression bomb
                 if packed or entry.external_attr or ".." in entry.filename or entry.filename.startswith("/"):
