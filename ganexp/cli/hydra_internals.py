@@ -53,7 +53,7 @@ def result_of(job: JobReturn) -> Any:
 @contextmanager
 def errors_raised() -> Iterator[None]:
     """Let errors leave `hydra.main`, which would print their tracebacks and end the process."""
-    before, utils.run_and_report = utils.run_and_report, lambda call: call()
+    before, utils.run_and_report = utils.run_and_report, lambda func: func()
     try:
         yield
     finally:

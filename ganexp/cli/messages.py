@@ -38,7 +38,8 @@ def format_message(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
-            return f"{cause.filename or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
+            name = cause.filename.decode(errors="replace") if isinstance(cause.filename, bytes) else cause.filename
+            return f"{name or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
         cause = cause.__cause__
     last = (str(error).strip().splitlines() or [""])[-1]
     return f"{type(error).__name__}: {last}"
