@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,7 @@ def test_task_writes_table_and_plots(cli: Callable[..., Answer], tmp_path: Path)
     answer = cli("task=leaderboard", "task.runs=[sweep]", "task.threshold=2", "hydra.run.dir=board")
     assert answer.code == 0, answer.err
     assert f"{METRIC}: lower is better" in answer.out and "loss=hinge" in answer.out and "images to 2" in answer.out
+    assert "mean of last 5" in answer.out and re.search(r"1 loss=hinge +· +1\n", answer.out)
     assert json.loads((tmp_path / "board" / "leaderboard.json").read_text())["settings"][0]["setting"] == {"loss": "hinge"}
     for name in ("curves.png", "parallel.png", "importance.png"):
         assert np.asarray(Image.open(tmp_path / "board" / name)).std() > 1

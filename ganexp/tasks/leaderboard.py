@@ -47,7 +47,10 @@ class MakeLeaderboard:
 def show(board: Leaderboard) -> None:
     """Print a leaderboard and its notes."""
     print(f"  {printable(board.title())}")
-    print(table(board.header(), board.cells()))
+    for part in board.tables():
+        if part.title:
+            print(f"\n  {part.title}")
+        print(table(part.header, part.cells))
     for note in board.notes:
         print(f"  {printable(note)}")
 
