@@ -274,7 +274,8 @@ def project_tab(tab: Tab) -> None:
 def compare_tab(tab: Tab, library: Library, name: str) -> None:
     opened, answer = tab.opened, tab.answer
     names = list(library.all_checkpoints)
-    other = next((each for each in reversed(names) if each != name), name)
+    steps = sorted(each for each in names if "step-" in each)  # the first looks unlike the page's
+    other = next((each for each in [*library.checkpoints, *steps, *names] if each != name), name)
     chosen = Seed(opened, "compare", every=True)
     with gr.Tab("Compare", id="compare", elem_id="compare-tab") as here:
         gr.Markdown("Two checkpoints on the same latents.")
