@@ -1,7 +1,7 @@
 """Every player gets the same pictures and the same minutes of one CPU core; who paints them best?
 
     python benchmarks/players.py --root data --data cats --minutes 30 --out outputs/players
-    python benchmarks/players.py --root data --only dcgan_plus photos --minutes 5 --seeds 0 1
+    python benchmarks/players.py --root data --only dcgan photos --minutes 5 --seeds 0 1
 
 A player is a list of overrides of `python -m ganexp`, in which `{data}` is the data set's name. The minutes are CPU time of the
 training's steps, all resumptions together; what was stopped goes on where it was, also when it is given more minutes. On a busy
@@ -9,7 +9,8 @@ machine a minute of CPU time may still buy fewer images, since two threads share
 anything else.
 
 Then `--samples` images of each player's averaged generator are measured against as many real ones. OUT/DATA/players.md and
-players.csv hold the table, OUT/DATA/PLAYER-sSEED.png the first 100 samples, unselected. `share` is that of samples which
+players.csv hold the table, OUT/DATA/PLAYER-sSEED.png the first 100 samples, unselected, and OUT/DATA/wall.png the first thirty of
+every player. `share` is that of samples which
 EfficientNet-Lite0 calls a cat (ImageNet's classes 281 to 287). It flatters, as its distances do, players whose discriminator sees
 through the same network; swd_pyramid knows nothing of it, and neither does the eye.
 """
@@ -29,6 +30,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ganexp import pictures, sampling
@@ -45,7 +47,9 @@ from ganexp.metrics.swd_pyramid import PyramidSlicedWasserstein
 from ganexp.runtime.restoring import restore, restore_data
 
 PLAYERS = {
-    "dcgan_plus": ["experiment={data}_dcgan_plus", "model.width_multiplier=0.5"],  # the best before
+    "dcgan": ["experiment={data}_dcgan", "model.width_multiplier=0.5", "augment=[flip]", "model.ema_half_life=10000",
+        "model.fresh_fakes=false", "model.separate=false", "loss.real=1", "loss.fake=0", "loss.generator=1",
+        "optimizer.generator.lr=2e-4", "optimizer.discriminator.lr=2e-4"],  # the best before photos
     "photos": ["experiment=photos"],
     "photos_small": ["experiment=photos_small"],  # with --data folder
     "photos_projected": ["experiment=photos", "model/discriminator=projected", *(
@@ -58,6 +62,7 @@ PLAYERS = {
 ALL = ["data.shape=[3,64,64]", "hardware=cpu", "callbacks=[checkpoint]", "logger=[csv]", "trainer.max_steps=1000000"]
 MINUTES = "GANEXP_CPU_MINUTES"  # not in the config, so that a run may be given more
 CATS = (281, 287)
+LINE = 28  # px
 
 
 class Budget(pl.Callback):
@@ -176,6 +181,18 @@ def write_table(rows: dict[str, dict[str, float]], folder: Path) -> None:
     print(text, flush=True)
 
 
+def write_wall(names: Sequence[str], folder: Path) -> None:
+    """The first three rows of every player's samples, under its name."""
+    grids = [Image.open(folder / f"{name}.png") for name in names]
+    heights = [LINE + grid.height * 3 // 10 for grid in grids]
+    wall = Image.new("RGB", (max(grid.width for grid in grids), sum(heights)), "white")
+    for i, (name, grid) in enumerate(zip(names, grids, strict=True)):
+        top = sum(heights[:i])
+        ImageDraw.Draw(wall).text((4, top + 2), name, "black", ImageFont.load_default(LINE - 8))
+        wall.paste(grid.crop((0, 0, grid.width, heights[i] - LINE)), (0, top + LINE))
+    pictures.save(wall, folder / "wall.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="the folder that holds cats/, celeba/ or anime/")
@@ -198,6 +215,7 @@ def main() -> None:
             train(out / name, [*overrides, *same, f"seed={seed}"], arguments.minutes)
             rows[name] = measure(out / name, out / f"{name}.png", arguments.samples)
             write_table(rows, out)
+            write_wall(list(rows), out)
 
 
 if __name__ == "__main__":

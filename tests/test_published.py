@@ -503,13 +503,19 @@ def test_celeba_vae_and_gan_share_data_and_generator() -> None:
 IMPROVED = sorted(path.stem for path in (config.CONF_DIR / "experiment").glob("*_plus.yaml"))
 ORDER = {"batch_size", "replacement", "seed"}  # how the data comes, not what it is
 SIZE = ("_target_", "shape", "width", "hidden")
+NEW_NETWORKS = ("celeba_dcgan_plus",)
 
 
 @pytest.mark.parametrize("name", IMPROVED)
-def test_plus_recipe_keeps_data_and_networks(name: str) -> None:
+def test_plus_recipe_keeps_data_and_size(name: str) -> None:
     published, improved = recipe(name.removesuffix("_plus")), recipe(name)
     for key in published["data"].keys() - ORDER | improved["data"].keys() - ORDER:
         assert improved["data"].get(key) == published["data"].get(key), key
+
+
+@pytest.mark.parametrize("name", [name for name in IMPROVED if name not in NEW_NETWORKS])
+def test_plus_recipe_keeps_the_networks(name: str) -> None:
+    published, improved = recipe(name.removesuffix("_plus")), recipe(name)
     assert improved["model"]["generator"] == published["model"]["generator"]
     for part in published["model"].keys() & {"discriminator", "encoder"}:
         for key in SIZE:

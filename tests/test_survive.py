@@ -550,7 +550,7 @@ def data_for(model: str, root: Path) -> list[str]:
     """Three batches an epoch of what the model is made for."""
     if model.startswith("mlp_sine"):
         return ["data=sine", "data.points=96", "data.batch_size=32"]
-    if model.startswith("dcgan_"):
+    if model.startswith("dcgan_") or model == "fastgan":
         return ["data=folder", *data_overrides("folder", root), "data.shape=[3,32,32]", "data.batch_size=5"]
     return ["data=digits", "data.batch_size=512"]
 
