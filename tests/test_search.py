@@ -86,6 +86,7 @@ def trials(folder: Path) -> list[Any]:
     return optuna.load_study(study_name=search.NAME, storage=url).trials
 
 
+@pytest.mark.slow
 def test_search_finds_better_settings_than_its_random_ones_and_always_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ class Run:
     def said(self) -> list[str]:
         """The lines of stderr, without the progress bar."""
         lines = re.split(r"[\r\n]+", self.err.read_text())
-        return [line for line in lines if line.strip() and "images/s=" not in line]
+        return [line for line in lines if line.strip() and "/s=" not in line]
 
 
 @pytest.fixture(autouse=True)
@@ -342,7 +342,7 @@ def test_run_whose_checkpoint_does_not_fit_fails_and_continues(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     run = tmp_path / "run"
-    said = [line for line in answer.err.splitlines() if "images/s=" not in line]
+    said = [line for line in answer.err.splitlines() if "/s=" not in line]
     assert answer.code == 1 and len(said) == 1 and said[0].startswith("ganexp: ") and "checkpoints/" in said[0], said
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "failed" and "checkpoints/" in record["error"]

@@ -32,8 +32,8 @@ TIMES = []
 
 
 class Spoil(Callback):
-    def __init__(self, at: int, value: float, times: int = 1, rank: int = 0):
-        self.at, self.value, self.times, self.rank = at, value, times, rank
+    def __init__(self, at: int, value: str, times: int = 1, rank: int = 0):  # a text, since NaN is refused as a number
+        self.at, self.value, self.times, self.rank = at, float(value), times, rank
 
     def on_train_batch_start(self, trainer, system, batch, batch_idx):
         if trainer.global_step + 1 >= self.at and len(TIMES) < self.times and trainer.global_rank == self.rank:
@@ -52,7 +52,7 @@ def spoiled(cli: Callable[..., Answer], tmp_path: Path) -> Callable[..., Answer]
     sys.modules.pop("spoil", None)
 
     def call(at: int, value: float, times: int, *overrides: str) -> Answer:
-        node = f"{{_target_:spoil.Spoil,at:{at},value:{value},times:{times}}}"
+        node = f"{{_target_:spoil.Spoil,at:{at},value:'{value}',times:{times}}}"
         return cli(*RUN, f"+callbacks.spoil={node}", *overrides)
 
     return call
@@ -177,7 +177,7 @@ def test_rebounding_metric_rolls_back(spoiled: Callable[..., Answer]) -> None:
 def test_nan_on_one_rank_ends_both(tmp_path: Path) -> None:
     """Rank 1 sees the NaN first; no rank waits for the other."""
     (tmp_path / "spoil.py").write_text(SPOIL)
-    node = "{_target_:spoil.Spoil,at:5,value:nan,rank:1}"
+    node = "{_target_:spoil.Spoil,at:5,value:'nan',rank:1}"
     done = subprocess.run(
         [sys.executable, "-m", "ganexp", *RUN, "hardware=ddp_cpu", f"+callbacks.spoil={node}"], cwd=tmp_path, text=True,
         capture_output=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"},
