@@ -223,13 +223,11 @@ class Trackio(RunLogger):
         self.experiment.finish()
 
 
-IDENTITIES = {f"{kind.__module__}.{kind.__qualname__}": kind.identity for kind in (WandB, MLflow, Trackio)}
-
-
 def continuing(node: Mapping[str, Any], identity: str | None) -> dict[str, Any]:
     """Returns the node of a logger that continues the run with this identity, see RunLogger."""
-    argument = IDENTITIES.get(node["_target_"])
-    return {**node, argument: identity} if argument and identity else {**node}
+    kinds = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in RunLogger.__subclasses__()}
+    kind = kinds.get(node["_target_"])
+    return {**node, kind.identity: identity} if kind and kind.identity and identity else {**node}
 
 
 def plain(name: str) -> str:

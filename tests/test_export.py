@@ -682,7 +682,7 @@ def test_full_disk_is_reported_by_the_writer(tmp_path: Path, monkeypatch: pytest
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match=r"No space left on device: '\S*\.png'"):
         samples.write_pictures(tmp_path, [(torch.zeros(2, 1, 4, 4), None)] * 20, 40)
     assert not list(tmp_path.iterdir())

@@ -8,6 +8,8 @@ import os
 import shutil
 import stat
 import sys
+import threading
+import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Answer
 from PIL import Image
 
@@ -25,9 +28,11 @@ from ganexp.cli.messages import ConfigError, printable
 from ganexp.cli.overrides import quoted, with_paths
 from ganexp.data import array, sources
 from ganexp.data.array import HEADER, Pictures, Reader, check_blocks, checksums
+from ganexp.data.decoding import pillow_without_limit
 from ganexp.data.sources import FolderSource, Limits
 from ganexp.files import replace
 from ganexp.records import read_record
+from ganexp.runtime import restoring
 from ganexp.runtime.screen import screens
 from ganexp.study import plan
 from ganexp.tasks.resume import ALLOWED, check_nothing_lost, check_paths, check_places, is_inside
@@ -461,3 +466,30 @@ def test_sampled_block_checks_find_damage_in_the_last_block(tmp_path: Path, monk
     with pytest.raises(ValueError, match="block 9 of its pixels"):
         for _ in range(500):
             check_blocks(file, sums, sample=2)
+
+
+def test_checkpoint_of_too_many_tensors_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.ckpt"
+    torch.save({str(i): torch.zeros(1) for i in range(20)}, file)
+    entries = len(zipfile.ZipFile(file).namelist())
+    monkeypatch.setattr(restoring, "MOST_ENTRIES", entries)
+    with pytest.raises(ValueError, match="contains no config"):
+        restoring.read(file)
+    monkeypatch.setattr(restoring, "MOST_ENTRIES", entries - 1)
+    with pytest.raises(ValueError, match=rf"has {entries} entries, more than {entries - 1}"):
+        restoring.read(file)
+
+
+def test_limit_of_pillow_comes_back_when_several_threads_lift_it() -> None:
+    before, second = Image.MAX_IMAGE_PIXELS, threading.Event()
+
+    def lift() -> None:
+        with pillow_without_limit():
+            second.set()
+
+    with pillow_without_limit():
+        thread = threading.Thread(target=lift)
+        thread.start()
+        assert not second.wait(0.2), "two threads lifted it at once"
+    thread.join()
+    assert second.is_set() and before == Image.MAX_IMAGE_PIXELS

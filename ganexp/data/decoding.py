@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -15,6 +16,7 @@ from PIL import Image, ImageColor, ImageOps
 from ganexp.data.sources import MAX_PIXELS
 
 Fit = Literal["crop", "pad", "squash"]
+LIFTED = threading.Lock()
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # raised by Pillow for damaged files
 
@@ -36,12 +38,13 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 @contextmanager
 def pillow_without_limit() -> Iterator[None]:
-    """Pillow warns of half as many pixels as it refuses, and its limit is for all threads."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    """Pillow warns of half as many pixels as it refuses. Its limit is the process's: one thread at a time lifts it."""
+    with LIFTED:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def decode_image(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -11,11 +11,6 @@ from torch import Tensor
 
 from ganexp import pictures
 from ganexp.latent_space.spectrum import Spectrum
-
-
-def check_sheet(key: str, rows: int, columns: int, shape: Sequence[int]) -> None:
-    """Raises ValueError for a sheet of rows × columns samples that would have too many pixels."""
-    pictures.check_pixels(key, rows * columns, shape)
 
 
 def sheet(samples: Tensor, real: Tensor | None, title: str) -> Image.Image | None:

@@ -41,7 +41,7 @@ OWN_FOLDER = (  # loggers that write below save_dir; W&B's unless it is online
     "pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger", "ganexp.loggers.TensorBoard",
     "ganexp.loggers.WandB",
 )  # fmt: skip
-WANDB_LINK = "wandb/*/logs/debug-core.log"  # made by W&B, which writes no folder of an earlier start again
+WANDB_LINK = "wandb/*/logs/debug-core.log"  # W&B makes it, and writes each start into a folder of its own
 PLACES = ("folder", "gif", "save_dir")  # arguments of callbacks and loggers that are paths
 ANEW = "start a new run in another folder with the command in run.json"
 NOT_COMPARED = (*CALL_KEYS, "experiment")

@@ -101,7 +101,7 @@ class Tool:
 
     def check_sheet(self, key: str, rows: int, columns: int) -> None:
         """Raises ValueError if the picture would have too many pixels."""
-        drawing.check_sheet(key, rows, columns, self.model.shape)
+        pictures.check_pixels(key, rows * columns, self.model.shape)
 
     def report(self, *lines: str) -> None:
         """Print the checkpoint, the given lines and the names of the files."""
