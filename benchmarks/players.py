@@ -1,4 +1,4 @@
-"""Every player gets the same pictures and the same minutes of one CPU core; who paints them best?
+"""Every player gets the same pictures and the same minutes of one CPU core; which samples are best?
 
     python benchmarks/players.py --root data --data cats --minutes 30 --out outputs/players
     python benchmarks/players.py --root data --only dcgan photos --minutes 5 --seeds 0 1

@@ -41,6 +41,7 @@ MISTAKES = [
     ("trainer.max_steps=many", "trainer.max_steps: Value 'many' of type 'str' could not be converted to Integer"),
     ("trainer.max_steps=2.5", "trainer.max_steps: Value '2.5'"),
     ("seed=a", "seed: Value 'a'"),
+    ("data=folder data.root=~nobody-of-this-name/x", "data.root: there is no user nobody-of-this-name"),
     ("optimizer.generator.lr=fast", "optimizer.generator.lr: 'fast' is not of type "),
     ("optimizer.generator.betas=[0.5]", "optimizer.generator.betas: [0.5] is not of type tuple"),
     ("model.d_steps=two", "model.d_steps: 'two' is not of type int"),

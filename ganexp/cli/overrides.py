@@ -59,7 +59,11 @@ def with_colours(words: Sequence[str]) -> list[str]:
 
 
 def with_home(words: Sequence[str]) -> list[str]:
-    """Expand `data.root=~/photos`, which neither the shell nor Hydra does."""
+    """Expand `data.root=~/photos`, which neither the shell nor Hydra does. Raises ConfigError for the home of an unknown user."""
+    for key, _, path in (word.partition("=") for word in words if word.startswith(PATH_KEYS)):
+        user = path.partition("/")[0]
+        if len(user) > 1 and user[0] == "~" and os.path.expanduser(user) == user and not os.path.exists(user):
+            raise ConfigError(f"{key}: there is no user {user[1:]}; for a folder of that name write ./{user}")
     return [re.sub("=~(?=/|$)", lambda _: f"={Path.home().as_posix()}", word, count=1) for word in words]
 
 
