@@ -17,12 +17,12 @@ from PIL import Image
 from torch import nn
 
 import ganexp
+from ganexp import pictures
 from ganexp.images import to_uint8
 from ganexp.latent_space import film
 from ganexp.latent_space.attributes import fitted, within_class
 from ganexp.latent_space.codes import from_prior, from_seeds, render
 from ganexp.latent_space.directions import first_weights, sefa
-from ganexp.latent_space.drawing import check_sheet
 from ganexp.latent_space.interpolation import path, slerp
 from ganexp.latent_space.neighbours import nearest
 from ganexp.latent_space.projection import distance_to, noise_scale, rate, roughness
@@ -627,7 +627,7 @@ def test_project_takes_a_picture(made: Path, cli: Cli, tmp_path: Path) -> None:
 
 def test_sheet_size_is_limited() -> None:
     with pytest.raises(ValueError, match=r"^num: the picture would have 105 megapixels; the limit is 100"):
-        check_sheet("num", 10, 10, (3, 1024, 1024))
+        pictures.check_pixels("num", 10 * 10, (3, 1024, 1024))
 
 
 def test_tools_refuse_data_of_another_shape(made: Path, cli: Cli) -> None:
