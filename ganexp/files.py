@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 def check_yaml(file: Path) -> None:
     """Raises ValueError with the end of a sentence, `is not UTF-8: …`, for a YAML file that is too long or nested too deep, in
-    another encoding, a pipe or a device, or whose aliases would make it far longer than it is written. Other errors are left to
-    whoever reads it."""
+    another encoding, a pipe or a device, that has a key of null, or whose aliases would make it far longer than it is written.
+    Other errors are left to whoever reads it."""
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):  # reading a pipe or a device may never end
             raise ValueError("is not a regular file")
@@ -49,6 +49,9 @@ def check_yaml(file: Path) -> None:
             raise ValueError("has an alias inside of what it stands for")
         if id(node) not in sizes:
             sizes[id(node)] = 0  # until it is known
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if key.tag == "tag:yaml.org,2002:null":
+                    raise ValueError(f"has null as a key, in line {key.start_mark.line + 1}; write it in quotes if it is a name")
             parts = node.value if isinstance(node, yaml.CollectionNode) else []
             sizes[id(node)] = 1 + sum(size(part) for part in itertools.chain.from_iterable(
                 part if isinstance(part, tuple) else (part,) for part in parts

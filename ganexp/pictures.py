@@ -84,8 +84,8 @@ def scatter(points: Tensor, real: Tensor, title: str) -> Image.Image:
     points, real = points.detach().float().cpu(), real.cpu()
     figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
     axes = figure.subplots()
-    for x, size, color, label in ((real, 5, "#bbbbbb", "real"), (points, 9, "#d1495b", "generated")):
-        axes.scatter(x[:, 0], x[:, 1], s=size, c=color, label=label, linewidths=0)
+    for x, size, color, label in ((real, 2.2, "#bbbbbb", "real"), (points, 3, "#d1495b", "generated")):
+        axes.plot(x[:, 0], x[:, 1], "o", color=color, label=label, markersize=size, markeredgewidth=0)  # faster than scatter
     low, high = real.min(0).values, real.max(0).values
     margin = (high - low) * 0.15
     axes.set(xlim=ends(low, high, margin, 0), ylim=ends(low, high, margin, 1), title=title)

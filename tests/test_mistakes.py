@@ -147,8 +147,11 @@ MISTAKES = [
     ("task=sample run=climbs.ckpt", "climbs.ckpt is not a checkpoint, or is damaged: torch does not write entries like ../../hacked"),
     ("task=sample run=flipped.ckpt", "flipped.ckpt is damaged: its entry flipped/data/0 does not match its checksum"),
     ("task=sample run=indirect.ckpt", "the file asks to run ganexp.data.module.torch.os.system"),
-    ("task=sample run=environment.ckpt", "the file contains an interpolation, ${oc.env:HOME}"),
+    ("task=sample run=environment.ckpt", "model.dim: '${oc.env:HOME}' is not of type int"),
     ("hydra.run.dir=text.ckpt/run", "text.ckpt is a file, not a folder"),
+    ("data=folder data.root=${x}", r"data.root: ${x} stands for a key, and there is no such key; in a path or a text, ${ is written \${"),
+    (r"hydra.run.dir=\${x}/run", "/${x}/run: the folder of a run cannot have ${ in its path"),
+    (r"-m seed=1,2 hydra.sweep.dir=\${x}/sweep", "/${x}/sweep: the folder of a run cannot have ${ in its path"),
     ("hydra.run.dir=pictures", "is not empty; every run needs a new folder"),
     ("-m seed=1,2 hydra.sweep.dir=pictures", "is not empty; every sweep needs a new folder"),
     ("-m seed=1,2 hydra.sweep.dir=text.ckpt/sweep", "text.ckpt is a file, not a folder"),
@@ -175,7 +178,7 @@ MISTAKES = [
     ("+callbacks.x._target_=builtins.dict", "callbacks.x: dict is not a Lightning callback"),
     # found by tests/test_fuzz.py
     ("schedule._partial_=x", "schedule: Instantiation: _partial_ flag must be a bool"),
-    ("model=mlp data=sine ~model/latent", "model.generator.latent_dim: Interpolation key 'model.latent.dim' not found"),
+    ("model=mlp data=sine ~model/latent", "model.generator.latent_dim: ${model.latent.dim} stands for a key, and there is no such key"),
     ("model=mlp data=sine model.latent._target_=builtins.dict", "model"),
     ("task=sample task.needs=[]", "task.needs: cannot be set; it is part of the option task=sample"),
     ("trainer.log_window=9223372036854775808", "trainer.log_window: must be below 2**31, got 9223372036854775808"),
@@ -212,7 +215,8 @@ MISTAKES = [
     ("--config-dir=mine experiment=nested", "model.d_stepz: ganexp.systems.gan.GAN has no such argument; did you mean d_steps?"),
     ("--config-dir=mine experiment=kind", "trainer.max_steps: Value 'many'"),
     ("--config-dir=mine experiment=syntax", "a config file is not YAML"),
-    ("--config-dir=mine experiment=lost", "name: Interpolation key 'data.nmae' not found"),
+    ("--config-dir=mine experiment=lost", "name: ${data.nmae} stands for a key, and there is no such key"),
+    ("--config-dir=nulls experiment=key", "nulls/experiment/key.yaml: has null as a key, in line 2; write it in quotes"),
     ("--config-dir=mine experiment=options", "experiment=options: there is no such option; did you mean option?"),
     ("--config-path=mine", "--config-path: is not supported"),
     ("trainer.max_steps", "the command line cannot be parsed"),
@@ -274,6 +278,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lost": "name: ${data.nmae}\n",
     }.items():
         (experiments / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+    (folder / "nulls" / "experiment").mkdir(parents=True)
+    (folder / "nulls" / "experiment" / "key.yaml").write_text("name: x\nnull: 3\n")
     return folder
 
 

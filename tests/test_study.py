@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from conftest import NARROW, TINY, Answer
 from ganexp.cli import config
 from ganexp.cli.messages import ConfigError
 from ganexp.runtime.lock import FolderLock
-from ganexp.study import launchers, plan, worker
+from ganexp.study import launchers, plan, progress, worker
 from ganexp.tasks.study import write_leaderboard
 
 SMALL = ["model=mlp", "data=sine", *TINY, *NARROW["mlp"], "callbacks=[metrics,samples,checkpoint]", "logger=[csv]"]
@@ -447,3 +448,16 @@ def test_each_job_may_use_several_devices(launcher: str, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr + done.stdout
     found = records(tmp_path / "S")
     assert [(r["status"], r["hardware"]["devices"]) for r in found.values()] == [("finished", 2)] * 2
+
+
+def test_time_left_is_not_estimated_from_the_start_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"steps": 0, "seconds": 0.0}
+    job = SimpleNamespace(number=0, record=lambda folder: {"status": "running", "steps": now["steps"]})
+    monkeypatch.setattr(progress.plan, "read", lambda folder: SimpleNamespace(jobs=lambda: [job], size=1, seeds=[0]))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now["seconds"])
+    shown = progress.Progress(tmp_path, 1000)
+    left = []
+    for steps, seconds in ((0, 0.0), (10, 8.0), (50, 10.0), (500, 19.0)):
+        now.update(steps=steps, seconds=seconds)
+        left.append(shown.look()[2])
+    assert left == [None, None, pytest.approx(190), pytest.approx(19)]

@@ -35,12 +35,10 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
     `allowed`: for a config read from a file, prefixes of the classes it may name. Raises ConfigError for an unknown or missing
     argument, a value of the wrong type, a target that does not exist or is not allowed, and any error of the constructor.
     """
-    if allowed is not None:
-        refuse_interpolations(node, path)
     check(node, path, allowed)
     try:
         with at_most_layers() if path == "model" else nullcontext():
-            return instantiate(dict(node), _convert_="all")
+            return instantiate(literal(literal(node)), _convert_="all")  # which resolves it twice
     except (InstantiationException, TypeError) as error:
         inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
         raise to_config_error(error.__cause__ or error, f"{path}.{inner}" if inner else path) from error
@@ -129,16 +127,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def refuse_interpolations(value: Any, path: str) -> None:
-    """Raises ConfigError for interpolations in a config from a file: they could read environment variables."""
+def literal(value: Any) -> Any:
+    """Returns a value that OmegaConf resolves to this one: its `${`, in the name of a folder, or of an environment variable in a
+    file from a stranger, is plain text."""
     if isinstance(value, Mapping):
-        for key, item in value.items():
-            refuse_interpolations(item, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            refuse_interpolations(item, f"{path}[{i}]")
-    elif isinstance(value, str) and "${" in value:
-        raise ConfigError(f"{path}: the file contains an interpolation, {value}; a resolved config has none")
+        return {key: literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [literal(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:

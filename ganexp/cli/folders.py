@@ -50,6 +50,7 @@ def choose_folder(cfg: DictConfig, temporary: Path | None = None) -> Path:
         if is_set(cfg, "run"):
             raise ConfigError("hydra.run.dir: cannot be set: this task works in the folder of run=…")
         folder = find_run(cfg.run).resolve()
+        check_name(folder, "run")
         if not os.access(folder, os.W_OK):
             raise ConfigError(f"run: the folder {folder} is not writable")
     else:
@@ -75,8 +76,9 @@ def destination(cfg: DictConfig) -> Path:
 
 def free_folder(cfg: DictConfig, mode: str) -> Path:
     """Returns the folder of a `run` or a `sweep`, with a number appended if it exists. Raises ConfigError if the command line
-    sets one that is not empty, see check_empty."""
+    sets one that is not empty, see check_empty, or one with ${ in its path."""
     default = Path(str(cfg.hydra[mode].dir)).resolve()
+    check_name(default, f"hydra.{mode}.dir")
     if is_set(cfg, mode):
         check_empty(default, cfg, mode)
         return default
@@ -85,6 +87,12 @@ def free_folder(cfg: DictConfig, mode: str) -> Path:
         n += 1
         folder = default.with_name(f"{default.name}_{n}")
     return folder
+
+
+def check_name(folder: Path, key: str) -> None:
+    """Raises ConfigError for a folder that Hydra could not write into."""
+    if "${" in str(folder):
+        raise ConfigError(f"{key}: {folder}: the folder of a run cannot have ${{ in its path, which starts an interpolation")
 
 
 def check_empty(folder: Path, cfg: DictConfig, mode: str) -> None:

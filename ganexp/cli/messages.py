@@ -113,6 +113,8 @@ def explain(error: Exception, fields: Callable[[str], list[str]]) -> str:
         reason = f"there is no such key{nearest(path, fields(path.rpartition('.')[0]))}"
     if "Cannot merge" in reason:  # DictConfig with ListConfig, or the reverse
         reason = "a list cannot take the place of a mapping, nor a mapping that of a list; set the keys below it one by one"
+    if unknown := re.search(r"Interpolation key '(.+)' not found", reason):
+        reason = f"${{{unknown.group(1)}}} stands for a key, and there is no such key; in a path or a text, ${{ is written \\${{"
     if "Missing mandatory value" in reason and key:
         reason = f"is required: {key.group(1)}=…"
     where = f"{file.group(1)}.yaml: " if file else ""

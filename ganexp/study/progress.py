@@ -18,6 +18,7 @@ from ganexp.study import plan
 from ganexp.study.worker import CLAIMS
 
 EVERY = 2.0  # seconds between two looks at the folder
+ENOUGH = 0.02  # the part of all steps from which the time left is estimated; before, starting takes most of the time
 
 
 class Progress:
@@ -57,7 +58,8 @@ class Progress:
         if self.started is None:
             self.started, self.first = time.monotonic(), steps
         elapsed = time.monotonic() - self.started
-        left = elapsed * (total - steps) / (steps - self.first) if steps > self.first else None
+        done = steps - self.first
+        left = elapsed * (total - steps) / done if done > ENOUGH * total else None
         return counts, number, left
 
     def line(self) -> str:

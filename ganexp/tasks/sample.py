@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ganexp import pictures, sampling
@@ -63,7 +65,7 @@ class Sample:
         if len(model.shape) == 3 and (self.npz or not self.grid):
             self.say(self.write_images())
             return
-        samples = model.sample(n, self.label, self.config["seed"]).cpu()
+        samples = torch.cat([x.cpu() for x, _ in self.batches()])
         if not samples.isfinite().all():
             raise ValueError(f"the samples of step {model.step} are NaN or infinite: training diverged")
         if samples.ndim == 4:
@@ -80,13 +82,16 @@ class Sample:
 
     def write_images(self) -> Path:
         """Write images batch by batch. Returns the file or folder."""
-        made = sampling.batches(self.model.system, self.num, self.label, self.config["seed"])
-        batches = bar(made, "sampling", -(-self.num // sampling.CHUNK))
         if self.npz:
-            write_npz(self.run_dir / "samples.npz", batches, self.num, self.model.shape)
+            write_npz(self.run_dir / "samples.npz", self.batches(), self.num, self.model.shape)
             return self.run_dir / "samples.npz"
-        write_pictures(self.run_dir, batches, self.num)
+        write_pictures(self.run_dir, self.batches(), self.num)
         return self.run_dir
+
+    def batches(self) -> Iterable[tuple[Tensor, Tensor | None]]:
+        """Returns the samples and their labels in batches, and shows how many there are."""
+        made = sampling.batches(self.model.system, self.num, self.label, self.config["seed"])
+        return bar(made, "sampling", -(-self.num // sampling.CHUNK), delay=2)
 
     def say(self, written: Path) -> None:
         print(f"  checkpoint {display_path(self.model.checkpoint)}, step {self.model.step:,}")
