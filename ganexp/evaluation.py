@@ -50,6 +50,7 @@ class Evaluation:
         for metric in self.metrics:
             if metric.requires_labels and not self.labelled:
                 raise ValueError(f"{metric.names[0]}: requires a conditional model: model=cdcgan, acgan or cgan")
+        for metric in self.metrics:
             metric.to(self.data.x.device)  # an earlier measurement may have moved it
             metric.setup(self.data)
             by_fingerprint.setdefault(metric.features.fingerprint, (metric.features, []))[1].append(metric)

@@ -427,6 +427,25 @@ def test_damaged_cache_is_built_again(
     assert damage == "pointer" or "is damaged; reading the images again" in caplog.text
 
 
+def test_inspect_checks_every_block_of_the_cache(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(array, "BLOCK", 4)
+    random = np.random.default_rng(0)
+    (tmp_path / "p").mkdir()
+    for i in range(100):
+        Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8)).save(tmp_path / "p" / f"{i}.png")
+    words = ["task=inspect", "data=folder", f"data.root={tmp_path / 'p'}", "data.shape=[3,4,4]"]
+    assert cli(*words).code == 0
+    (pixels,) = (tmp_path / "cache").rglob("pixels.npy")
+    right = pixels.read_bytes()
+    for place in (HEADER, -1):
+        content = bytearray(right)
+        content[place] ^= 1
+        pixels.write_bytes(content)
+        answer = cli(*words)
+        assert answer.code == 0 and "is damaged; reading the images again" in answer.err and pixels.read_bytes() == right
+
+
 @pytest.mark.parametrize("change", [{"rows": 7}, {"files": 9, "rows": 9}, {"rows": "x"}, {"blocks": [1]}, {"left_out": 3}])
 def test_wrong_progress_of_a_reading_is_discarded(
     change: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -43,9 +43,9 @@ Decode = Callable[[Source, str], np.ndarray]  # (source, name) -> uint8 [H, W, C
 
 class Pictures:
     """The cached array: `pixels` uint8 [N, H, W, C], memory-mapped; `names` of its files; `left_out`, the unreadable files and
-    why; `hash` of the pixels."""
+    why; `hash` of the pixels. `sample`: see check_blocks. Raises ValueError if it is damaged."""
 
-    def __init__(self, folder: Path, names: Sequence[str]):
+    def __init__(self, folder: Path, names: Sequence[str], sample: int | None = SAMPLE):
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         self.hash: str = about["hash"]
         self.left_out: dict[str, str] = about["left_out"]
@@ -53,7 +53,7 @@ class Pictures:
         self.pixels: np.ndarray = np.load(folder / "pixels.npy", mmap_mode="r")
         if len(self.pixels) != len(self.names):
             raise ValueError(f"it has {len(self.pixels)} pictures instead of {len(self.names)}")
-        check_blocks(folder / "pixels.npy", about["blocks"])
+        check_blocks(folder / "pixels.npy", about["blocks"], sample)
 
 
 def read_once(
@@ -64,11 +64,13 @@ def read_once(
     decode: Decode,
     annotations: Mapping[str, str] = {},
     max_unreadable: float = 0.01,
+    sample: int | None = SAMPLE,
 ) -> Pictures:
     """Returns the pictures of these names, each of `shape` [height, width, channels]; decodes them unless they are cached.
 
     `recipe`: all that `decode` depends on besides the files. `annotations`: for some names, another file that `decode` reads too.
-    `max_unreadable`: largest fraction of unreadable files. An interrupted call continues where it stopped; of several processes
+    `max_unreadable`: largest fraction of unreadable files. `sample`: how many blocks of a cached array are checked, None for all; a
+    damaged array is made again. An interrupted call continues where it stopped; of several processes
     one decodes and the others wait. Raises ValueError for too many unreadable files or too little disk space.
     """
     cache = cache_folder() / "images"
@@ -83,7 +85,7 @@ def read_once(
         folder = cache / digest(recipe, ((name, content_of(source, name)) for name in shown))
     cache.mkdir(parents=True, exist_ok=True)
     with locked(folder, source.root):
-        pictures = load_cached(folder, names)
+        pictures = load_cached(folder, names, sample)
         if pictures is None:
             Reader(source, names, shape, decode, max_unreadable, folder).run()
             if stamp_of(source, files, recipe) != stamp:
@@ -113,13 +115,13 @@ def locked(path: Path, root: Path) -> Iterator[None]:
         lock.release()
 
 
-def load_cached(folder: Path, names: Sequence[str]) -> Pictures | None:
+def load_cached(folder: Path, names: Sequence[str], sample: int | None = SAMPLE) -> Pictures | None:
     """Returns the array of an earlier run, or None. Deletes a damaged one."""
     if not folder.is_dir():
         folder.unlink(missing_ok=True)  # if it is a file
         return None
     try:
-        return Pictures(folder, names)
+        return Pictures(folder, names, sample)
     except PermissionError:
         raise
     except Exception as error:  # NumPy may raise anything for damaged bytes

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ganexp.data.array import Decode, read_once
+from ganexp.data.array import SAMPLE, Decode, read_once
 from ganexp.data.decoding import MODES, UNREADABLE, Fit, as_array, decode_image, open_image, parse_colour, reason, resize_image
 from ganexp.data.module import DataModule
 from ganexp.data.parallel import in_parallel
@@ -37,6 +37,7 @@ class Folder(DataModule):
     """
 
     split = "all"
+    sample: int | None = SAMPLE  # how many blocks of the cached pixels are checked; None for all
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class Folder(DataModule):
             self.decoder(),
             self.annotation_files(source, list(labels)),
             self.max_unreadable,
+            self.sample,
         )
         self.left_out, self.pixels_hash = pictures.left_out, pictures.hash
         others = Counter(os.path.splitext(name)[1].lower() for name in source.names if not is_picture(name))

@@ -17,10 +17,13 @@ class AutoExtractor(Extractor):
         super().__init__()
         self.chosen: Extractor = Pixels()
 
-    def setup(self, data: Data) -> None:
+    def choose(self, data: Data) -> None:
         self.chosen = choose(data)
-        self.chosen.setup(data)
         self.name, self.resize, self.costly = self.chosen.name, self.chosen.resize, self.chosen.costly
+
+    def setup(self, data: Data) -> None:
+        self.choose(data)
+        self.chosen.setup(data)
 
     @property
     def fingerprint(self) -> str:

@@ -35,6 +35,9 @@ class Extractor(nn.Module):
     costly = True
     may_download = True  # False for a config that was read from a file
 
+    def choose(self, data: Data) -> None:
+        """Decides what depends on the data, the name too, without loading anything."""
+
     def setup(self, data: Data) -> None:
         """Prepares for a data set. Raises ValueError for unsuitable data, and FileNotFoundError for missing weights."""
 

@@ -27,7 +27,8 @@ class Inspect:
     """Reports counts, classes, mean and standard deviation, duplicates and 64 samples of a data set; for files also sizes, types,
     modes and unreadable ones. Prints the report and writes inspection.json and thumbnails.png (points: scatter.png).
 
-    Raises ConfigError if the data is missing. Any number of unreadable files is accepted, since the report lists them.
+    Checks all of the cached pixels. Raises ConfigError if the data is missing. Any number of unreadable files is accepted, since
+    the report lists them.
     """
 
     def __init__(self, config: dict[str, Any], run_dir: Path):
@@ -39,7 +40,7 @@ class Inspect:
         self.data: DataModule = build(self.config["data"], "data")  # validates the options as task=train does
         self.data.batch_size = 2  # accept data sets smaller than a batch
         if isinstance(self.data, Folder):
-            self.data.max_unreadable = 1.0
+            self.data.max_unreadable, self.data.sample = 1.0, None
         load(self.data, "data")
 
     def run(self) -> None:

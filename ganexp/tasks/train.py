@@ -101,16 +101,18 @@ class Train:
             self.system.label_counts.copy_(self.data.label_counts())
         if self.config["start_from"] is not None and self.checkpoint is None:
             self.notes += transfer(self.system, Path(self.config["start_from"]))
-        if metrics := find(self.trainer.callbacks, Metrics):  # type: ignore[attr-defined]
-            for metric in metrics.metrics:
-                metric.features.may_download = self.data.may_download
-            setup = partial(metrics.setup_evaluation, self.data, self.system)
-            processes.main_process_first(lambda: setup_metrics(setup))
+        metrics = find(self.trainer.callbacks, Metrics)  # type: ignore[attr-defined]
+        for metric in metrics.metrics if metrics else ():
+            metric.features.may_download = self.data.may_download
+            metric.features.choose(self.data)
         if checkpoints := find(self.trainer.callbacks, Checkpoint):  # type: ignore[attr-defined]
             try:
                 checkpoints.check_monitor(metrics)
             except ValueError as error:
                 raise to_config_error(error, "callbacks.checkpoint") from error
+        if metrics:
+            setup = partial(metrics.setup_evaluation, self.data, self.system)
+            processes.main_process_first(lambda: setup_metrics(setup))
 
     def make_trainer(self) -> pl.Trainer:
         config, training = self.config, self.config["trainer"]
