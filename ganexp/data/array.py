@@ -69,9 +69,9 @@ def read_once(
     """Returns the pictures of these names, each of `shape` [height, width, channels]; decodes them unless they are cached.
 
     `recipe`: all that `decode` depends on besides the files. `annotations`: for some names, another file that `decode` reads too.
-    `max_unreadable`: largest fraction of unreadable files. `sample`: how many blocks of a cached array are checked, None for all; a
-    damaged array is made again. An interrupted call continues where it stopped; of several processes
-    one decodes and the others wait. Raises ValueError for too many unreadable files or too little disk space.
+    `max_unreadable`: largest fraction of unreadable files. `sample`: how many blocks of a cached array are checked, None for
+    all; a damaged one is made again. An interrupted call continues where it stopped; of several processes one decodes and the
+    others wait. Raises ValueError for too many unreadable files or too little disk space.
     """
     cache = cache_folder() / "images"
     files = [*names, *annotations.values()]
