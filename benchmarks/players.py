@@ -1,17 +1,17 @@
-"""Every player gets the same pictures and the same minutes of one CPU core; which samples are best?
+"""Every recipe gets the same pictures and the same minutes of one CPU core; which samples are best?
 
     python benchmarks/players.py --root data --data cats --minutes 30 --out outputs/players
     python benchmarks/players.py --root data --only dcgan photos --minutes 5 --seeds 0 1
 
-A player is a list of overrides of `python -m ganexp`, in which `{data}` is the data set's name. The minutes are CPU time of the
+A recipe is a list of overrides of `python -m ganexp`, in which `{data}` is the data set's name. The minutes are CPU time of the
 training's steps, all resumptions together; what was stopped goes on where it was, also when it is given more minutes. On a busy
 machine a minute of CPU time may still buy fewer images, since two threads share what a core has: compare images/s before
 anything else.
 
-Then `--samples` images of each player's averaged generator are measured against as many real ones. OUT/DATA/players.md and
-players.csv hold the table, OUT/DATA/PLAYER-sSEED.png the first 100 samples, unselected, and OUT/DATA/wall.png the first thirty of
-every player. `share` is that of samples which
-EfficientNet-Lite0 calls a cat (ImageNet's classes 281 to 287). It flatters, as its distances do, players whose discriminator sees
+Then `--samples` images of each recipe's averaged generator are measured against as many real ones. OUT/DATA/players.md and
+players.csv hold the table, OUT/DATA/RECIPE-sSEED.png the first 100 samples, unselected, and OUT/DATA/wall.png the first thirty of
+every recipe. `share` is that of samples which
+EfficientNet-Lite0 calls a cat (ImageNet's classes 281 to 287). It flatters, as its distances do, recipes whose discriminator sees
 through the same network; swd_pyramid knows nothing of it, and neither does the eye.
 """
 
@@ -46,7 +46,7 @@ from ganexp.metrics.prdc import PRDC
 from ganexp.metrics.swd_pyramid import PyramidSlicedWasserstein
 from ganexp.runtime.restoring import restore, restore_data
 
-PLAYERS = {
+RECIPES = {
     "dcgan": ["experiment={data}_dcgan", "model.width_multiplier=0.5", "augment=[flip]", "model.ema_half_life=10000",
         "model.fresh_fakes=false", "model.separate=false", "loss.real=1", "loss.fake=0", "loss.generator=1",
         "optimizer.generator.lr=2e-4", "optimizer.discriminator.lr=2e-4"],  # the best before photos
@@ -162,27 +162,27 @@ def read_rows(file: Path) -> dict[str, dict[str, float]]:
     if not file.is_file():
         return {}
     with open(file, newline="") as opened:
-        rows = {row.pop("player"): row for row in csv.DictReader(opened)}
-    return {player: {name: float(value) for name, value in row.items() if value} for player, row in rows.items()}
+        rows = {row.pop("recipe"): row for row in csv.DictReader(opened)}
+    return {recipe: {name: float(value) for name, value in row.items() if value} for recipe, row in rows.items()}
 
 
 def write_table(rows: dict[str, dict[str, float]], folder: Path) -> None:
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     with open(folder / "players.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["player", *names])
+        writer = csv.DictWriter(file, ["recipe", *names])
         writer.writeheader()
-        writer.writerows({"player": player, **row} for player, row in rows.items())
-    lines = [f"| player | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]
-    for player, row in rows.items():
+        writer.writerows({"recipe": recipe, **row} for recipe, row in rows.items())
+    lines = [f"| recipe | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]
+    for recipe, row in rows.items():
         cells = [form.format(row[name]) if name in row else "–" for name, form in COLUMNS.items()]
-        lines.append(f"| {player} | {' | '.join(cells)} |")
+        lines.append(f"| {recipe} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     replace(folder / "players.md", lambda file: file.write(text.encode()))
     print(text, flush=True)
 
 
 def write_wall(names: Sequence[str], folder: Path) -> None:
-    """The first three rows of every player's samples, under its name."""
+    """The first three rows of every recipe's samples, under its name."""
     grids = [Image.open(folder / f"{name}.png") for name in names]
     heights = [LINE + grid.height * 3 // 10 for grid in grids]
     wall = Image.new("RGB", (max(grid.width for grid in grids), sum(heights)), "white")
@@ -197,8 +197,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="the folder that holds cats/, celeba/ or anime/")
     parser.add_argument("--data", default="cats")
-    parser.add_argument("--minutes", type=float, default=30, help="CPU time of each player's training")
-    parser.add_argument("--only", nargs="+", choices=PLAYERS, default=list(PLAYERS), help="these players")
+    parser.add_argument("--minutes", type=float, default=30, help="CPU time of each recipe's training")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="these recipes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--precision", default="32-true", help="bf16-mixed is faster where the CPU has AMX or AVX512-BF16")
@@ -209,9 +209,9 @@ def main() -> None:
     same = [*ALL, f"data={arguments.data}", f"data.root={arguments.root.absolute()}", f"hardware.precision={arguments.precision}"]
     rows = read_rows(out / "players.csv")
     for seed in arguments.seeds:
-        for player in arguments.only:
-            name = f"{player}-s{seed}"
-            overrides = [override.format(data=arguments.data) for override in PLAYERS[player]]
+        for recipe in arguments.only:
+            name = f"{recipe}-s{seed}"
+            overrides = [override.format(data=arguments.data) for override in RECIPES[recipe]]
             train(out / name, [*overrides, *same, f"seed={seed}"], arguments.minutes)
             rows[name] = measure(out / name, out / f"{name}.png", arguments.samples)
             write_table(rows, out)
