@@ -132,6 +132,7 @@ def test_python_example_gives_the_samples_of_its_command(trained: Path) -> None:
         assert pictures.single(image).tobytes() == Image.open(folder / f"{i:05d}.png").tobytes()
 
 
+@pytest.mark.slow
 def test_worked_examples_train(trained: Path) -> None:
     """From outside the package, as they are written, only shorter."""
     (default,) = (trained / "outputs" / "cdcgan_digits").iterdir()

@@ -283,7 +283,7 @@ def alive(model: str) -> System:
     return system
 
 
-FEW = ("cdcgan", "mlp")
+FEW = ("cdcgan",)
 EVERY = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 
 

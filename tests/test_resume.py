@@ -253,7 +253,7 @@ def test_resume_refuses_a_config_that_differs_from_the_checkpoint(short_run: Pat
 
 def test_resume_refuses_missing_and_changed_data(cli: Callable[..., Answer], data_root: Path, tmp_path: Path) -> None:
     shutil.copytree(data_root / "pictures", tmp_path / "pictures")
-    folder = ["model=dcgan", "data=folder", f"data.root={tmp_path}/pictures", "data.shape=[3,16,16]"]
+    folder = ["model=dcgan", "data=folder", f"data.root={tmp_path}/pictures", "data.shape=[3,16,16]", "metrics=[]"]
     assert cli(*folder, *SHORT, "data.batch_size=8", "trainer.max_steps=2", "hydra.run.dir=run").code == 0
     shutil.move(tmp_path / "pictures", tmp_path / "moved")
     answer = cli("task=resume", "run=run", "trainer.max_steps=3")

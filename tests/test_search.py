@@ -127,6 +127,7 @@ def test_trial_that_was_asked_for_just_before_a_kill_is_used(tmp_path: Path, mon
     assert read(tmp_path / "killed").settings == read(tmp_path / "whole").settings
 
 
+@pytest.mark.slow
 def test_hopeless_runs_are_stopped_and_count_as_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = make(trials=10, seeds=2, prune_from=20)
     numbers = run(tmp_path, monkeypatch, study)

@@ -53,8 +53,8 @@ def test_term_scales_with_its_weight_and_takes_every_image_size() -> None:
 
 def test_gradient_drives_similar_samples_apart() -> None:
     """From samples that are nearly equal, by gradient descent, to the deviation of the real ones."""
-    real = images(64)
-    fake = (0.01 * images(64, 1)).requires_grad_()
+    real = images(32)
+    fake = (0.01 * images(32, 1)).requires_grad_()
     optimizer = torch.optim.Adam([fake], 0.05)
     for _ in range(60):
         optimizer.zero_grad()
