@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Answer
+import yaml
+from conftest import NARROW, TINY, Answer, write_images
 from PIL import Image
 
 from ganexp import cache
@@ -247,6 +248,20 @@ def test_existing_path_needs_no_quoting(name: str, tmp_path: Path, cli: Callable
     assert answer.code == 2 and f"{folder} contains no image" in answer.err
     answer = cli("task=inspect", "data=folder", f"data.root={folder}_")
     assert answer.code == 2 and f"there is no folder or zip archive {folder}_" in answer.err
+
+
+@pytest.mark.parametrize(
+    "name", ["${x}", *(pytest.param(name, marks=pytest.mark.slow) for name in (r"a\${x}", "${oc.env:HOME}"))]
+)
+def test_existing_path_may_look_like_an_interpolation(name: str, tmp_path: Path, cli: Callable[..., Answer]) -> None:
+    write_images(tmp_path / name)
+    options = ["model=dcgan", *NARROW["dcgan"], *TINY, "data=folder", f"data.root={tmp_path / name}", "data.shape=[3,16,16]"]
+    answer = cli(*options, "metrics=[]", "hydra.run.dir=run")
+    assert answer.code == 0, answer.err
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["root"] == str(tmp_path / name)
+    shutil.move(tmp_path / "run", tmp_path / name / "run")
+    answer = cli("task=sample", f"run={tmp_path / name / 'run'}", "task.num=4", "hydra.run.dir=samples")
+    assert answer.code == 0 and (tmp_path / "samples" / "grid.png").is_file(), answer.err
 
 
 @pytest.mark.parametrize("folder", ["2024", "1e3", "backup~"])

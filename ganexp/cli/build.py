@@ -21,6 +21,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from ganexp.cli.messages import ConfigError, nearest, printable
+from ganexp.cli.overrides import literal
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it would repeat our error messages
 PARTS = ("systems", "networks", "losses", "regularizers", "augment", "constraints", "controls", "latents", "data")
@@ -38,7 +39,7 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
     check(node, path, allowed)
     try:
         with at_most_layers() if path == "model" else nullcontext():
-            return instantiate(literal(literal(node)), _convert_="all")  # which resolves it twice
+            return instantiate(unresolved(node), _convert_="all")
     except (InstantiationException, TypeError) as error:
         inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
         raise to_config_error(error.__cause__ or error, f"{path}.{inner}" if inner else path) from error
@@ -127,14 +128,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def literal(value: Any) -> Any:
-    """Returns a value that OmegaConf resolves to this one: its `${`, in the name of a folder, or of an environment variable in a
-    file from a stranger, is plain text."""
+def unresolved(value: Any) -> Any:
+    """Returns a resolved value for `instantiate`, which resolves it twice more. A `${` in it is part of a folder's name, or of a
+    file from a stranger, who may want an environment variable."""
     if isinstance(value, Mapping):
-        return {key: literal(item) for key, item in value.items()}
+        return {key: unresolved(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [literal(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+        return [unresolved(item) for item in value]
+    return literal(literal(value)) if isinstance(value, str) else value
 
 
 def check(value: Any, path: str, allowed: Sequence[str] | None) -> None:

@@ -90,9 +90,14 @@ def is_text(word: str, several: bool) -> bool:
 
 
 def quoted(path: str | Path) -> str:
-    """Returns a path in the grammar of Hydra's command line: backslashes count only before a quote."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(path))
+    """Returns a path in the grammar of Hydra's command line: backslashes count only before a quote and before `${`."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), literal(str(path)))
     return f"'{escaped}'"
+
+
+def literal(text: str) -> str:
+    """Returns a text that OmegaConf resolves to this one: its `${` starts no interpolation."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
