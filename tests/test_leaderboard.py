@@ -207,6 +207,13 @@ def test_leaderboard_refuses(tmp_path: Path, changes: dict[str, Any], message: s
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.parametrize("twice", [["sweep", "sweep"], ["sweep", "sweep/../sweep"], ["sweep", "sweep/3"]])
+def test_run_that_is_named_twice_is_refused(twice: list[str], tmp_path: Path) -> None:
+    write_sweep(tmp_path / "sweep")
+    with pytest.raises(ConfigError, match=r"^task\.runs: \S+ is named more than once; a run counts once$"):
+        read_runs([tmp_path / name for name in twice])
+
+
 def test_task_writes_table_and_plots(cli: Callable[..., Answer], tmp_path: Path) -> None:
     write_sweep(tmp_path / "sweep")
     answer = cli("task=leaderboard", "task.runs=[sweep]", "task.threshold=2", "hydra.run.dir=board")

@@ -86,6 +86,7 @@ MISTAKES = [
     ("task=evaluate task.real=a task.fake=b run=c", "task.real: cannot be combined with run=…"),
     ("task=evaluate task.real=a task.fake=b data=digits", "data: cannot be combined with task.real"),
     ("task=evaluate run=text.ckpt task.num_images=1", "task.num_images: must be at least 2, got 1"),
+    ("task=compare task.runs=[pictures,pictures/]", "task.runs: one of them is named more than once"),
     ("task=compare", "task.runs: at least two are required: task.runs=["),
     ("callbacks.checkpoint.monitor=kid/x", "callbacks.checkpoint.monitor: kid/x is not one of the run's metrics: fid/classifier, swd/pixels"),
     ("model.g_steps=0", "model.g_steps: must be at least 1, got 0"),
@@ -152,6 +153,18 @@ MISTAKES = [
     ("data=folder data.root=${x}", r"data.root: ${x} stands for a key, and there is no such key; in a path or a text, ${ is written \${"),
     (r"hydra.run.dir=\${x}/run", "/${x}/run: the folder of a run cannot have ${ in its path"),
     (r"-m seed=1,2 hydra.sweep.dir=\${x}/sweep", "/${x}/sweep: the folder of a run cannot have ${ in its path"),
+    ("callbacks.checkpoint.folder=pictures", "/pictures: exists, and would be overwritten; choose a new place, or one in {run_dir}"),
+    ("callbacks.samples.gif=text.ckpt", "callbacks.samples.gif: "),
+    ("logger.csv.save_dir=text.ckpt/log", "/text.ckpt is a file, not a folder; choose a new place, or one in {run_dir}"),
+    ("task=check task.json=report.json", "task.json: report.json exists and is not a report of task=check"),
+    ("model=dcgan data=folder data.root=pictures hydra.run.dir=pictures/run", "/pictures/run is inside of data.root"),
+    ("task=explore run=text.ckpt task.host=no.host.invalid", "task.host: 'no.host.invalid' is not a name or an address"),
+    ("start_from=nowhere", "start_from: there is no file or folder nowhere"),
+    ("task=study study.axes={loss:[bce]} start_from=nowhere", "start_from: there is no file or folder nowhere"),
+    ("task=study study.axes={hydra.run.dir:[a,b]}", "study.axes.hydra.run.dir: cannot be an axis"),
+    ("task=study study.axes={name:[a,b]}", "study.axes.name: cannot be an axis"),
+    ("-m seed=1,2 hydra.sweep.subdir=same", "hydra.sweep.subdir: all jobs would have this folder; its name needs ${hydra.job.num}"),
+    ("hardware.devices=0", "hardware.devices: must be at least 1, or -1 for all, got 0"),
     ("hydra.run.dir=pictures", "is not empty; every run needs a new folder"),
     ("-m seed=1,2 hydra.sweep.dir=pictures", "is not empty; every sweep needs a new folder"),
     ("-m seed=1,2 hydra.sweep.dir=text.ckpt/sweep", "text.ckpt is a file, not a folder"),
@@ -241,6 +254,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels.write_bytes(labels.read_bytes()[:-3])
 
     (folder / "text.ckpt").write_text("no checkpoint")
+    (folder / "report.json").write_text('{"status": "finished"}')
     torch.save({"weights": torch.zeros(2)}, folder / "other.ckpt")
     (folder / "cut.ckpt").write_bytes((folder / "other.ckpt").read_bytes()[:300])
     torch.save({"code": os.system}, folder / "code.ckpt")

@@ -283,6 +283,15 @@ def test_run_killed_before_its_first_checkpoint_starts_again(short_run: Path, cl
     assert [e.step for e in events.Scalars("loss/generator")] == [1, 2, 3, 4]
 
 
+def test_incomplete_last_row_is_left_out_with_a_warning(short_run: Path, cli: Callable[..., Answer]) -> None:
+    file = short_run / "metrics.csv"
+    kill_after(2, short_run)
+    file.write_bytes(file.read_bytes()[:-2])
+    answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 0
+    assert (short_run / "log.txt").read_text().count(f"{file}: its last row is incomplete, and is left out") == 1
+
+
 @pytest.mark.parametrize("name, said", [("samples", "is not a folder"), ("metrics.csv", "is a folder, not a file")])
 def test_resume_refuses_a_folder_in_place_of_a_file(name: str, said: str, short_run: Path, cli: Callable[..., Answer]) -> None:
     path = short_run / name

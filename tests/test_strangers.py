@@ -442,6 +442,16 @@ def test_damaged_cache_is_built_again(
     assert damage == "pointer" or "is damaged; reading the images again" in caplog.text
 
 
+def test_names_that_lead_out_of_an_archive_are_noted(tmp_path: Path, cli: Any) -> None:
+    write_images(tmp_path / "p", count=4)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for file, member in zip((tmp_path / "p").rglob("*.*"), ("a.jpg", "b.jpg", "../c.jpg", "/d.jpg"), strict=True):
+            archive.write(file, member)
+            archive.infolist()[-1].filename = member
+    answer = cli("task=inspect", "data=folder", f"data.root={tmp_path / 'p.zip'}", "data.shape=[3,8,8]")
+    assert answer.code == 0 and "2 files with names that lead out of the archive are left out: ../c.jpg" in answer.out, answer.out
+
+
 def test_inspect_checks_every_block_of_the_cache(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(array, "BLOCK", 4)

@@ -52,6 +52,9 @@ def compose_checked(overrides: Sequence[str], config_name: str = "config", notes
     config = resolved(cfg)
     check_task(config)
     check_nodes(config)
+    start = config["start_from"]
+    if not (start in (None, "latest") or config["resume"] or Path(start).expanduser().exists()):
+        raise ConfigError(f"start_from: there is no file or folder {start}")
     unused += check_needs(parsed, cfg)
     if notes is not None:
         notes += unused

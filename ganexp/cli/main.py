@@ -89,6 +89,7 @@ def answer(args: Namespace) -> int:
             cfg, *_ = [checks.compose_checked(job, name) for job in bar]
             sweeps.refuse_multirun(cfg)
             size = math.prod(len(axis) for axis in sweep_axes(args.overrides))
+            sweeps.check_subfolders(args.overrides, size)
     if about_config:
         return sweeps.hydra_main()
     flags = [*(["--config-dir", args.config_dir] if args.config_dir else []), "--config-name", name]

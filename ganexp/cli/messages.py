@@ -37,7 +37,7 @@ def format_message(error: BaseException) -> str:
         return str(error)
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+        if isinstance(cause, OSError) and (cause.errno in DISK_ERRORS or (cause.filename and cause.strerror)):
             name = cause.filename.decode(errors="replace") if isinstance(cause.filename, bytes) else cause.filename
             return f"{name or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
         cause = cause.__cause__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ def refuse_multirun(cfg: DictConfig) -> None:
         raise ConfigError("-m: starts several runs, but task=check tries one command line")
     if cfg.get("resume"):
         raise ConfigError("-m: starts several runs, but resume=auto continues the run of one command line")
+
+
+def check_subfolders(overrides: Sequence[str], jobs: int) -> None:
+    """Raises ConfigError if all jobs of a sweep would have the same folder."""
+    for override in overrides:
+        if jobs > 1 and override.startswith("hydra.sweep.subdir=") and "${" not in override:
+            raise ConfigError("hydra.sweep.subdir: all jobs would have this folder; its name needs ${hydra.job.num}")
 
 
 def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) -> int:

@@ -94,6 +94,10 @@ class Folder(DataModule):
         if unexpected := {kind: n for kind, n in others.items() if kind not in EXPECTED}:
             kinds = ", ".join(f"{n:,} {kind or 'without extension'}" for kind, n in unexpected.items())
             self.notes.append(f"files of other types are left out: {kinds}")
+        if source.outside:
+            self.notes.append(
+                f"{len(source.outside):,} files with names that lead out of the archive are left out: {source.outside[0]}"
+            )
         if pictures.left_out:
             self.notes.append(f"{len(pictures.left_out):,} of {len(labels):,} images are unreadable and are left out")
         return pictures.pixels.transpose(0, 3, 1, 2), np.array([labels[name] for name in pictures.names], np.int64)

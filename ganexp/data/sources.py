@@ -36,10 +36,12 @@ USUAL = Limits()
 class Source(Protocol):
     """Files by name: paths relative to `root`, with `/` as separator, sorted folder by folder.
 
-    `read` raises OSError if a file cannot be read, or is larger than the limit."""
+    `read` raises OSError if a file cannot be read, or is larger than the limit. `outside`: names that lead out of an archive and
+    are left out."""
 
     root: Path
     names: list[str]
+    outside: list[str]
     limits: Limits
 
     def read(self, name: str) -> bytes: ...
@@ -63,6 +65,7 @@ class FolderSource:
             inside = Path(folder).relative_to(root).as_posix()
             names += [name if inside == "." else f"{inside}/{name}" for name in files if is_visible(name)]
         self.names = sort_by_folder(names)
+        self.outside: list[str] = []
 
     def read(self, name: str) -> bytes:
         found = os.stat(self.root / name)
@@ -91,6 +94,7 @@ class ZipSource:
             inside = {name.split("/", 1)[1]: entry for name, entry in inside.items()}
         self.entries = inside
         self.names = sort_by_folder(list(inside))
+        self.outside = [e.filename for e in self.zip.infolist() if e.filename.startswith("/") or ".." in e.filename.split("/")]
 
     def open(self) -> None:
         """Open the archive in this process: processes must not share a file position."""

@@ -83,6 +83,9 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         if not found:
             raise ConfigError(f"task.runs: {folder} has no runs: it is neither a study nor a sweep nor a run")
         runs += found
+    for folder, times in Counter(run.folder.resolve() for run in runs).items():
+        if times > 1:
+            raise ConfigError(f"task.runs: {folder} is named more than once; a run counts once")
     for run in runs:
         run.curves = read_curves(run.folder / "metrics.csv")
     return runs

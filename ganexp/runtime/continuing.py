@@ -91,6 +91,8 @@ def truncate_metrics(logger: CSVLogger, past: Past) -> None:
         return
     try:
         columns, rows = read_rows(backup)
+        if not backup.read_bytes().endswith(b"\n"):
+            log.warning("%s: its last row is incomplete, and is left out", file)
         rows = [row for row in rows if past.keeps_row(row)]
     except (ValueError, TypeError, KeyError, csv.Error):
         os.replace(backup, file.with_suffix(".damaged.csv"))

@@ -48,6 +48,8 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
         )
     if node.get("compile") not in (None, *COMPILE_MODES):
         raise ConfigError(f"hardware.compile: must be null or one of {', '.join(COMPILE_MODES)}, got {node['compile']}")
+    if isinstance(devices := node.get("devices"), int) and devices < 1 and devices != -1:
+        raise ConfigError(f"hardware.devices: must be at least 1, or -1 for all, got {devices}")
     node = {key: value for key, value in node.items() if key != "compile"}
     precision = node.get("precision", "32-true")
     if precision not in PRECISIONS:

@@ -24,6 +24,7 @@ LIMIT = 100_000  # jobs
 LONGEST = 80  # characters of a folder's name
 SEARCHES = ("grid", "random", "optuna")
 SAMPLERS = ("tpe", "random")  # of Optuna
+NO_AXES = ("task", "study", "run", "resume", "name", "hydra")  # keys that choose what a job does, or its folder
 OVER = ("finished", "failed", "pruned")  # status of a job that is not run again
 KINDS: dict[str, Any] = {
     "overrides": [str], "axes": {str: {str: [str]}}, "settings": [{str: str}], "seeds": [int], "config_name": str,
@@ -288,6 +289,9 @@ def check_axes(axes: Any) -> dict[str, Any]:
         raise ConfigError(f"study.axes: must be a mapping such as {{loss:[bce,hinge],regularizer:[[],[r1]]}}, got {axes!r}")
     if "seed" in axes:
         raise ConfigError("study.axes.seed: the seeds of a study are study.seeds=[1,2,3]")
+    for name in map(str, axes):
+        if name.partition(".")[0] in NO_AXES:
+            raise ConfigError(f"study.axes.{name}: cannot be an axis: the jobs of a study are runs in folders of its own")
     return {str(name): values for name, values in axes.items()}
 
 

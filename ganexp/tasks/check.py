@@ -31,7 +31,7 @@ from ganexp.runtime.rehearsal import NEVER, Clock, parts_of_disk, parts_of_time,
 from ganexp.systems.base import System
 from ganexp.systems.contexts import evaluating, uncompiled
 from ganexp.tasks.resume import OWN_FOLDER, Resume
-from ganexp.tasks.train import Train
+from ganexp.tasks.train import PLACES, Train
 
 MEASURED = "measured.json"  # written by the rehearsal into its folder
 OWNERS = {  # keys of trainer, and the callbacks that use them
@@ -66,6 +66,8 @@ class Check:
         self.json = Path(json).expanduser() if json is not None else None
         if self.json is not None and (self.json.is_dir() or self.json.suffix != ".json"):
             raise ValueError(f"json: must be a file that ends in .json, got {json}")
+        if self.json is not None and self.json.exists() and not {"about", "networks"} <= read_json(self.json).keys():
+            raise ValueError(f"json: {json} exists and is not a report of task=check; choose another file")
 
     def setup(self) -> None:
         """Set up data, weights and devices as training does. Raises ConfigError for everything that training refuses."""
@@ -188,6 +190,15 @@ def untried(loggers: dict[str, Any]) -> list[str]:
     return [f"logger.{name}: not tried here, since it writes outside of the run folder" for name in others]
 
 
+def within(nodes: dict[str, Any]) -> dict[str, Any]:
+    """Returns the nodes of callbacks or loggers with all places in the run folder."""
+    inside = {key: f"{{run_dir}}/{key}" for key in PLACES}
+    return {
+        name: {key: inside[key] if key in PLACES and "{run_dir}" not in str(value) else value for key, value in node.items()}
+        for name, node in nodes.items()
+    }
+
+
 class Trial(Train):
     """A run without the loggers that write outside of its folder; W&B offline and silent."""
 
@@ -203,7 +214,9 @@ class Rehearsal(Trial):
     def __init__(self, config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | None, first_step: int, started: float):
         every, last = config["callbacks"].get("samples", {}).get("every", NEVER), config["trainer"]["max_steps"]
         self.pictures = 1 + times_in(first_step, last, every, True)
-        super().__init__(config | {"trainer": config["trainer"] | {"max_steps": NEVER}}, run_dir, None, allowed)
+        changed = {group: within(config[group]) for group in ("callbacks", "logger")}
+        changed["trainer"] = config["trainer"] | {"max_steps": NEVER}
+        super().__init__(config | changed, run_dir, None, allowed)
         self.started = started
 
     def make_trainer(self) -> pl.Trainer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -37,6 +38,10 @@ class Explore:
             raise ValueError('the page needs Gradio: pip install "ganexp[explore]"')
         if port is not None and not 1 <= port <= 65535:
             raise ValueError(f"port: must be from 1 to 65535, got {port}")
+        try:
+            socket.getaddrinfo(host, None)
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"host: {host!r} is not a name or an address of this machine") from error
         self.runs = [*([config["run"]] if config.get("run") else []), *runs]
         if not self.runs:
             raise ValueError("runs: name a run, run=latest, or several: task.runs=[outputs/NAME/TIME,outputs/NAME/TIME]")

@@ -22,7 +22,7 @@ from ganexp.records import read_record
 from ganexp.runtime.console import display_path
 from ganexp.runtime.continuing import last_logged
 from ganexp.runtime.restoring import OtherFormat, read
-from ganexp.tasks.train import Train, in_folder
+from ganexp.tasks.train import OWN_FILES, PLACES, Train, in_folder
 
 log = logging.getLogger(__name__)
 LIGHTNING = ("Trainer", "trainer.", "loggers.", "callbacks.", "strategies.")  # not its command line, which builds anything
@@ -37,12 +37,8 @@ CADENCES = {  # keys of trainer that callbacks refer to
 }
 MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # nothing that changes the algorithm
 FOLLOWS = tuple(f"callbacks.{key}" for keys in CADENCES.values() for key in keys)
-OWN_FOLDER = (  # loggers that write below save_dir; W&B's unless it is online
-    "pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger", "ganexp.loggers.TensorBoard",
-    "ganexp.loggers.WandB",
-)  # fmt: skip
+OWN_FOLDER = (*OWN_FILES, "ganexp.loggers.WandB")  # loggers that write below save_dir; W&B's unless it is online
 WANDB_LINK = "wandb/*/logs/debug-core.log"  # W&B makes it, and writes each start into a folder of its own
-PLACES = ("folder", "gif", "save_dir")  # arguments of callbacks and loggers that are paths
 ANEW = "start a new run in another folder with the command in run.json"
 NOT_COMPARED = (*CALL_KEYS, "experiment")
 

@@ -22,7 +22,8 @@ class Truncate(Tool):
     ):  # fmt: skip
         super().__init__(config, run_dir)
         check_number("num", num, 1, MOST)
-        check_number("psi", len(psi), 1, MOST)
+        if not 1 <= len(psi) <= MOST:
+            raise ValueError(f"psi: must be a list of 1 to {MOST:,} numbers, got {len(psi):,}")
         check_seeds(seeds)
         for value in psi:
             check_number("psi", value, -10, 10)
@@ -30,7 +31,8 @@ class Truncate(Tool):
 
     def check(self) -> None:
         self.rows = self.seeds(self.chosen_seeds, self.num)
-        check_number("psi", len(self.psi) * len(self.rows), 1, 10_000)
+        if (count := len(self.psi) * len(self.rows)) > 10_000:
+            raise ValueError(f"psi: its numbers times the seeds are {count:,} images; at most 10,000")
         labels_in_turn(self.model, 1, self.labels)
         self.check_sheet("num", len(self.rows), len(self.psi))
 
