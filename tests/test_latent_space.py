@@ -545,7 +545,7 @@ def test_truncate_from_python_equals_the_task(made: Path, cli: Cli, model: Model
         ("images", ["task=walk", "task.fps=0"], "fps: must be from 1 to 60, got 0"),
         ("images", ["task=walk", "task.num=200", "task.frames=200"], "frames: must be from 2 to 10,000, got 40000"),
         ("images", ["task=truncate", "task.psi=[1e9]"], "psi: must be from -10 to 10"),
-        ("images", ["task=truncate", "task.psi=[]"], "psi: must be from 1 to 10,000"),
+        ("images", ["task=truncate", "task.psi=[]"], "psi: must be a list of 1 to 10,000 numbers, got 0"),
         ("styles", ["task=style_mix", "task.layers=[4]"], "layers: must be from 0 to 3 for this generator, got 4"),
         ("images", ["task=neighbours", "task.k=100", "task.num_real=50"], "k: must be from 1 to 49, got 100"),
         ("images", ["task=neighbours", "task.num=0"], "num: must be from 1 to 10,000, got 0"),

@@ -395,15 +395,16 @@ def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
     ("max_bytes", 200, "bytes, more than max_bytes=200"), ("max_pixels", 99, "has 20×20 px, more than max_pixels=99"),
 ])  # fmt: skip
 def test_limits_of_pictures_are_settings_and_name_the_file(key: str, value: int, why: str, tmp_path: Path, cli: Any) -> None:
-    random = np.random.default_rng(0)
+    random, folder = np.random.default_rng(0), tmp_path / "p"
+    folder.mkdir()
     for name, side in (("a.png", 4), ("b.png", 4), ("large.png", 20)):
-        Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8)).save(tmp_path / name)
-    words = ["task=inspect", "data=folder", f"data.root={tmp_path}", "data.shape=[3,4,4]"]
+        Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8)).save(folder / name)
+    words = ["task=inspect", "data=folder", f"data.root={folder}", "data.shape=[3,4,4]"]
     answer = cli(*words, f"data.{key}={value}")
     (report,) = tmp_path.rglob("inspection.json")
     assert answer.code == 0 and why in json.loads(report.read_text())["left_out"]["large.png"]
-    answer = cli("model=dcgan", "data=folder", f"data.root={tmp_path}", "data.batch_size=2", f"data.{key}={value}")
-    assert answer.code == 2 and f"{tmp_path}/large.png: has " in answer.err and why in answer.err
+    answer = cli("model=dcgan", "data=folder", f"data.root={folder}", "data.batch_size=2", f"data.{key}={value}")
+    assert answer.code == 2 and f"{folder}/large.png: has " in answer.err and why in answer.err
     answer = cli(*words, f"data.{key}=0", "hydra.run.dir=x")
     assert answer.code == 2 and f"data.{key}: must be at least 1, got 0" in answer.err
 
