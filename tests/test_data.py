@@ -388,9 +388,8 @@ def test_data_refuses_a_size_that_does_not_fit_in_memory(tmp_path: Path, monkeyp
         published("mnist", tmp_path, (1, 10_000, 10_000)).prepare()
 
 
-@pytest.mark.parametrize(
-    "data, metrics", [("mnist", "fid"), pytest.param("stacked_mnist", "fid,class_modes", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("data, metrics", [("mnist", "fid"), ("stacked_mnist", "fid,class_modes")])
 def test_run_on_resized_data_states_it_in_the_protocol(
     data: str, metrics: str, cli: Callable[..., Answer], data_root: Path
 ) -> None:

@@ -252,6 +252,7 @@ def test_explore_refuses_bad_input_in_one_line(words: list[str], message: str, c
     assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("gradio") is None, reason='needs Gradio: pip install "ganexp[explore]"')
 def test_page_ends_at_once_while_it_works(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a thread is in the middle of."""

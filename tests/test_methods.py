@@ -191,7 +191,13 @@ ALONE = {
 RUNS_ALONE = [pytest.param(["model=dcgan", *choices], [], id=name, marks=pytest.mark.slow) for name, choices in ALONE.items()]
 
 
-@pytest.mark.parametrize("choices, changing", [*(pytest.param(*run, id=name) for name, run in RUNS.items()), *RUNS_ALONE])
+@pytest.mark.parametrize(
+    "choices, changing",
+    [
+        *(pytest.param(*run, id=name, marks=() if name == "state" else pytest.mark.slow) for name, run in RUNS.items()),
+        *RUNS_ALONE,
+    ],
+)
 def test_resumed_run_equals_the_whole_one(
     choices: list[str], changing: list[str], cli: Callable[..., Answer], tmp_path: Path
 ) -> None:

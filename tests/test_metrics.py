@@ -472,6 +472,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return file, hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_inception_equals_torch_fidelity(weights: tuple[Path, str]) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

@@ -26,10 +26,10 @@ STATEFUL = [  # averages in terms, probabilities in an augmentation, vectors in 
     "choices",
     [
         ["model=cdcgan", "regularizer=[r1,wgan_gp]", "regularizer.r1.every=4", "augment=[flip]", "model.d_steps=5"],
-        ["model=dcgan", *STATEFUL],
         *(
             pytest.param(choices, marks=pytest.mark.slow)
             for choices in (
+                ["model=dcgan", *STATEFUL],
                 ["model=mlp", "data=sine"],
                 ["model=acgan", *NOISY, "model.separate=true", "model.g_steps=2", "data.replacement=true"],
                 ["model=vae", "schedule=cosine", "optimizer=rmsprop"],
@@ -69,7 +69,8 @@ ENDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("choices", [ENDS[0], *(pytest.param(c, marks=pytest.mark.slow) for c in ENDS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", ENDS)
 def test_run_made_longer_twice_equals_one_of_the_full_length(
     choices: list[str], cli: Callable[..., Answer], tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_search_finds_better_settings_than_its_random_ones_and_always_the_same(
     assert search.extend(tmp_path / "b") and read(tmp_path / "b").settings != found.settings[:1]
 
 
+@pytest.mark.slow
 def test_stopped_search_continues_as_if_it_had_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     axes = {"x": AXES["x"]}
     monkeypatch.setattr(search, "make_sampler", lambda name, seed, trial: TPESampler(seed=trial, n_startup_trials=2))
