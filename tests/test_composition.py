@@ -31,7 +31,7 @@ def fits(model: str, composed: dict[str, Any]) -> bool:
         return True
     if len(shape) != 3:
         return False
-    if model in ("cdcgan", "cgan", "acgan", "biggan"):
+    if model in ("cdcgan", "cgan", "acgan", "acgan_dcgan", "biggan"):
         return labelled
     if model == "fastgan":
         return shape[1] == shape[2] and shape[1] in (32, 64, 128, 256, 512, 1024)
