@@ -47,12 +47,8 @@ def test_experiment_composes_with_every_other_option(name: str, other: str) -> N
     assert any(note.endswith("does not use the experiment's loss") for note in notes) == unused
 
 
-FEW = ("sine_mlp",)  # the others are slow
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in options("experiment")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_trains(name: str, cli: Callable[..., Answer], data_root: Path) -> None:
     with config.config_tree():
         data = checks.compose_checked([f"experiment={name}"]).data

@@ -81,6 +81,7 @@ def test_channels_are_normalized_one_by_one() -> None:
     assert not normalized(torch.full((4, 1, 7, 7), 2.0)).any()
 
 
+@pytest.mark.slow
 def test_value_grows_with_distortion() -> None:
     """Blur is seen at the finest level and not at the coarsest, a change of large structures there."""
     real, same = smooth(120, 0), smooth(120, 1)
