@@ -10,9 +10,9 @@ anything else.
 
 Then `--samples` images of each recipe's averaged generator are measured against as many real ones. OUT/DATA/players.md and
 players.csv hold the table, OUT/DATA/RECIPE-sSEED.png the first 100 samples, unselected, and OUT/DATA/wall.png the first thirty of
-every recipe. `share` is that of samples which
-EfficientNet-Lite0 calls a cat (ImageNet's classes 281 to 287). It flatters, as its distances do, recipes whose discriminator sees
-through the same network; swd_pyramid knows nothing of it, and neither does the eye.
+every recipe. `share` is that of samples which EfficientNet-Lite0 calls a cat (ImageNet's classes 281 to 287). It flatters, as
+its distances do, recipes whose discriminator sees through the same network; swd_pyramid knows nothing of it, and neither does
+the eye.
 """
 
 from __future__ import annotations

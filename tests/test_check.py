@@ -39,7 +39,8 @@ CHECK = [*TINY, *NARROW["cdcgan"], "task=check", "trainer.max_steps=300"]
 
 @pytest.mark.usefixtures("quick")
 def test_check_reports_and_leaves_nothing(cli: Callable[..., Answer], tmp_path: Path) -> None:
-    answer = cli(*CHECK, "task.json=check.json", "trainer.log_every=400")
+    elsewhere = ["callbacks.checkpoint.folder=elsewhere", "logger.csv.save_dir=log"]
+    answer = cli(*CHECK, "task.json=check.json", "trainer.log_every=400", *elsewhere)
     assert answer.code == 0, answer.err
     assert [path.name for path in tmp_path.iterdir()] == ["check.json"]
     for text in (

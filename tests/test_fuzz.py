@@ -53,8 +53,9 @@ from ganexp.cli.overrides import parse, with_paths
 from ganexp.data.folder import Folder
 from ganexp.data.mnist import MNIST, FashionMNIST
 from ganexp.runtime.continuing import Past, truncate_metrics
+from ganexp.runtime.places import is_inside
 from ganexp.runtime.restoring import restore
-from ganexp.tasks.resume import is_inside, newest, read_config
+from ganexp.tasks.resume import newest, read_config
 
 HOME = tempfile.mkdtemp(prefix="hypothesis-")
 set_hypothesis_home_dir(HOME)  # nothing of it stays in the working tree

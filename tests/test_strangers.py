@@ -34,9 +34,10 @@ from ganexp.data.sources import FolderSource, Limits
 from ganexp.files import replace
 from ganexp.records import read_record
 from ganexp.runtime import restoring
+from ganexp.runtime.places import check_places, is_inside
 from ganexp.runtime.screen import screens
 from ganexp.study import plan
-from ganexp.tasks.resume import ALLOWED, check_nothing_lost, check_paths, check_places, is_inside
+from ganexp.tasks.resume import ALLOWED, check_nothing_lost, check_paths
 
 OURS = {
     "callbacks": {"samples": {"_target_": "ganexp.callbacks.samples.Samples", "folder": "{run_dir}/s", "gif": "{run_dir}/a.gif"}},

@@ -39,7 +39,7 @@ def build(node: Mapping[str, Any], path: str, allowed: Sequence[str] | None = No
     check(node, path, allowed)
     try:
         with at_most_layers() if path == "model" else nullcontext():
-            return instantiate(unresolved(node), _convert_="all")
+            return instantiate(escaped(node), _convert_="all")
     except (InstantiationException, TypeError) as error:
         inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
         raise to_config_error(error.__cause__ or error, f"{path}.{inner}" if inner else path) from error
@@ -128,13 +128,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def unresolved(value: Any) -> Any:
+def escaped(value: Any) -> Any:
     """Returns a resolved value for `instantiate`, which resolves it twice more. A `${` in it is part of a folder's name, or of a
     file from a stranger, who may want an environment variable."""
     if isinstance(value, Mapping):
-        return {key: unresolved(item) for key, item in value.items()}
+        return {key: escaped(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [unresolved(item) for item in value]
+        return [escaped(item) for item in value]
     return literal(literal(value)) if isinstance(value, str) else value
 
 

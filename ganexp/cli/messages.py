@@ -32,12 +32,12 @@ class Diverged(Exception):
 
 
 def format_message(error: BaseException) -> str:
-    """Describe the error that ended a run in one line. A disk error is described even if it has caused other errors."""
+    """Describe the error that ended a run in one line. That of a file or a disk is described even if it has caused others."""
     if isinstance(error, ConfigError | Diverged):
         return str(error)
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and (cause.errno in DISK_ERRORS or (cause.filename and cause.strerror)):
+        if isinstance(cause, OSError) and (cause.errno in DISK_ERRORS or cause.filename):
             name = cause.filename.decode(errors="replace") if isinstance(cause.filename, bytes) else cause.filename
             return f"{name or 'a log, metrics.csv or events.out.tfevents'}: {cause.strerror}"
         cause = cause.__cause__

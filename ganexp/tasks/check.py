@@ -27,11 +27,12 @@ from ganexp.runtime import processes
 from ganexp.runtime.console import announcement, count, display_path
 from ganexp.runtime.layers import Layer, layers_of
 from ganexp.runtime.memory import available_memory
+from ganexp.runtime.places import OWN_FOLDER, check_apart, within
 from ganexp.runtime.rehearsal import NEVER, Clock, parts_of_disk, parts_of_time, sizes_of, times_in
 from ganexp.systems.base import System
 from ganexp.systems.contexts import evaluating, uncompiled
-from ganexp.tasks.resume import OWN_FOLDER, Resume
-from ganexp.tasks.train import PLACES, Train
+from ganexp.tasks.resume import Resume
+from ganexp.tasks.train import Train
 
 MEASURED = "measured.json"  # written by the rehearsal into its folder
 OWNERS = {  # keys of trainer, and the callbacks that use them
@@ -79,6 +80,7 @@ class Check:
         self.train = resume.train if resume else Trial(self.config, self.run_dir)
         if resume is None and self.train is not None:
             self.train.setup()
+            check_apart(self.destination, self.train.data)
 
     def run(self) -> int:
         """Print the report. Returns the exit code: 0, or 2 if there is a problem."""
@@ -188,15 +190,6 @@ def untried(loggers: dict[str, Any]) -> list[str]:
     """Returns a line for each logger that a rehearsal leaves out."""
     others = [name for name, node in loggers.items() if node["_target_"] not in OWN_FOLDER]
     return [f"logger.{name}: not tried here, since it writes outside of the run folder" for name in others]
-
-
-def within(nodes: dict[str, Any]) -> dict[str, Any]:
-    """Returns the nodes of callbacks or loggers with all places in the run folder."""
-    inside = {key: f"{{run_dir}}/{key}" for key in PLACES}
-    return {
-        name: {key: inside[key] if key in PLACES and "{run_dir}" not in str(value) else value for key, value in node.items()}
-        for name, node in nodes.items()
-    }
 
 
 class Trial(Train):

@@ -37,8 +37,10 @@ class Compare:
         self.runs = [Path(run) for run in runs]
         if len(self.runs) < 2:
             raise ValueError("runs: at least two are required: task.runs=[outputs/NAME/TIME,outputs/NAME/TIME]")
-        if len({run.resolve() for run in self.runs}) < len(self.runs):
-            raise ValueError("runs: one of them is named more than once")
+        places = [run.resolve() for run in self.runs]
+        for run, place in zip(self.runs, places, strict=True):
+            if places.count(place) > 1:
+                raise ValueError(f"runs: {run} is named more than once")
         for run in self.runs:
             if not (run / "run.json").is_file():
                 raise ValueError(f"runs: {run} is not a run folder: it has no run.json")

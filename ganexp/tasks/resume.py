@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from ganexp.files import check_yaml
 from ganexp.records import read_record
 from ganexp.runtime.console import display_path
 from ganexp.runtime.continuing import last_logged
+from ganexp.runtime.places import check_places, in_folder, is_below
 from ganexp.runtime.restoring import OtherFormat, read
-from ganexp.tasks.train import OWN_FILES, PLACES, Train, in_folder
+from ganexp.tasks.train import Train
 
 log = logging.getLogger(__name__)
 LIGHTNING = ("Trainer", "trainer.", "loggers.", "callbacks.", "strategies.")  # not its command line, which builds anything
@@ -37,8 +37,6 @@ CADENCES = {  # keys of trainer that callbacks refer to
 }
 MAY_CHANGE = ("trainer", "hardware", "logger", "data.root")  # nothing that changes the algorithm
 FOLLOWS = tuple(f"callbacks.{key}" for keys in CADENCES.values() for key in keys)
-OWN_FOLDER = (*OWN_FILES, "ganexp.loggers.WandB")  # loggers that write below save_dir; W&B's unless it is online
-WANDB_LINK = "wandb/*/logs/debug-core.log"  # W&B makes it, and writes each start into a folder of its own
 ANEW = "start a new run in another folder with the command in run.json"
 NOT_COMPARED = (*CALL_KEYS, "experiment")
 
@@ -162,40 +160,6 @@ def read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def check_places(config: dict[str, Any], run_dir: Path, override_keys: Sequence[str], trust: Sequence[str]) -> None:
-    """Raises ConfigError if a run's config makes a callback, a logger or the Trainer write outside of the run folder, or to a
-    server. Classes below a prefix in `trust` and groups that the command line chooses are the user's."""
-    for group in ("callbacks", "logger"):
-        for name, node in config[group].items() if group not in override_keys else ():
-            target = str(node["_target_"])
-            if is_below(target, trust):
-                continue
-            yours = f"; if the run is yours, name {printable(target, 120)} in trust=[…]"
-            sends = target == "ganexp.loggers.WandB" and node.get("offline") is not True
-            if target.startswith(("pytorch_lightning.", "ganexp.loggers.")) and (sends or target not in OWN_FOLDER):
-                raise ConfigError(f"{group}.{name}: may write outside of the run folder, or send values to a server{yours}")
-            for key, value in node.items():
-                full, is_place = f"{group}.{name}.{key}", key in PLACES
-                checked = is_place or (group == "logger" and isinstance(value, str) and key != "_target_")
-                if checked and full not in override_keys and not is_inside(str(value), is_place):
-                    raise ConfigError(f"{full}: {printable(str(value), 120)} is not inside the run folder, {{run_dir}}{yours}")
-    for key in ("default_root_dir", "profiler") if "hardware" not in override_keys else ():
-        if config["hardware"].get(key) is not None and f"hardware.{key}" not in override_keys:
-            raise ConfigError(f"hardware.{key}: writes outside of the run folder; if the run is yours, set it again")
-    links = (path for path in run_dir.rglob("*") if not path.relative_to(run_dir).match(WANDB_LINK))
-    for path in links:
-        place = path.resolve()
-        if path.is_symlink() and not place.is_relative_to(run_dir.resolve()) and str(place) not in trust:
-            raise ConfigError(f"run: {path} is a link to {place}, outside of the run folder; if you made it, add trust=[{place}]")
-
-
-def is_inside(place: str, must_start: bool) -> bool:
-    """Whether a path of a config lies in the run folder. `must_start`: with `{run_dir}/`, otherwise it may be a plain name."""
-    parts = re.split(r"[/\\]", place)
-    is_name = len(parts) == 1 and "{run_dir}" not in place and not place.startswith("~")
-    return ".." not in parts and (parts[0] == "{run_dir}" or (not must_start and is_name))
-
-
 def checkpoints_of(config: dict[str, Any], run_dir: Path) -> tuple[Path, int]:
     """Returns the folder of a run's checkpoints, and their interval; 0 if it writes none."""
     node = config["callbacks"].get("checkpoint")
@@ -295,11 +259,6 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
         for key in [*before, *(after.keys() - before.keys())]
         if repr(before.get(key)) != repr(after.get(key)) and not is_below(key, NOT_COMPARED)  # repr: nan != nan
     }
-
-
-def is_below(key: str, keys: Iterable[str]) -> bool:
-    """Whether `key` is one of `keys`, or inside one."""
-    return any(key == other or key.startswith(f"{other}.") for other in keys)
 
 
 def refuse_changes(changes: dict[str, tuple[Any, Any]], message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from ganexp.callbacks.stop import REQUEUE, Stop
 from ganexp.callbacks.watchdog import Watchdog
 from ganexp.cli.build import build, one_line, to_config_error
 from ganexp.cli.messages import ConfigError, Diverged, printable
-from ganexp.data.folder import Folder
 from ganexp.data.module import DataModule
 from ganexp.files import replace, write_json
 from ganexp.loggers import continuing
@@ -41,15 +40,12 @@ from ganexp.runtime import processes, slurm
 from ganexp.runtime.console import announcement, count, display_path, final_summary, quiet
 from ganexp.runtime.continuing import continue_logs
 from ganexp.runtime.memory import keep_freed_memory
+from ganexp.runtime.places import check_apart, check_free, in_folder
 from ganexp.runtime.restoring import step_of, transfer
 from ganexp.runtime.trainer import choose_precision, compile_networks, make_trainer
 from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
-PLACES = ("folder", "gif", "save_dir")  # arguments of callbacks and loggers that are paths
-OWN_FILES = (  # loggers whose files in save_dir always have the same names
-    "pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger", "ganexp.loggers.TensorBoard",
-)  # fmt: skip
 
 
 class Train:
@@ -84,10 +80,7 @@ class Train:
         seed_all(self.config["seed"])  # the same initial weights on every rank
         self.data: DataModule = build(self.config["data"], "data", self.allowed)
         self.data.may_download = self.allowed is None
-        if type(self.data) is Folder and self.run_dir.resolve().is_relative_to(self.data.root.resolve()):
-            raise ConfigError(
-                f"hydra.run.dir: {self.run_dir} is inside of data.root, whose pictures it would join; choose a folder outside"
-            )
+        check_apart(self.run_dir, self.data)
         self.system: System = build(self.config["model"], "model", self.allowed)
         if not isinstance(self.system, System):
             raise ConfigError(f"model._target_: {self.config['model']['_target_']} is not a System (ganexp.systems)")
@@ -303,30 +296,6 @@ def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
 def priority(callback: pl.Callback) -> int:
     """Order of the callbacks: the watchdog first, checkpoints after all callbacks that may measure at the same step."""
     return 0 if isinstance(callback, Watchdog) else 2 if isinstance(callback, Checkpoint) else 1
-
-
-def in_folder(value: Any, run_dir: Path) -> Any:
-    """Replace `{run_dir}` in a node. The config itself stays free of the run folder's path, so a run can be moved."""
-    if isinstance(value, dict):
-        return {key: in_folder(item, run_dir) for key, item in value.items()}
-    return value.replace("{run_dir}", str(run_dir)) if isinstance(value, str) else value
-
-
-def check_free(groups: Mapping[str, Mapping[str, Any]], run_dir: Path) -> None:
-    """Raises ConfigError if a callback or a logger would write outside of the run folder, where something is already."""
-    for group, nodes in groups.items():
-        for name, node in nodes.items():
-            if group == "logger" and node["_target_"] not in OWN_FILES:
-                continue
-            for key in node.keys() & PLACES:
-                path = Path(str(node[key])).absolute()
-                there = next(place for place in (path, *path.parents) if place.exists())
-                if path.is_relative_to(run_dir) or (there != path and there.is_dir()):
-                    continue
-                if there == path and key != "gif" and path.is_dir() and not any(path.iterdir()):
-                    continue
-                what = "exists, and would be overwritten" if there == path else f"{there} is a file, not a folder"
-                raise ConfigError(f"{group}.{name}.{key}: {path}: {what}; choose a new place, or one in {{run_dir}}")
 
 
 def check_fit(system: System, data: DataModule) -> None:
