@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import hydra
 import omegaconf
@@ -55,6 +56,38 @@ def test_hydra_has_the_private_names_in_use() -> None:
     with hydra_internals.errors_raised(), pytest.raises(OSError, match="full"):
         hydra._internal.utils.run_and_report(lambda: (_ for _ in ()).throw(OSError("full")))
     assert hydra_internals.unresolved(node, "b")._value() == "${a}", f"OmegaConf {omegaconf.__version__}"
+
+
+def test_files_of_a_config_tree_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ganexp.cli import config, messages
+
+    lines = [
+        ["experiment=photos"],
+        ["model=cdcgan", "data=mnist"],
+        ["experiment=photos", "loss=hinge"],
+        ["model=mlp", "data=ring"],
+    ]
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "other.yaml").write_text("in: another folder")
+
+    def composed(line: list[str]) -> Any:
+        config.compose_options.cache_clear()
+        with config.config_tree():
+            return omegaconf.OmegaConf.to_container(config.compose_config(line, "config"), resolve=False)
+
+    expected = []
+    for line in lines:
+        config.own_loader.cache_clear()  # nothing is read yet
+        expected.append(composed(line))
+    config.own_loader.cache_clear()
+    read: list[str] = []
+    load = omegaconf.OmegaConf.load
+    monkeypatch.setattr(omegaconf.OmegaConf, "load", lambda file: read.append(str(file.name)) or load(file))
+    assert [composed(line) for line in lines] == expected
+    assert [composed(line) for line in reversed(lines)] == expected[::-1] and len(set(read)) == len(read) > 20
+    assert composed(["loss=other", f"hydra.searchpath=[{tmp_path}]"])["loss"] == {"in": "another folder"}
+    with pytest.raises(messages.ConfigError, match="loss=other: there is no such option"):
+        composed(["loss=other"])
 
 
 def test_lightning_has_the_private_names_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

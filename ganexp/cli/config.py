@@ -28,7 +28,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from ganexp.cli.hydra_internals import ConfigLoaderImpl, Hydra, create_config_search_path, set_keys, unresolved
+from ganexp.cli.hydra_internals import Hydra, create_config_search_path, loader_of, set_keys, unresolved
 from ganexp.cli.messages import ConfigError, explain, groups, options, printable
 from ganexp.files import check_yaml
 
@@ -131,7 +131,7 @@ OmegaConf.register_new_resolver("plus", lambda a, b: (a or 0) + b, replace=True)
 @lru_cache(maxsize=1)
 def own_loader() -> ConfigLoader:
     """Returns the loader of our config tree alone. The jobs of a study share it, and with it what they compose."""
-    return ConfigLoaderImpl(create_config_search_path(str(CONF_DIR)))
+    return loader_of(create_config_search_path(str(CONF_DIR)))
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def config_tree(config_dir: str | None = None) -> Iterator[None]:
                     raise ConfigError(f"{printable(str(file))}: {error}") from error
         search_path = create_config_search_path(str(CONF_DIR))
         search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}", anchor="schema")
-        loader = ConfigLoaderImpl(search_path)
+        loader = loader_of(search_path)
     version.setbase("1.3")
     GlobalHydra.instance().clear()
     GlobalHydra.instance().initialize(Hydra("ganexp", loader))

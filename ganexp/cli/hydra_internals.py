@@ -3,6 +3,7 @@ the version that breaks them."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,26 +12,57 @@ from typing import Any
 from hydra._internal import utils
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
 __all__ = [
     "Callbacks",
-    "ConfigLoaderImpl",
     "Hydra",
     "create_config_search_path",
     "errors_raised",
     "get_args_parser",
     "groups_below",
+    "loader_of",
     "options_of",
     "result_of",
     "set_keys",
     "unresolved",
 ]
+
+
+class ReadOnce(ConfigRepository):
+    """The files of a config tree, each of which is read once. Hydra reads them anew for every composition, which takes as long as
+    all the rest of it."""
+
+    def __init__(self, search_path: ConfigSearchPath):
+        self.results: dict[str, ConfigResult | None] = {}
+        super().__init__(search_path)
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        super().initialize_sources(config_search_path)
+        self.results = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self.results:
+            self.results[config_path] = super().load_config(config_path)
+        return copy.deepcopy(self.results[config_path])  # composing changes it
+
+    def __deepcopy__(self, memo: Any) -> ReadOnce:
+        """Hydra copies the repository for every composition. The copy shares what was read until it gets sources of its own."""
+        return copy.copy(self)
+
+
+def loader_of(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
+    loader = ConfigLoaderImpl(search_path)
+    loader.repository = ReadOnce(search_path)
+    return loader
 
 
 def groups_below(loader: Any, parent: str) -> list[str]:
