@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def messages(file: Path) -> list[str]:
     return plain + joined
 
 
+@cache
 def advice() -> list[str]:
     found = set()
     for file in ROOT.rglob("*.py"):

@@ -118,6 +118,7 @@ def test_colours_need_no_quotes_on_the_command_line(task: str, text: str, cli: C
     assert colours.get(text, (0, 255, 127)) in [colour for _, colour in seen.convert("RGB").getcolors(10**6) or []]
 
 
+@pytest.mark.slow
 def test_colours_work_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
     write_images(tmp_path / "p", count=4)
     answer = cli("-m", "task=inspect", "data=folder", "data.root=p", "data.background=#00ffff,112233,white")

@@ -466,9 +466,9 @@ BASE = {"style_mix": "styles", "attributes": "vae", "reconstruct": "vae"}  # the
 
 
 def pairs() -> list[Any]:
-    """Every tool on every kind of model; refusals, each tool on one kind and one tool on each kind are fast."""
+    """Every tool on every kind of model; each tool on one kind and one tool on each kind are fast."""
     pairs = [(tool, kind) for tool in SMALL for kind in KINDS if (tool, kind) not in CLASSIFIED]
-    fast = [pair for pair in pairs if pair in REFUSED or pair[1] == BASE.get(pair[0], "images") or pair[0] == "interpolate"]
+    fast = [pair for pair in pairs if pair[1] == BASE.get(pair[0], "images") or pair[0] == "interpolate"]
     return [pytest.param(*pair, marks=() if pair in fast else pytest.mark.slow) for pair in pairs]
 
 

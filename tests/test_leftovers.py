@@ -126,6 +126,7 @@ def test_dropped_numbers_are_noted_in_log_and_record(cli: Callable[..., Answer])
     assert cli("task=sample", f"run={answer.run}", "task.num=4").code == 0
 
 
+@pytest.mark.slow
 def test_dropped_numbers_are_noted_in_every_job_of_a_sweep(cli: Callable[..., Answer]) -> None:
     choices = ["regularizer=[],[r1]", "loss=hinge", "trainer.max_steps=1", "trainer.checkpoint_every=1"]
     answer = cli("-m", "experiment=sine_mlp_plus", *BARE, "model.width_multiplier=0.1", *choices)

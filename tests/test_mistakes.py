@@ -355,6 +355,7 @@ LINES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_composing_does_not_import_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", QUICK, *LINES], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

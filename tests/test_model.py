@@ -171,6 +171,7 @@ def test_run_stands_for_its_best_or_last_checkpoint(made: Path, cli: Cli, tmp_pa
     assert answer.code == 0 and "checkpoint run/checkpoints/last.ckpt, step 3" in answer.out
 
 
+@pytest.mark.slow
 def test_sweep_over_runs_samples_each(made: Path, cli: Cli) -> None:
     answer = cli("-m", "task=sample", f"run={made}/points,{made}/images", "task.num=4")
     assert answer.code == 0 and "all 2 jobs finished" in answer.out, answer.err
