@@ -52,7 +52,15 @@ def test_experiment_composes_with_every_other_option(name: str, other: str) -> N
 def test_every_experiment_trains(name: str, cli: Callable[..., Answer], data_root: Path) -> None:
     with config.config_tree():
         data = checks.compose_checked([f"experiment={name}"]).data
-    kinds = {"MNIST": "mnist", "CelebA": "celeba", "Cats": "cats", "Anime": "anime", "CIFAR10": "cifar10", "Folder": "folder"}
+    kinds = {
+        "MNIST": "mnist",
+        "StackedMNIST": "stacked_mnist",
+        "CelebA": "celeba",
+        "Cats": "cats",
+        "Anime": "anime",
+        "CIFAR10": "cifar10",
+        "Folder": "folder",
+    }
     option = kinds.get(data._target_.split(".")[-1], "made here")
     size = ["data.shape=[3,32,32]"] if name.endswith("_256") else []  # FastGAN's generator has no smaller images
     answer = cli(f"experiment={name}", "model.width_multiplier=0.04", *TINY, *data_overrides(option, data_root), *size)
