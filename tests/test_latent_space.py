@@ -655,3 +655,12 @@ def test_tools_refuse_a_model_that_diverged(made: Path, tmp_path: Path, cli: Cli
         p.fill_(float("nan"))
     with pytest.raises(ValueError, match="give NaN or infinite samples"):
         m.truncate()
+    content = torch.load(made / "images" / "checkpoints" / "last.ckpt", weights_only=True)
+    weights = content["state_dict"]
+    weights[[name for name in weights if name.startswith("ema.average.")][-1]].fill_(math.nan)
+    torch.save(content, tmp_path / "last.ckpt")
+    message = f"ganexp: run: {tmp_path}/last.ckpt, of step 3: the training diverged: the generator's "
+    for tool in ("sample", "evaluate", "walk", "export"):
+        answer = cli(f"task={tool}", f"run={tmp_path}/last.ckpt")
+        assert answer.code == 2 and answer.err.startswith(message) and answer.err.count("\n") == 1, answer.err
+        assert not (tmp_path / "outputs").exists()

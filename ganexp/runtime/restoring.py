@@ -25,7 +25,7 @@ def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], i
     """Returns the system of a checkpoint, its run's config and its step. Runs no code from the file.
 
     `trust`: module prefixes that its config may name besides ganexp's own. Raises ConfigError if the file is missing, damaged or
-    not a checkpoint of ganexp, or names other classes.
+    not a checkpoint of ganexp, names other classes, or is one of a training that diverged.
     """
     if not file.is_file():
         raise ConfigError(f"run: there is no file {file}")
@@ -46,6 +46,11 @@ def restore(file: Path, trust: Sequence[str]) -> tuple[System, dict[str, Any], i
         raise ConfigError(f"run: {file}: {mistake}") from mistake
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"run: the weights in {file} do not fit its config: {one_line(error)[:300]}") from error
+    if bad := [name for name, x in system.sampler.state_dict().items() if not x.isfinite().all()]:
+        raise ConfigError(
+            f"run: {file}, of step {step:,}: the training diverged: the generator's {bad[0]} has NaN or infinite values; choose "
+            "an earlier checkpoint"
+        )
     return system.eval(), config, step
 
 

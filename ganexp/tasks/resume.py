@@ -265,10 +265,16 @@ def refuse_changes(changes: dict[str, tuple[Any, Any]], message: str) -> None:
     """Raises ConfigError listing the changes outside MAY_CHANGE, if there are any."""
     nodes = [key.removesuffix("._target_") for key in changes if key.endswith("._target_")]  # another class has other arguments
     listed = {key: pair for key, pair in sorted(changes.items()) if key.endswith("._target_") or not is_below(key, nodes)}
-    fixed = [f"{key} is {old}, not {new}" for key, (old, new) in listed.items() if not is_below(key, (*MAY_CHANGE, *FOLLOWS))]
+    fixed: dict[str, list[str]] = {}  # by values: many keys refer to another one
+    for key, (old, new) in sorted(
+        listed.items(), key=lambda item: (item[0].startswith(("model.", "callbacks.", "metrics.")), item[0])
+    ):
+        if not is_below(key, (*MAY_CHANGE, *FOLLOWS)):
+            fixed.setdefault(f"is {old}, not {new}", []).append(key)
     if fixed:
-        more = f"; and {len(fixed) - 5} more" if len(fixed) > 5 else ""
-        raise ConfigError(f"{message}: {'; '.join(fixed[:5])}{more} (these may change: {', '.join(MAY_CHANGE)})")
+        lines = [f"{keys[0]} {what}" + (f" ({len(keys) - 1} more keys too)" if keys[1:] else "") for what, keys in fixed.items()]
+        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise ConfigError(f"{message}: {'; '.join(lines[:5])}{more} (these may change: {', '.join(MAY_CHANGE)})")
 
 
 def check_schedule(before: dict[str, Any], config: dict[str, Any]) -> None:
