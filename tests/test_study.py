@@ -229,12 +229,27 @@ def test_processes_that_end_together_write_the_leaderboard_one_after_the_other(c
         (["study.n_jobs=2"], "study.n_jobs: 2 processes require study.launcher=joblib"),
         (["study.sedes=2"], "study.sedes: there is no such key; did you mean study.seeds?"),
         (["-m"], "-m: starts several runs, but task=study is one study"),
+        (
+            ["callbacks.samples.gif=/tmp/a.gif"],
+            "callbacks.samples.gif: several jobs would write /tmp/a.gif; choose a place in {run",
+        ),
+        (
+            ["study.axes={loss:[bce,hinge]}", "study.seeds=1", "logger.csv.save_dir=/tmp/x"],
+            "logger.csv.save_dir: several jobs would",
+        ),
     ],
 )
 def test_study_refuses(cli: Callable[..., Answer], arguments: list[str], message: str) -> None:
     answer = cli("task=study", "model=mlp", "data=sine", *arguments)
     assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}"), answer.err
     assert not (answer.folder / "outputs").exists()
+
+
+def test_jobs_with_places_of_their_own_may_write_them(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    words = ["callbacks.samples.gif=films/${seed}.gif", "trainer.max_steps=1"]
+    answer = cli("task=study", *SMALL, *words, "study.seeds=2", "hydra.run.dir=S")
+    assert answer.code == 0, answer.err
+    assert len(list((tmp_path / "films").iterdir())) == 2
 
 
 def test_base_of_a_study_file_holds_for_all_runs(cli: Callable[..., Answer], tmp_path: Path) -> None:

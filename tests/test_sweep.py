@@ -47,6 +47,14 @@ def test_sweep_runs_every_combination_and_counts_failures(cli: Callable[..., Ans
     assert {"model=dcgan", "seed=2"} <= set(overrides)
 
 
+def test_jobs_that_would_write_one_place_are_refused(cli: Callable[..., Answer]) -> None:
+    answer = cli("-m", "model=mlp", "data=sine", "seed=1,2", "callbacks.checkpoint.folder=there")
+    message = (
+        f"ganexp: callbacks.checkpoint.folder: several jobs would write {answer.folder}/there; choose a place in {{run_dir}}\n"
+    )
+    assert answer.code == 2 and answer.err == message and not list(answer.folder.iterdir())
+
+
 @pytest.mark.slow
 def test_sweep_over_seeds_gives_different_values(cli: Callable[..., Answer]) -> None:
     answer = cli("-m", "model=mlp", "data=sine", "seed=1,2", *TINY, *NARROW["mlp"])

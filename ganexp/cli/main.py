@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -85,12 +86,13 @@ def answer(args: Namespace) -> int:
         else:
             if not args.multirun:
                 return jobs.compose_and_run(config.with_base(args.overrides), name)
+            claimed: set[Path] = set()
             bar = tqdm(sweep_jobs(args.overrides), desc="checking the jobs", delay=2, leave=False, disable=None)
-            cfg, *_ = [checks.compose_checked(job, name) for job in bar]
-            sweeps.refuse_multirun(cfg)
+            first, *_ = [sweeps.checked(job, name, claimed) for job in bar]
+            sweeps.refuse_multirun(first)
             size = math.prod(len(axis) for axis in sweep_axes(args.overrides))
             sweeps.check_subfolders(args.overrides, size)
     if about_config:
         return sweeps.hydra_main()
     flags = [*(["--config-dir", args.config_dir] if args.config_dir else []), "--config-name", name]
-    return sweeps.sweep(cfg, args.overrides, flags, size)
+    return sweeps.sweep(first, args.overrides, flags, size)

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ganexp.cli import config
+from ganexp.cli.checks import compose_checked
 from ganexp.cli.config import CONF_DIR
 from ganexp.cli.folders import check_empty, free_folder, in_run_folder, is_set, leaves_nothing, starts_runs
 from ganexp.cli.hydra_internals import errors_raised
@@ -23,6 +24,7 @@ from ganexp.files import read_json, write_json
 from ganexp.records import read_record
 from ganexp.runs import objective_of
 from ganexp.runtime.lock import FolderLock
+from ganexp.runtime.places import claim
 
 SWEEP = "sweep.json"  # in the folder of a sweep
 
@@ -37,6 +39,14 @@ def hydra_main() -> int:
             raise
     sys.stdout.flush()
     return int(getattr(sys.stdout, "lost", False))
+
+
+def checked(overrides: Sequence[str], config_name: str, claimed: set[Path]) -> DictConfig:
+    """Returns the config of one job. Raises ConfigError for any error that shows before building, and for a place outside of its
+    folder that is one of `claimed`, those of the jobs before."""
+    cfg = compose_checked(overrides, config_name)
+    claim({group: OmegaConf.to_container(cfg[group], resolve=True) for group in ("callbacks", "logger")}, claimed)  # type: ignore[misc]
+    return cfg
 
 
 def refuse_multirun(cfg: DictConfig) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ganexp.cli.messages import ConfigError, printable
-from ganexp.data.folder import Folder
-from ganexp.data.module import DataModule
+
+if TYPE_CHECKING:
+    from ganexp.data.module import DataModule
 
 PLACES = ("folder", "gif", "save_dir")  # arguments of callbacks and loggers that are paths
 OWN_FILES = (  # loggers whose files in save_dir always have the same names
@@ -37,27 +38,44 @@ def within(nodes: dict[str, Any]) -> dict[str, Any]:
 
 def check_apart(folder: Path, data: DataModule) -> None:
     """Raises ConfigError for the folder of a run inside the folder of its pictures: its samples would be pictures too."""
+    from ganexp.data.folder import Folder  # imports torch, which the check of a sweep does without
+
     if type(data) is Folder and folder.resolve().is_relative_to(data.root.resolve()):
         raise ConfigError(
             f"hydra.run.dir: {folder} is inside of data.root, whose pictures it would join; choose a folder outside"
         )
 
 
+def places(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
+    """Returns the files and folders that must be new to a run, by their full keys. `groups`: callbacks and loggers."""
+    return {
+        f"{group}.{name}.{key}": Path(str(node[key])).absolute()
+        for group, nodes in groups.items()
+        for name, node in nodes.items()
+        if group != "logger" or node["_target_"] in OWN_FILES
+        for key in node.keys() & PLACES
+    }
+
+
+def claim(groups: Mapping[str, Mapping[str, Any]], claimed: set[Path]) -> None:
+    """Add the places of a job outside of its folder to those of the jobs before. Raises ConfigError if two have the same."""
+    for key, path in places(groups).items():
+        if "{run_dir}" not in str(path):
+            if path in claimed:
+                raise ConfigError(f"{key}: several jobs would write {path}; choose a place in {{run_dir}}")
+            claimed.add(path)
+
+
 def check_free(groups: Mapping[str, Mapping[str, Any]], run_dir: Path) -> None:
     """Raises ConfigError if a callback or a logger would write outside of the run folder, where something is already."""
-    for group, nodes in groups.items():
-        for name, node in nodes.items():
-            if group == "logger" and node["_target_"] not in OWN_FILES:
-                continue
-            for key in node.keys() & PLACES:
-                path = Path(str(node[key])).absolute()
-                there = next(place for place in (path, *path.parents) if place.exists())
-                if path.is_relative_to(run_dir) or (there != path and there.is_dir()):
-                    continue
-                if there == path and key != "gif" and path.is_dir() and not any(path.iterdir()):
-                    continue
-                what = "exists, and would be overwritten" if there == path else f"{there} is a file, not a folder"
-                raise ConfigError(f"{group}.{name}.{key}: {path}: {what}; choose a new place, or one in {{run_dir}}")
+    for key, path in places(groups).items():
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if path.is_relative_to(run_dir) or (there != path and there.is_dir()):
+            continue
+        if there == path and not key.endswith(".gif") and path.is_dir() and not any(path.iterdir()):
+            continue
+        what = "exists, and would be overwritten" if there == path else f"{there} is a file, not a folder"
+        raise ConfigError(f"{key}: {path}: {what}; choose a new place, or one in {{run_dir}}")
 
 
 def check_places(config: dict[str, Any], run_dir: Path, override_keys: Sequence[str], trust: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from ganexp.cli.config import resolved
 from ganexp.cli.messages import ConfigError, nearest, printable
 from ganexp.data.module import DataModule
 from ganexp.runtime.console import display_path
+from ganexp.runtime.places import claim
 from ganexp.study import launchers, plan, search, worker
 from ganexp.study.progress import Progress, shown
 from ganexp.tasks.leaderboard import write_for
@@ -60,9 +61,18 @@ class Study:
         if before is not None and before.adaptive:
             search.check(self.run_dir, before)
         if before is None:
-            nodes = [check_setting(self.plan, axis, setting) for axis, setting in self.plan.samples()]
+            configs = [check_setting(self.plan, axis, setting) for axis, setting in self.plan.samples()]
+            self.check_places(configs)
+            nodes = [config["data"] for config in configs]
             for node in [node for i, node in enumerate(nodes) if node not in nodes[:i]]:
                 load(node)
+
+    def check_places(self, configs: Sequence[Mapping[str, Any]]) -> None:
+        """Raises ConfigError if two jobs would write one place outside of their folders. `configs`: those of the first seed."""
+        claimed: set[Path] = set()
+        first = next(self.plan.samples())[1]
+        for config in [*configs, *(config_of(self.plan, first, seed) for seed in self.plan.seeds[1:2])]:
+            claim({group: config[group] for group in ("callbacks", "logger")}, claimed)
 
     def run(self) -> int:
         """Returns the exit code: 1 if a job has failed, 130 if the study was interrupted."""
@@ -114,12 +124,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
-def check_setting(study: plan.Plan, axis: str, setting: Mapping[str, str]) -> Any:
-    """Returns the node of the setting's data. Raises ConfigError, naming the axis, for a setting whose config is wrong. `axis`:
-    the one whose value is new."""
-    overrides = study.overrides_of(setting, study.seeds[0])
+def config_of(study: plan.Plan, setting: Mapping[str, str], seed: int) -> dict[str, Any]:
+    return resolved(checks.compose_checked(study.overrides_of(setting, seed), study.config_name))
+
+
+def check_setting(study: plan.Plan, axis: str, setting: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the config of the setting. Raises ConfigError, naming the axis, for one that is wrong. `axis`: the one whose value
+    is new."""
     try:
-        return resolved(checks.compose_checked(overrides, study.config_name))["data"]
+        return config_of(study, setting, study.seeds[0])
     except ConfigError as mistake:
         text = str(mistake)
         key = text.partition(":")[0].partition("=")[0]
