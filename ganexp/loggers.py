@@ -6,6 +6,7 @@ Each is Lightning's logger, or one over the library's own functions, and require
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -59,6 +60,12 @@ class TensorBoard(RunLogger, TensorBoardLogger):
     The custom scalars show both losses in one chart, D's scores, the metrics with the band of a reference, and the rest. The
     HParams tab has the last and the best value of every metric.
     """
+
+    @property
+    def log_dir(self) -> str:
+        """Lightning's would take `$` and `~` in the run folder's path for variables."""
+        version = self.version if isinstance(self.version, str) else f"version_{self.version}"
+        return os.path.join(self.root_dir, version, self.sub_dir or "")
 
     def begin(self, config: Mapping[str, Any], metrics: Sequence[str], references: Sequence[Reference]) -> None:
         self.metrics, self.laid_out = list(metrics), False

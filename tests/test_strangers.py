@@ -34,7 +34,7 @@ from ganexp.data.sources import FolderSource, Limits
 from ganexp.files import replace
 from ganexp.records import read_record
 from ganexp.runtime import restoring
-from ganexp.runtime.places import check_places, is_inside
+from ganexp.runtime.places import check_free, check_places, is_inside
 from ganexp.runtime.screen import screens
 from ganexp.study import plan
 from ganexp.tasks.resume import ALLOWED, check_nothing_lost, check_paths
@@ -44,6 +44,7 @@ OURS = {
     "logger": {"csv": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "{run_dir}", "name": "", "version": ""}},
     "hardware": {"_target_": "pytorch_lightning.Trainer"},
 }
+WANDB = {"_target_": "ganexp.loggers.WandB", "save_dir": "{run_dir}", "offline": True, "project": "x", "name": "y"}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,15 @@ OURS = {
         ("logger", "csv", {"_target_": "ganexp.loggers.MLflow"}, "logger.csv: may write outside"),
         ("logger", "csv", {"_target_": "ganexp.loggers.WandB", "offline": False}, "logger.csv: may write outside"),  # type: ignore
         ("callbacks", "more", {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}, "callbacks.more: may write outside"),
+        ("callbacks", "samples", {"num": {"_target_": "pytorch_lightning.Trainer"}}, "callbacks.samples.num: may write outside"),
+        ("callbacks", "samples", {"x": [{"_target_": "ganexp.loggers.Trackio"}]}, "callbacks.samples.x: may write outside"),
+        ("callbacks", "samples", {"_args_": ["/x"]}, "callbacks.samples._args_: may write outside"),
+        ("callbacks", "samples", {"gif": "{run_dir}/$ESC/a.gif"}, "callbacks.samples.gif: "),
+        ("logger", "csv", {"save_dir": "{run_dir}/$ESC"}, "logger.csv.save_dir: "),
+        ("logger", "csv", {"save_dir": None}, "logger.csv.save_dir: is missing"),
+        ("logger", "w", {**WANDB, "mode": "online"}, "logger.w.mode: may write outside"),
+        ("logger", "w", {**WANDB, "settings": {"_target_": "x"}}, "logger.w.settings: may write outside"),
+        ("logger", "w", {**WANDB, "save_dir": None}, "logger.w.save_dir: is missing"),
     ],
 )
 def test_resumed_run_writes_only_into_its_folder(
@@ -69,6 +79,42 @@ def test_resumed_run_writes_only_into_its_folder(
         check_places(config, tmp_path, [], [])
     check_places(config, tmp_path, [], [config[group][name]["_target_"]])
     check_places(config, tmp_path, [group], [])  # chosen on the command line
+
+
+@pytest.mark.parametrize(
+    "group, name, change, message",
+    [
+        ("callbacks", "samples", {"gif": "{run_dir}/../thesis.gif"}, "exists, and would be overwritten"),
+        ("callbacks", "samples", {"gif": "new/../thesis.gif"}, "exists, and would be overwritten"),
+        ("callbacks", "samples", {"gif": "link.gif"}, "exists, and would be overwritten"),
+        ("callbacks", "samples", {"folder": "other"}, "exists, and would be overwritten"),
+        ("callbacks", "samples", {"gif": "{run_dir}/config.yaml"}, "is a place of the run's other files"),
+        ("callbacks", "samples", {"gif": "{run_dir}"}, "is a place of the run's other files"),
+        ("callbacks", "samples", {"gif": "{run_dir}/s"}, "is a place of the run's other files"),
+        ("callbacks", "samples", {"folder": "{run_dir}/log.txt/x"}, "is a place of the run's other files"),
+        ("callbacks", "samples", {"gif": "thesis.gif/a.gif"}, "is a file, not a folder"),
+        ("callbacks", "samples", {"gif": "~/a.gif"}, "write the whole path"),
+        ("callbacks", "samples", {"gif": "{other}/a.gif"}, "write the whole path"),
+        ("callbacks", "samples", {"gif": "/proc/a.gif"}, "cannot write"),
+        ("callbacks", "samples", {"gif": "x" * 300}, "File name too long"),
+        ("logger", "csv", {"name": "../other"}, "exists, and would be overwritten"),
+        ("logger", "csv", {"save_dir": "$HOME/x"}, "write the whole path"),
+    ],
+)
+def test_new_run_overwrites_nothing(
+    group: str, name: str, change: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    for file in ("thesis.gif", "other/metrics.csv"):
+        (tmp_path / file).write_text("mine")
+    (tmp_path / "link.gif").symlink_to("nowhere")
+    groups = {key: OURS[key] for key in ("callbacks", "logger")}
+    check_free(groups, tmp_path / "run")
+    groups = groups | {group: {name: {**groups[group][name], **change}}}  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match=f"^{group}.{name}.*{message}"):
+        check_free(groups, tmp_path / "run")
+    assert sorted(os.listdir()) == ["link.gif", "other", "thesis.gif"]
 
 
 def test_resumed_run_writes_no_profile_and_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from ganexp.runtime import processes
 from ganexp.runtime.console import announcement, count, display_path
 from ganexp.runtime.layers import Layer, layers_of
 from ganexp.runtime.memory import available_memory
-from ganexp.runtime.places import OWN_FOLDER, check_apart, within
+from ganexp.runtime.places import ARGUMENTS, check_apart, within
 from ganexp.runtime.rehearsal import NEVER, Clock, parts_of_disk, parts_of_time, sizes_of, times_in
 from ganexp.systems.base import System
 from ganexp.systems.contexts import evaluating, uncompiled
@@ -188,7 +188,7 @@ def rehearse(config: dict[str, Any], run_dir: Path, allowed: Sequence[str] | Non
 
 def untried(loggers: dict[str, Any]) -> list[str]:
     """Returns a line for each logger that a rehearsal leaves out."""
-    others = [name for name, node in loggers.items() if node["_target_"] not in OWN_FOLDER]
+    others = [name for name, node in loggers.items() if node["_target_"] not in ARGUMENTS]
     return [f"logger.{name}: not tried here, since it writes outside of the run folder" for name in others]
 
 
@@ -197,7 +197,7 @@ class Trial(Train):
 
     def logger_nodes(self, nodes: dict[str, Any]) -> dict[str, Any]:
         os.environ["WANDB_SILENT"] = "true"
-        kept = {name: node for name, node in nodes.items() if node["_target_"] in OWN_FOLDER}
+        kept = {name: node for name, node in nodes.items() if node["_target_"] in ARGUMENTS}
         return {name: node | ({"offline": True} if "offline" in node else {}) for name, node in kept.items()}
 
 

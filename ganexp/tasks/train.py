@@ -118,9 +118,10 @@ class Train:
 
     def make_trainer(self) -> pl.Trainer:
         config, training = self.config, self.config["trainer"]
-        nodes = {group: in_folder(config[group], self.run_dir) for group in ("callbacks", "logger")}
-        if not read_record(self.run_dir):  # it starts
-            check_free(nodes, self.run_dir)
+        groups = {group: config[group] for group in ("callbacks", "logger")}
+        if not (self.run_dir / "config.yaml").is_file():  # it starts
+            check_free(groups, self.run_dir)
+        nodes = {group: in_folder(node, self.run_dir) for group, node in groups.items()}
         callbacks = {name: build(node, f"callbacks.{name}", self.allowed) for name, node in nodes["callbacks"].items()}
         for name, callback in callbacks.items():
             if not isinstance(callback, pl.Callback):
