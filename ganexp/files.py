@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Any
 
 import yaml
@@ -89,14 +92,22 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     sync_folder(path.parent)
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError if nothing can be created at a path that does not exist yet."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file, not a folder", str(path))
+    with tempfile.TemporaryFile(dir=there):
+        pass
+
+
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `folder`, which is renamed to `folder` at the end, or deleted after an exception.
 
     Raises FileExistsError if `folder` exists and is not empty.
     """
-    temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
+    temporary = folder.with_name(f".{folder.name}.{token_hex(4)}.part")
     temporary.mkdir(parents=True)
     try:
         yield temporary

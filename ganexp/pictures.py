@@ -21,6 +21,7 @@ from ganexp.images import to_uint8
 log = logging.getLogger(__name__)
 MOST_PIXELS = 100_000_000  # of one picture
 MOST_IMAGES = 10_000  # in one picture
+MOST_POINTS = 1_000_000  # in one picture
 GRID = 640  # px: smaller grids are enlarged to about this
 SINGLE = 256  # px: the same for one image
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # raised by Pillow
@@ -59,7 +60,9 @@ def enlargement(width: int, height: int) -> int:
 
 
 def check_pixels(key: str, count: int, shape: Sequence[int]) -> None:
-    """Raises ValueError if a picture of `count` images would have more than MOST_IMAGES or MOST_PIXELS."""
+    """Raises ValueError if a picture of `count` samples would have more than MOST_POINTS, MOST_IMAGES or MOST_PIXELS."""
+    if len(shape) != 3 and count > MOST_POINTS:
+        raise ValueError(f"{key}: one picture shows at most {MOST_POINTS:,} points, got {count:,}")
     if len(shape) == 3 and count > MOST_IMAGES:
         raise ValueError(f"{key}: one picture shows at most {MOST_IMAGES:,} images, got {count:,}")
     pixels = count * math.prod(shape[1:]) if len(shape) == 3 else 0

@@ -22,7 +22,7 @@ import yaml
 from conftest import NARROW, TINY, Answer, write_images
 from PIL import Image
 
-from ganexp import cache
+from ganexp import cache, pictures
 from ganexp.cli.build import advice, build
 from ganexp.cli.jobs import keep_to_itself
 from ganexp.cli.messages import ConfigError, printable
@@ -31,11 +31,13 @@ from ganexp.data import array, sources
 from ganexp.data.array import HEADER, Pictures, Reader, check_blocks, checksums
 from ganexp.data.decoding import pillow_without_limit
 from ganexp.data.sources import FolderSource, Limits
-from ganexp.files import replace
+from ganexp.export.folder import check_empty
+from ganexp.files import replace, staged
 from ganexp.records import read_record
 from ganexp.runtime import restoring
 from ganexp.runtime.places import check_free, check_places, is_inside
 from ganexp.runtime.screen import screens
+from ganexp.runtime.slurm import NUMBERS, TORCHRUN
 from ganexp.study import plan
 from ganexp.tasks.resume import ALLOWED, check_nothing_lost, check_paths
 
@@ -490,6 +492,80 @@ def test_damaged_cache_is_built_again(
     assert damage == "pointer" or "is damaged; reading the images again" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"RANK": "1", "WORLD_SIZE": "2"}, "LOCAL_RANK: is missing in the environment"),
+        ({"LOCAL_WORLD_SIZE": "1"}, "RANK: is missing in the environment"),
+        (
+            {"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+            "RANK: must be a number in the environment",
+        ),
+        ({"SLURM_STEP_NUM_TASKS": "two"}, "SLURM_"),
+        ({"SLURM_STEP_NUM_TASKS": "2", **dict.fromkeys(NUMBERS, "2")}, "SLURM_STEP_"),
+        (
+            {**dict.fromkeys(NUMBERS, "2"), "SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_STEP_NODELIST": "a"},
+            "srun: every node must have the same number of tasks",
+        ),
+    ],
+)
+def test_odd_environment_gives_one_message(
+    environment: dict[str, str], message: str, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in (*NUMBERS, *TORCHRUN):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    answer = cli("model=mlp", "data=sine")
+    assert answer.code == 2 and answer.err.startswith(f"ganexp: {message}") and answer.err.count("\n") == 1, answer.err
+    assert not list(answer.folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "setting", [{"+callbacks.x": "{_target_: a}"}, {"loss": "other"}, {"lr": "1"}, {"loss": "bce", "lr": "9"}, {}]
+)
+def test_setting_that_no_axis_has_is_refused(setting: dict[str, str], tmp_path: Path) -> None:
+    """A setting is overrides of a command line: others than those of the axes would set any key."""
+    node = {"seeds": 1, "axes": {"loss": ["bce"], "lr": {"low": 0, "high": 1}}, "search": "random", "trials": 1, "search_seed": 0}
+    made = plan.make_plan(node, [])
+    made.save(tmp_path)
+    assert plan.read(tmp_path) == made
+    file = tmp_path / plan.FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"settings": [setting]}))
+    with pytest.raises(ConfigError, match=r"study.json is damaged"):
+        plan.read(tmp_path)
+
+
+def test_export_leaves_other_folders_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".model.part").mkdir()
+    (tmp_path / ".model.part" / "mine").touch()
+    with staged(tmp_path / "model") as part:
+        (part / "new").touch()
+    assert (tmp_path / ".model.part" / "mine").exists() and [file.name for file in (tmp_path / "model").iterdir()] == ["new"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is the current folder"):
+        check_empty(Path())
+    for place in ("model/new/x", "/proc/x"):
+        with pytest.raises(OSError, match=r"not a folder|No such file|Permission"):
+            check_empty(Path(place))
+
+
+def test_a_million_points_are_enough_for_a_picture() -> None:
+    pictures.check_pixels("num", 1_000_000, (2,))
+    with pytest.raises(ValueError, match=r"^num: one picture shows at most 1,000,000 points"):
+        pictures.check_pixels("num", 1_000_001, (2,))
+
+
+def test_double_names_in_an_archive_are_noted(tmp_path: Path, cli: Any) -> None:
+    write_images(tmp_path / "p", count=5)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for file, member in zip((tmp_path / "p").rglob("*.*"), ("a.jpg", "a.jpg", "b.jpg", "./c.jpg", r"..\d.jpg"), strict=True):
+            archive.write(file, member)
+            archive.infolist()[-1].filename = member
+    answer = cli("task=inspect", "data=folder", f"data.root={tmp_path / 'p.zip'}", "data.shape=[3,8,8]")
+    assert "3 files with names that lead out of the archive or occur twice are left out: ./c.jpg" in answer.out + answer.err
+
+
 def test_names_that_lead_out_of_an_archive_are_noted(tmp_path: Path, cli: Any) -> None:
     write_images(tmp_path / "p", count=4)
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
@@ -497,7 +573,9 @@ def test_names_that_lead_out_of_an_archive_are_noted(tmp_path: Path, cli: Any) -
             archive.write(file, member)
             archive.infolist()[-1].filename = member
     answer = cli("task=inspect", "data=folder", f"data.root={tmp_path / 'p.zip'}", "data.shape=[3,8,8]")
-    assert answer.code == 0 and "2 files with names that lead out of the archive are left out: ../c.jpg" in answer.out, answer.out
+    assert (
+        answer.code == 0 and "2 files with names that lead out of the archive or occur twice are left out: ../c.jpg" in answer.out
+    ), answer.out
 
 
 def test_inspect_checks_every_block_of_the_cache(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,12 @@ def test_rollback_continues_with_lower_learning_rates(spoiled: Callable[..., Ans
         assert rate == pytest.approx(2e-4 * (1 - (step - 1) / 12) * (0.5 if step > 6 else 1))
 
 
+def test_rollback_finds_checkpoints_in_another_folder(spoiled: Callable[..., Answer]) -> None:
+    answer = spoiled(8, float("nan"), 1, "callbacks.watchdog.on_nan=rollback", "callbacks.checkpoint.folder=elsewhere")
+    assert answer.code == 0 and record(answer)["rollbacks"][0]["to"] == 6, answer.err
+    assert "task=sample run=elsewhere/last.ckpt" in answer.out
+
+
 def test_rollbacks_are_limited(spoiled: Callable[..., Answer]) -> None:
     answer = spoiled(8, float("nan"), 9, "callbacks.watchdog.on_nan=rollback", "callbacks.watchdog.max_rollbacks=2")
     assert answer.code == 1 and "the last good checkpoint is run/checkpoints/step-00000006.ckpt" in answer.err

@@ -170,7 +170,8 @@ def run_locked(task: Any, cfg: DictConfig, folder: Path, early: EarlyRecords, no
         announce(notes)
         return task.run()
 
-    keep_to_itself(folder / "log.txt")
+    for name in ("log.txt", "hparams.yaml"):
+        keep_to_itself(folder / name)
     try:
         result = result_of(run_job(run_task, cfg, "hydra.run.dir", None, context))
     except (KeyboardInterrupt, SystemExit):  # Lightning turns KeyboardInterrupt into SystemExit
@@ -180,7 +181,7 @@ def run_locked(task: Any, cfg: DictConfig, folder: Path, early: EarlyRecords, no
     finally:
         record(notes, folder)
     if isinstance(result, Exception):
-        print(f"ganexp: {printable(report(result, folder))}", file=sys.stderr)
+        print(f"ganexp: {printable(report(result, folder, leaves_nothing(cfg)))}", file=sys.stderr)
         return 1
     return exit_code(result)
 
@@ -253,9 +254,10 @@ def to_continue(cfg: DictConfig, overrides: Sequence[str]) -> list[str] | None:
     return [*others, "task=resume", f"run={quoted(folder)}"] if exists else None
 
 
-def report(error: BaseException, folder: Path) -> str:
-    """Returns the error in one line, and writes the traceback to `folder`/error.txt if possible."""
-    where = "" if isinstance(error, ConfigError | Diverged) else f" (traceback: {folder / 'error.txt'})"
+def report(error: BaseException, folder: Path, passing: bool = False) -> str:
+    """Returns the error in one line, and writes the traceback to `folder`/error.txt if possible. `passing`: the folder is
+    deleted at the end."""
+    where = "" if isinstance(error, ConfigError | Diverged) or passing else f" (traceback: {folder / 'error.txt'})"
     try:
         text = "".join(traceback.format_exception(error))
         replace(folder / "error.txt", lambda file: file.write(text.encode(errors="backslashreplace")))

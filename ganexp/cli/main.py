@@ -21,7 +21,7 @@ from ganexp.cli.hydra_internals import get_args_parser
 from ganexp.cli.messages import ConfigError, format_message, printable
 from ganexp.cli.overrides import check_length, sweep_axes, sweep_jobs, with_colours, with_home, with_paths
 from ganexp.runtime.screen import screens
-from ganexp.runtime.slurm import describe_as_torchrun
+from ganexp.runtime.slurm import check_torchrun, describe_as_torchrun
 
 
 def main() -> None:
@@ -43,12 +43,13 @@ def code_of_command_line() -> int:
     # cores take 12 s with this and 146 s without; a single run takes 9 s and 8 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # unsupported operations run on the CPU with a warning
-    describe_as_torchrun()
     os.environ["GANEXP_COMMAND"] = shlex.join(["ganexp", *sys.argv[1:]])  # for run.json, in every process of the run
     logging.raiseExceptions = False  # a log on a full disk would print tracebacks; what needs the disk fails and says so
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print the whole usage
     try:
+        describe_as_torchrun()
+        check_torchrun()
         check_length(sys.argv[1:])
         sys.argv[1:] = with_colours(with_paths(with_home(sys.argv[1:])))
         return answer(parser.parse_args())

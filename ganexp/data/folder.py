@@ -96,7 +96,8 @@ class Folder(DataModule):
             self.notes.append(f"files of other types are left out: {kinds}")
         if source.outside:
             self.notes.append(
-                f"{len(source.outside):,} files with names that lead out of the archive are left out: {source.outside[0]}"
+                f"{len(source.outside):,} files with names that lead out of the archive or occur twice are left out: "
+                f"{source.outside[0]}"
             )
         if pictures.left_out:
             self.notes.append(f"{len(pictures.left_out):,} of {len(labels):,} images are unreadable and are left out")

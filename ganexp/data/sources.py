@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,8 +38,8 @@ USUAL = Limits()
 class Source(Protocol):
     """Files by name: paths relative to `root`, with `/` as separator, sorted folder by folder.
 
-    `read` raises OSError if a file cannot be read, or is larger than the limit. `outside`: names that lead out of an archive and
-    are left out."""
+    `read` raises OSError if a file cannot be read, or is larger than the limit. `outside`: names that lead out of an archive,
+    or occur more than once in it, and are left out."""
 
     root: Path
     names: list[str]
@@ -89,12 +91,15 @@ class ZipSource:
     def __init__(self, root: Path, limits: Limits = USUAL):
         self.root, self.limits = root, limits
         self.open()
-        inside = {e.filename: e for e in self.zip.infolist() if not e.is_dir() and all(map(is_visible, e.filename.split("/")))}
+        files = [e for e in self.zip.infolist() if not e.is_dir()]
+        inside = {e.filename: e for e in files if all(map(is_visible, e.filename.split("/")))}
+        counts = Counter(e.filename for e in files)
+        leads_out = [name for name in counts if name.startswith(("/", "\\")) or {".", ".."} & {*re.split(r"[/\\]", name)}]
+        self.outside = [*leads_out, *(name for name, count in counts.items() if count > 1)]
         while inside and len({name.split("/")[0] for name in inside}) == 1 and all("/" in name for name in inside):
             inside = {name.split("/", 1)[1]: entry for name, entry in inside.items()}
         self.entries = inside
         self.names = sort_by_folder(list(inside))
-        self.outside = [e.filename for e in self.zip.infolist() if e.filename.startswith("/") or ".." in e.filename.split("/")]
 
     def open(self) -> None:
         """Open the archive in this process: processes must not share a file position."""

@@ -19,7 +19,7 @@ from ganexp.cli.messages import ConfigError
 from ganexp.explorer import tabs
 from ganexp.explorer.controls import Decorator, Seed, Tab
 from ganexp.explorer.opened import Library
-from ganexp.export.card import escaped
+from ganexp.markdown import escaped
 
 log = logging.getLogger(__name__)
 LARGEST_UPLOAD = 64 * 2**20  # bytes

@@ -27,8 +27,8 @@ from ganexp.explorer.controls import (
 )
 from ganexp.explorer.history import History
 from ganexp.explorer.opened import DIRECTIONS, Library, Opened
-from ganexp.export.card import escaped
 from ganexp.latent_space.codes import has_w
+from ganexp.markdown import escaped
 
 PICTURES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"]
 TQDM = gr.Progress(track_tqdm=True)  # the page shows the progress bars of the console

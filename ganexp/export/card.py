@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from ganexp.markdown import escaped, table
 from ganexp.quantities import duration, grouped
 
-LONGEST = 1000  # characters of one value
 LIMITS = """\
 - The samples are generated; they show no real object, person or place, but may resemble training images closely.
 - The model repeats what is frequent in its training data, and the biases of that data.
@@ -38,19 +37,9 @@ class Facts:
     data_license: str | None
 
 
-def escaped(value: object) -> str:
-    """Text as Markdown that shows just this text, on one line: no markup, HTML, links or table cells of its own."""
-    text = "".join(c if c.isprintable() else " " for c in str(value))  # line ends, and marks that turn the direction of text
-    text = " ".join(text.split())
-    text = text if len(text) <= LONGEST else text[:LONGEST] + " …"
-    text = re.sub(r"([\\`*_{}\[\]<>#|~&!$^@])", r"\\\1", text)
-    return re.sub(r"(?i)(www)\.|:(?=//)", lambda found: f"{found[1]}\\." if found[1] else "\\:", text)  # else links by themselves
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Cells are escaped; rows without a last cell are left out."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(map(escaped, row)) + " |" for row in rows if row[-1] not in (None, "")])
+def filled(rows: Sequence[Sequence[object]]) -> list[Sequence[object]]:
+    """Returns the rows that have a last cell."""
+    return [row for row in rows if row[-1] not in (None, "")]
 
 
 def card(facts: Facts, picture: str | None, programs: Sequence[str]) -> str:
@@ -65,9 +54,9 @@ def card(facts: Facts, picture: str | None, programs: Sequence[str]) -> str:
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {name}\n\n{escaped(sentence)}. Step {facts.step:,}.",
         f"![samples]({picture})\n\nSamples of the exported weights, not selected." if picture else "",
         f"## Use\n\n{usage(facts, programs)}",
-        f"## Data\n\n{table(['', ''], data_rows(facts))}",
-        f"## Training\n\n{table(['', ''], training_rows(facts))}",
-        f"## Recipe\n\nWhole: config.yaml.\n\n{table(['part', 'settings'], list(recipe(facts.config.get('model'), 'model')))}",
+        f"## Data\n\n{table(['', ''], filled(data_rows(facts)))}",
+        f"## Training\n\n{table(['', ''], filled(training_rows(facts)))}",
+        f"## Recipe\n\nWhole: config.yaml.\n\n{table(['part', 'settings'], recipe(facts.config.get('model'), 'model'))}",
         f"## Metrics\n\n{metrics(facts)}",
         f"## Limits\n\n{LIMITS}",
     ]

@@ -19,7 +19,7 @@ from ganexp import pictures, sampling
 from ganexp.cli.build import one_line
 from ganexp.cli.messages import ConfigError
 from ganexp.export import card, programs
-from ganexp.files import finite, replace, staged
+from ganexp.files import check_writable, finite, replace, staged
 from ganexp.records import read_record
 from ganexp.runs import CONFIG, WEIGHTS
 from ganexp.runtime import exported
@@ -58,7 +58,10 @@ def check_format(format: str) -> None:
 
 
 def check_empty(folder: Path) -> None:
-    """Raises ValueError for a folder that holds something."""
+    """Raises ValueError for a folder that holds something, or is the current one, and OSError if it cannot be made."""
+    if folder.resolve() == Path.cwd():
+        raise ValueError("folder: is the current folder; choose a new one")
+    check_writable(folder.resolve())
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder: {folder} is not empty; choose a new folder")
 
@@ -75,7 +78,7 @@ def export(
     check_format(format)
     check_empty(folder)
     facts = facts_of(model, data_license)
-    with staged(folder) as part:
+    with staged(folder.resolve()) as part:
         write_weights(model, facts, part / WEIGHTS)
         text = yaml.dump(without_paths(model.config), Dumper=Plain, sort_keys=False, allow_unicode=True)
         replace(part / CONFIG, lambda file: file.write(text.encode()))

@@ -14,7 +14,7 @@ from torch import nn
 
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
-from ganexp.cli.messages import printable
+from ganexp.cli.messages import format_message, printable
 from ganexp.data.module import DataModule
 from ganexp.records import read_record
 from ganexp.systems.base import System
@@ -56,7 +56,8 @@ def final_summary(trainer: pl.Trainer, run_dir: Path) -> str:
             f"at step {trainer.global_step:,}; to continue: python -m ganexp task=resume run={display_path(run_dir)}"
         )
     if checkpoint:
-        rows["sampling"] = f"python -m ganexp task=sample run={display_path(run_dir)}"
+        own = checkpoint.folder == run_dir / "checkpoints"
+        rows["sampling"] = f"python -m ganexp task=sample run={display_path(run_dir if own else checkpoint.folder / 'last.ckpt')}"
     if checkpoint and checkpoint.best:
         rows["best.ckpt"] = "of step {step:,}, by {metric}".format(**checkpoint.best)
     metrics = find(trainer.callbacks, Metrics)  # type: ignore[attr-defined]
@@ -99,11 +100,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def on_thread_error(args: threading.ExceptHookArgs) -> None:
-    """Replace the traceback of TensorBoard's writer thread by one line; the error is raised again at the next logged value."""
+    """Replace the traceback of a thread by one line. TensorBoard's writer raises its error again at the next logged value."""
     if isinstance(args.exc_value, OSError):
         log.warning("TensorBoard: cannot write events: %s", args.exc_value)
-    else:
-        threading.__excepthook__(args)
+    elif args.exc_value is not None:
+        thread = type(args.thread).__name__ if args.thread else "a thread"
+        log.warning("%s has failed: %s", thread, format_message(args.exc_value))
+        log.debug("its traceback", exc_info=args.exc_value)
 
 
 def quiet() -> None:

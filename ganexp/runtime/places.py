@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganexp.cli.messages import ConfigError, printable
+from ganexp.files import check_writable
 
 if TYPE_CHECKING:
     from ganexp.data.module import DataModule
@@ -116,10 +116,7 @@ def check_free(groups: Mapping[str, Mapping[str, Any]], run_dir: Path) -> None:
             is_empty = there == path and not is_gif and path.is_dir() and not any(path.iterdir())
             if (there == path and not is_empty) or (is_gif and link.is_symlink()):
                 raise ConfigError(f"{key}: {link}: exists, and would be overwritten; choose a new place, or one in {{run_dir}}")
-            if not there.is_dir():
-                raise ConfigError(f"{key}: {path}: {there} is a file, not a folder; choose a new place, or one in {{run_dir}}")
-            with tempfile.TemporaryFile(dir=there):
-                pass
+            check_writable(path)
         except OSError as error:
             raise ConfigError(f"{key}: cannot write {printable(str(link), 120)}: {error.strerror}") from error
 
@@ -148,6 +145,8 @@ def check_node(full: str, node: Mapping[str, Any], override_keys: Sequence[str],
     refused = f"may write outside of the run folder, or send values to a server{yours}"
     if is_logger and target == "ganexp.loggers.WandB" and node.get("offline") is not True:
         raise ConfigError(f"{full}: {refused}")
+    if not target.startswith(("ganexp.", "pytorch_lightning.")):
+        return  # refused when it is built
     if target not in ARGUMENTS if is_logger else not target.startswith("ganexp.callbacks."):
         raise ConfigError(f"{full}: {refused}")
     if is_logger and node.get("save_dir") is None:

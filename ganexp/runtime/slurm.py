@@ -10,6 +10,10 @@ import subprocess
 from ganexp.cli.messages import ConfigError
 
 log = logging.getLogger(__name__)
+NUMBERS = tuple(
+    f"SLURM_{name}" for name in ("JOB_ID", "STEP_ID", "STEP_NUM_TASKS", "STEP_NUM_NODES", "PROCID", "LOCALID", "NODEID")
+)
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 def describe_as_torchrun() -> None:
@@ -17,11 +21,15 @@ def describe_as_torchrun() -> None:
     to know only torchrun.
 
     Does nothing without srun, in a job's batch script, and under torchrun. Raises ConfigError if the nodes have different numbers
-    of tasks.
+    of tasks, and if a variable that srun sets is missing or not a number.
     """
     env = os.environ
-    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) == 1 or "LOCAL_RANK" in env:
+    if env.get("SLURM_STEP_NUM_TASKS", "1") == "1" or "LOCAL_RANK" in env:
         return
+    for key in NUMBERS:
+        check_number(key)
+    for key in {"SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST"} - env.keys():
+        raise ConfigError(f"{key}: srun sets it, but it is missing")
     per_node = env["SLURM_STEP_TASKS_PER_NODE"]  # 8(x2): eight on each of two nodes; 2,1: two and one
     tasks = re.fullmatch(r"(\d+)(\(x\d+\))?", per_node)
     if tasks is None:
@@ -39,6 +47,24 @@ def describe_as_torchrun() -> None:
         "GROUP_WORLD_SIZE": env["SLURM_STEP_NUM_NODES"],
         **{key: env.get(key, value) for key, value in defaults.items()},
     }
+
+
+def check_torchrun() -> None:
+    """Raises ConfigError if only some of torchrun's variables are set, or one is not a number: a process that is told of others
+    would wait for them, or write over their files."""
+    if any(key in os.environ for key in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+        for key in TORCHRUN:
+            check_number(key)
+
+
+def check_number(key: str) -> None:
+    value = os.environ.get(key)
+    if value is None:
+        raise ConfigError(
+            f"{key}: is missing in the environment, where other variables of torchrun or srun are set; set all or none"
+        )
+    if not value.isascii() or not value.isdigit():
+        raise ConfigError(f"{key}: must be a number in the environment, got {value!r}")
 
 
 def first_node(nodes: str) -> str:

@@ -112,6 +112,13 @@ class Plan:
         for axis, labels in values.items():
             yield from ((axis, {**first, axis: label}) for label in labels[1:])
 
+    def allows(self, setting: Mapping[str, str]) -> bool:
+        """Whether a setting has exactly one of the values of every axis: others in a file would be overrides of any key."""
+        ranges = self.search["ranges"]
+        return setting.keys() == self.axes.keys() | ranges.keys() and all(
+            label in self.axes[axis] if axis in self.axes else is_within(label, ranges[axis]) for axis, label in setting.items()
+        )
+
     def axis_of(self, key: str, setting: Mapping[str, str]) -> str:
         """Returns the axis that sets a key in a setting, or the empty string."""
         return next((a for a, label in setting.items() if key in map(key_of, self.overrides_at(a, label))), "")
@@ -172,7 +179,7 @@ def read(folder: Path) -> Plan | None:
         raise ConfigError(f"{file} is damaged: {error}") from error
     if content.keys() == KINDS.keys() and fits(content, KINDS) and {"name", "ranges"} <= content["search"].keys():
         found = Plan(**content)
-        if len(found.seeds) * len(found.settings) <= LIMIT:
+        if len(found.seeds) * len(found.settings) <= LIMIT and all(map(found.allows, found.settings)):
             return found
     raise ConfigError(f"{file} is damaged, or from another version of ganexp")
 
@@ -228,6 +235,14 @@ def make_plan(
         for key in sorted(keys & taken):
             raise ConfigError(f"study.axes.{name}: {key} is also set for all runs; remove one of the two")
     return Plan(list(overrides), axes, settings, seeds, search, config_name, config_dir)
+
+
+def is_within(label: str, ends: Any) -> bool:
+    """Whether a label is a number between the ends of a range."""
+    try:
+        return bool(ends["low"] <= float(label) <= ends["high"])
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def check_trials(trials: Any, seeds: int) -> int:

@@ -21,7 +21,7 @@ from torch.multiprocessing import spawn
 from ganexp.callbacks.checkpoint import Checkpoint, find
 from ganexp.callbacks.metrics import Metrics
 from ganexp.cli.messages import Diverged, format_message
-from ganexp.files import read_json, write_json
+from ganexp.files import check_writable, read_json, write_json
 from ganexp.quantities import duration, size
 from ganexp.runtime import processes
 from ganexp.runtime.console import announcement, count, display_path
@@ -69,6 +69,9 @@ class Check:
             raise ValueError(f"json: must be a file that ends in .json, got {json}")
         if self.json is not None and self.json.exists() and not {"about", "networks"} <= read_json(self.json).keys():
             raise ValueError(f"json: {json} exists and is not a report of task=check; choose another file")
+
+        if self.json is not None:
+            check_writable(self.json)
 
     def setup(self) -> None:
         """Set up data, weights and devices as training does. Raises ConfigError for everything that training refuses."""

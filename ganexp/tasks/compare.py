@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
-from ganexp import pictures
+from ganexp import markdown, pictures
 from ganexp.files import replace, write_json
 from ganexp.quantities import duration
 from ganexp.records import read_record
@@ -61,11 +61,10 @@ class Compare:
         """Print the comparison, and write it into the run folder."""
         header, rows = self.table()
         print(table(header, rows))
-        markdown = "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)) + "\n"
         notes = self.notes()
         for note in notes:
             log.warning("%s", note)
-        text = markdown + "".join(f"\n{note}\n" for note in notes)
+        text = markdown.table(header, rows) + "\n" + "".join(f"\n{markdown.escaped(note)}\n" for note in notes)
         replace(self.run_dir / "comparison.md", lambda file: file.write(text.encode()))
         runs = [{"run": str(run.resolve()), "label": label} | {key: record.get(key) for key in COPIED}
                 for run, label, record in zip(self.runs, self.labels, self.records, strict=True)]  # fmt: skip

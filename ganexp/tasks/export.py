@@ -37,6 +37,8 @@ class Export:
         if num < 1:
             raise ValueError(f"num: must be at least 1, got {num}")
         self.folder = run_dir / "model" if folder is None else Path(folder).expanduser()
+        if self.folder.resolve() == run_dir.resolve():
+            raise ValueError("folder: is the folder of this task's log, hydra.run.dir; choose another one")
         exporting.check_empty(self.folder)
         if push_to is not None:
             hub.check_name(push_to, "push_to")

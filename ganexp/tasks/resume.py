@@ -133,7 +133,9 @@ def check_paths(run_dir: Path) -> None:
     for path in (run_dir / "samples", run_dir / "checkpoints"):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run: {path} is not a folder")
-    for path in (run_dir / name for name in ("metrics.csv", "run.json", "hparams.yaml", "log.txt", "training.gif")):
+    for path in (run_dir / name for name in (
+        "metrics.csv", "run.json", "hparams.yaml", "log.txt", "training.gif", "checkpoints/best.before", "checkpoints/whole.tmp",
+    )):  # fmt: skip
         if path.is_dir():
             raise ConfigError(f"run: {path} is a folder, not a file")
 

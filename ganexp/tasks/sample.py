@@ -19,7 +19,7 @@ from ganexp.runtime.console import display_path, quiet
 from ganexp.runtime.restoring import restore_data
 from ganexp.runtime.trainer import device
 
-MOST_SAMPLES, MOST_POINTS = 10_000_000, 1_000_000
+MOST_SAMPLES = 10_000_000
 
 
 class Sample:
@@ -51,8 +51,8 @@ class Sample:
         self.model.check_label(self.label)
         if self.npz and len(self.model.shape) != 3:
             raise ValueError("npz: this model generates points, which are written to samples.npy")
-        if len(self.model.shape) != 3 and self.num > MOST_POINTS:
-            raise ValueError(f"num: must be at most {MOST_POINTS} points, got {self.num}")
+        if len(self.model.shape) != 3 and self.num > pictures.MOST_POINTS:
+            raise ValueError(f"num: must be at most {pictures.MOST_POINTS} points, got {self.num}")
         if self.grid and not self.npz:
             try:
                 pictures.check_pixels("num", self.num, self.model.shape)

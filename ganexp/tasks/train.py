@@ -236,7 +236,8 @@ class Train:
     def roll_back(self, diverged: Diverged) -> None:
         """Go back to the last checkpoint before the run diverged, and delete later step-N.ckpt files. Raises Diverged, naming the
         last good checkpoint, if the run must end."""
-        folder = self.run_dir / "checkpoints"
+        checkpoints = find(self.trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
+        folder = checkpoints.folder if checkpoints else self.run_dir / "checkpoints"
         steps = {file: step_of(file) for file in (*folder.glob("step-*.ckpt"), *folder.glob("best.ckpt"))}
         good = max((file for file, step in steps.items() if step <= diverged.last_good_step), key=steps.__getitem__, default=None)
         if good is None:
