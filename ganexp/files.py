@@ -105,7 +105,7 @@ def check_writable(path: Path) -> None:
 def staged(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `folder`, which is renamed to `folder` at the end, or deleted after an exception.
 
-    Raises FileExistsError if `folder` exists and is not empty.
+    Raises FileExistsError if `folder` exists and is not empty. A killed process leaves `.NAME.….part`.
     """
     temporary = folder.with_name(f".{folder.name}.{token_hex(4)}.part")
     temporary.mkdir(parents=True)
