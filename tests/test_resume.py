@@ -197,6 +197,24 @@ def test_keys_that_follow_another_one_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("\nseed: 5\n", "\nseed: 1.5\n", "seed: must be a whole number, got 1.5"),
+        ("max_steps: 4\n", "max_steps: true\n", "trainer.max_steps: must be a whole number, got True"),
+        ("max_steps: 4\n", "max_steps: 4.0\n", "trainer.max_steps: must be a whole number, got 4.0"),
+    ],
+)
+def test_resume_refuses_numbers_of_another_kind(
+    old: str, new: str, message: str, short_run: Path, cli: Callable[..., Answer]
+) -> None:
+    file = short_run / "config.yaml"
+    assert file.read_text().count(old) == 1
+    file.write_text(file.read_text().replace(old, new))
+    answer = cli("task=resume", f"run={short_run}")
+    assert answer.code == 2 and answer.err.endswith(f"is damaged or from another version of ganexp: {message}\n"), answer.err
+
+
+@pytest.mark.parametrize(
     "content, message",
     [
         ("", "config.yaml is damaged or from another version of ganexp: it has no"),

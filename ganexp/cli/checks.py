@@ -159,6 +159,9 @@ def check_nodes(config: dict[str, Any]) -> None:
     ):  # refer to others
         if any(isinstance(number, float) and math.isnan(number) for number in (value if isinstance(value, list) else [value])):
             raise ConfigError(f"{key.lstrip('.')}: must be a number, got {value}")
+    for key, value in {"seed": config["seed"], **{f"trainer.{key}": value for key, value in config["trainer"].items()}}.items():
+        if type(value) is not int:  # in a file; the command line's are typed
+            raise ConfigError(f"{key}: must be a whole number, got {value!r}")
     for key, value in config["trainer"].items():
         if not 1 <= value < 2**31:
             raise ConfigError(f"trainer.{key}: must be {'at least 1' if value < 1 else 'below 2**31'}, got {value}")
