@@ -92,11 +92,11 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     sync_folder(path.parent)
 
 
-def check_writable(path: Path) -> None:
-    """Raises OSError if nothing can be created at a path that does not exist yet."""
-    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+def check_writable(folder: Path) -> None:
+    """Raises OSError if nothing can be created in a folder, which need not exist yet, or below it."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file, not a folder", str(path))
+        raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file, not a folder", str(folder))
     with tempfile.TemporaryFile(dir=there):
         pass
 

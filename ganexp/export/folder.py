@@ -61,9 +61,9 @@ def check_empty(folder: Path) -> None:
     """Raises ValueError for a folder that holds something, or is the current one, and OSError if it cannot be made."""
     if folder.resolve() == Path.cwd():
         raise ValueError("folder: is the current folder; choose a new one")
-    check_writable(folder.resolve())
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder: {folder} is not empty; choose a new folder")
+    check_writable(folder.resolve().parent)
 
 
 def export(

@@ -112,13 +112,15 @@ def check_free(groups: Mapping[str, Mapping[str, Any]], run_dir: Path) -> None:
                 raise ConfigError(f"{key}: {path}: is a place of the run's other files; choose a new place")
             if inside is not None:
                 continue
-            there = next(place for place in (path, *path.parents) if place.exists())
-            is_empty = there == path and not is_gif and path.is_dir() and not any(path.iterdir())
-            if (there == path and not is_empty) or (is_gif and link.is_symlink()):
+            is_empty = not is_gif and path.is_dir() and not any(path.iterdir())
+            if (path.exists() and not is_empty) or (is_gif and link.is_symlink()):
                 raise ConfigError(f"{key}: {link}: exists, and would be overwritten; choose a new place, or one in {{run_dir}}")
-            check_writable(path)
+            check_writable(path if is_empty else path.parent)
         except OSError as error:
-            raise ConfigError(f"{key}: cannot write {printable(str(link), 120)}: {error.strerror}") from error
+            where = printable(str(link), 120)
+            raise ConfigError(
+                f"{key}: cannot write {where}: {error.strerror}; choose a new place, or one in {{run_dir}}"
+            ) from error
 
 
 def check_places(config: dict[str, Any], run_dir: Path, override_keys: Sequence[str], trust: Sequence[str]) -> None:

@@ -71,7 +71,7 @@ class Check:
             raise ValueError(f"json: {json} exists and is not a report of task=check; choose another file")
 
         if self.json is not None:
-            check_writable(self.json)
+            check_writable(self.json.absolute().parent)
 
     def setup(self) -> None:
         """Set up data, weights and devices as training does. Raises ConfigError for everything that training refuses."""
