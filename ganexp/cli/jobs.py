@@ -254,10 +254,10 @@ def to_continue(cfg: DictConfig, overrides: Sequence[str]) -> list[str] | None:
     return [*others, "task=resume", f"run={quoted(folder)}"] if exists else None
 
 
-def report(error: BaseException, folder: Path, passing: bool = False) -> str:
-    """Returns the error in one line, and writes the traceback to `folder`/error.txt if possible. `passing`: the folder is
+def report(error: BaseException, folder: Path, temporary: bool = False) -> str:
+    """Returns the error in one line, and writes the traceback to `folder`/error.txt if possible. `temporary`: the folder is
     deleted at the end."""
-    where = "" if isinstance(error, ConfigError | Diverged) or passing else f" (traceback: {folder / 'error.txt'})"
+    where = "" if isinstance(error, ConfigError | Diverged) or temporary else f" (traceback: {folder / 'error.txt'})"
     try:
         text = "".join(traceback.format_exception(error))
         replace(folder / "error.txt", lambda file: file.write(text.encode(errors="backslashreplace")))

@@ -25,16 +25,9 @@ ARGUMENTS = {  # of the loggers that write below save_dir; W&B's unless it is on
     "ganexp.loggers.TensorBoard": (*COMMON, "sub_dir", "default_hp_metric"),
     "ganexp.loggers.WandB": (*COMMON, "project", "entity", "group", "job_type", "offline", "id", "tags", "notes"),
 }
-RESERVED = (
-    "config.yaml",
-    "run.json",
-    "hparams.yaml",
-    "metrics.csv",
-    "log.txt",
-    "error.txt",
-    "report.html",
-    ".hydra",
-)  # in the run folder
+RESERVED = (  # files of the run folder that are not a callback's or a logger's to choose
+    "config.yaml", "run.json", "hparams.yaml", "metrics.csv", "log.txt", "error.txt", "report.html", ".hydra",
+)  # fmt: skip
 WANDB_LINK = "wandb/*/logs/debug-core.log"  # W&B makes it, and writes each start into a folder of its own
 
 
@@ -47,16 +40,12 @@ def in_folder(value: Any, run_dir: Path) -> Any:
 
 def within(nodes: dict[str, Any]) -> dict[str, Any]:
     """Returns the nodes of callbacks or loggers with all places in the run folder."""
-    inside = {key: f"{{run_dir}}/{key}" for key in PLACES}
-    plain = {
-        name: dict.fromkeys(node.keys() & {"name", "version"} if node["_target_"] in OWN_FILES else (), "")
-        for name, node in nodes.items()
-    }
-    return {
-        name: {key: inside[key] if key in PLACES and "{run_dir}" not in str(value) else value for key, value in node.items()}
-        | plain[name]
-        for name, node in nodes.items()
-    }
+    moved = {}
+    for name, node in nodes.items():
+        outside = [key for key in node.keys() & PLACES if "{run_dir}" not in str(node[key])]
+        parts = node.keys() & {"name", "version"} if node["_target_"] in OWN_FILES else ()  # of the logger's folder
+        moved[name] = node | {key: f"{{run_dir}}/{key}" for key in outside} | dict.fromkeys(parts, "")
+    return moved
 
 
 def check_apart(folder: Path, data: DataModule) -> None:
@@ -91,11 +80,12 @@ def places(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def claim(groups: Mapping[str, Mapping[str, Any]], claimed: set[Path]) -> None:
     """Add the places of a job outside of its folder to those of the jobs before. Raises ConfigError if two have the same."""
     for key, place in places(groups).items():
+        if "{run_dir}" in place:
+            continue
         path = Path(place).resolve()
-        if "{run_dir}" not in place:
-            if path in claimed:
-                raise ConfigError(f"{key}: several jobs would write {path}; choose a place in {{run_dir}}")
-            claimed.add(path)
+        if path in claimed:
+            raise ConfigError(f"{key}: several jobs would write {path}; choose a place in {{run_dir}}")
+        claimed.add(path)
 
 
 def check_free(groups: Mapping[str, Mapping[str, Any]], run_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""SLURM: processes of srun, and requeueing jobs."""
+"""The environment of processes that srun or torchrun has started, and requeueing SLURM's jobs."""
 
 from __future__ import annotations
 

@@ -62,12 +62,12 @@ class Study:
             search.check(self.run_dir, before)
         if before is None:
             configs = [check_setting(self.plan, axis, setting) for axis, setting in self.plan.samples()]
-            self.check_places(configs)
+            self.claim_places(configs)
             nodes = [config["data"] for config in configs]
             for node in [node for i, node in enumerate(nodes) if node not in nodes[:i]]:
                 load(node)
 
-    def check_places(self, configs: Sequence[Mapping[str, Any]]) -> None:
+    def claim_places(self, configs: Sequence[Mapping[str, Any]]) -> None:
         """Raises ConfigError if two jobs would write one place outside of their folders. `configs`: those of the first seed."""
         claimed: set[Path] = set()
         first = next(self.plan.samples())[1]
