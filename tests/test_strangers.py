@@ -536,6 +536,14 @@ def test_setting_that_no_axis_has_is_refused(setting: dict[str, str], tmp_path: 
         plan.read(tmp_path)
 
 
+def test_drawn_settings_are_within_ranges_with_many_digits(tmp_path: Path) -> None:
+    ends = {"low": 0.123456781, "high": 0.123456789}  # six digits lie beyond the high end
+    node = {"seeds": 1, "axes": {"lr": ends}, "search": "random", "trials": 5, "search_seed": 0}
+    made = plan.make_plan(node, [])
+    made.save(tmp_path)
+    assert plan.read(tmp_path) == made and made.settings
+
+
 def test_export_leaves_other_folders_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".model.part").mkdir()
     (tmp_path / ".model.part" / "mine").touch()

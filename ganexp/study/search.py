@@ -18,6 +18,7 @@ import numpy as np
 from ganexp.cli.messages import ConfigError
 from ganexp.runs import objective_of
 from ganexp.study import plan
+from ganexp.study.axes import rounded, to_text
 from ganexp.study.plan import Job, Plan
 
 FILE, NAME = "optuna.db", "study"
@@ -136,8 +137,8 @@ def ask(database: Database, study: Plan) -> dict[str, str]:
 def suggest(trial: Any, axis: str, low: float, high: float, log: bool) -> str:
     """Returns the label of a value of a range."""
     if isinstance(low, int) and isinstance(high, int):
-        return plan.to_text(trial.suggest_int(axis, low, high, log=log))
-    return plan.to_text(plan.rounded(trial.suggest_float(axis, low, high, log=log)))
+        return to_text(trial.suggest_int(axis, low, high, log=log))
+    return to_text(rounded(trial.suggest_float(axis, low, high, log=log), low, high))
 
 
 def tell(database: Database, study: Plan, folder: Path) -> None:
