@@ -46,20 +46,42 @@ from ganexp.metrics.prdc import PRDC
 from ganexp.metrics.swd_pyramid import PyramidSlicedWasserstein
 from ganexp.runtime.restoring import restore, restore_data
 
+# What the published recipes have in common here, where they are as small as half an hour of a CPU asks for
+SMALL = ["data.batch_size=32", "augment=[flip,diffaugment]", "model.ema_half_life=10000"]
+
+
+def widths(width: str) -> list[str]:
+    return [f"model.{player}.width={width}" for player in ("generator", "discriminator")]
+
+
+def adam(generator: str, discriminator: str, betas: str) -> list[str]:
+    """The players' learning rates, and the betas of both."""
+    rates = [f"optimizer.generator.lr={generator}", f"optimizer.discriminator.lr={discriminator}"]
+    return [*rates, *(f"optimizer.{player}.betas={betas}" for player in ("generator", "discriminator"))]
+
+
 RECIPES = {
     "dcgan": ["experiment={data}_dcgan", "model.width_multiplier=0.5", "augment=[flip]", "model.ema_half_life=10000",
         "model.fresh_fakes=false", "model.separate=false", "loss.real=1", "loss.fake=0", "loss.generator=1",
         "optimizer.generator.lr=2e-4", "optimizer.discriminator.lr=2e-4"],  # the best before photos
     "photos": ["experiment=photos"],
     "photos_small": ["experiment=photos_small"],  # with --data folder
+    "photos_128": ["experiment=photos_128"],  # with --side 128
     "photos_projected": ["experiment=photos", "model/discriminator=projected", *(
         f"model.discriminator.{option}" for option in ("width=16", "norm=false", "minibatch_std=8"))],
     "photos_unsliced": ["experiment=photos", "regularizer=[r1]"],
     "photos_fastgan": ["experiment=photos", "model/generator=fastgan", "model.generator.width=8", "model.latent.dim=128"],
     "photos_stylegan2": ["experiment=photos", "model/generator=stylegan2", "model.generator.channel_base=1024",
         "model.latent.dim=128", "optimizer.generator.lr=2e-3", "optimizer.generator.betas=[0.0,0.99]"],
+    "sngan": [*SMALL, "model=resnet", "loss=hinge", *widths("16"), *adam("2e-4", "4e-4", "[0.0,0.9]")],
+    "biggan": [*SMALL, "model=biggan", "model.classes=null", "loss=hinge", *widths("12"), *adam("2e-4", "4e-4", "[0.0,0.999]")],
+    "stylegan2": [*SMALL, "model=stylegan2", "regularizer=[r1]", "regularizer.r1.every=16", *adam("2e-3", "2e-3", "[0.0,0.99]")],
+    "r3gan": [*SMALL, "model=r3gan", "loss=relativistic", "regularizer=[r1,r2]", "regularizer.r1.every=4",
+        "regularizer.r2.every=4", "model.width_multiplier=0.5", *adam("5e-4", "5e-4", "[0.0,0.99]")],
+    "fastgan": [*SMALL, "model=fastgan", "loss=hinge", *widths("8")],
+    "projected": [*SMALL, "model=projected", "loss=hinge", "model.generator.width=32", "model.discriminator.width=16"],
 }  # fmt: skip
-ALL = ["data.shape=[3,64,64]", "hardware=cpu", "callbacks=[checkpoint]", "logger=[csv]", "trainer.max_steps=1000000"]
+ALL = ["hardware=cpu", "callbacks=[checkpoint]", "logger=[csv]", "trainer.max_steps=1000000"]
 MINUTES = "GANEXP_CPU_MINUTES"  # not in the config, so that a run may be given more
 CATS = (281, 287)
 LINE = 28  # px
@@ -197,6 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="the folder that holds cats/, celeba/ or anime/")
     parser.add_argument("--data", default="cats")
+    parser.add_argument("--side", type=int, default=64, help="of the images, px")
     parser.add_argument("--minutes", type=float, default=30, help="CPU time of each recipe's training")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="these recipes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -206,7 +229,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     out = (arguments.out / arguments.data).absolute()
-    same = [*ALL, f"data={arguments.data}", f"data.root={arguments.root.absolute()}", f"hardware.precision={arguments.precision}"]
+    data = [
+        f"data={arguments.data}",
+        f"data.root={arguments.root.absolute()}",
+        f"data.shape=[3,{arguments.side},{arguments.side}]",
+    ]
+    same = [*ALL, *data, f"hardware.precision={arguments.precision}"]
     rows = read_rows(out / "players.csv")
     for seed in arguments.seeds:
         for recipe in arguments.only:

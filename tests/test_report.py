@@ -263,7 +263,7 @@ def test_references_are_those_of_the_data_and_of_the_protocol() -> None:
     assert not any("grid" in entry.label for entry in found)
     other = references.references(ring, {"modes/pixels": {"fingerprint": "another"}})
     assert other and all(entry.fingerprint is None for entry in other)
-    assert references.standings(other, 8000, {"modes/pixels": 8}) == [], "no verdict across protocols"
+    assert references.standings(other, 6000, {"modes/pixels": 8}) == [], "no verdict across protocols"
     assert references.references({"_target_": "ganexp.data.digits.Digits"}, {"modes/pixels": {}}) == []
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_regularizer_methods import Same, play
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ganexp.networks.output import Output
 from ganexp.regularizers.features import SlicedFeatures
@@ -64,6 +65,14 @@ def test_gradient_leads_to_the_deviation_of_the_real_images() -> None:
         optimizer.step()
         means.append(deviation.item())
     assert sum(means[-60:]) / 60 == pytest.approx(1, abs=0.02)
+
+
+def test_details_count_beside_bright_and_dark_images() -> None:
+    """Blurred copies of images whose brightness differs a hundred times as much as their pixels do."""
+    brightness = 100 * torch.randn(2, 64, 1, 1, 1, generator=torch.Generator().manual_seed(5))
+    real, fake = images(64) + brightness[0], F.avg_pool2d(images(64, 1), 3, 1, 1) + brightness[1]
+    torch.manual_seed(0)
+    assert float(SlicedFeatures().of_places(real, fake, 5)) > 0.1
 
 
 def test_term_trains_g_alone() -> None:

@@ -36,13 +36,13 @@ class SlicedFeatures(Term):
     diverse, and gives it a gradient from the first step on if D is pretrained.
 
     Features are D's maps [N, C, H, W] and the images at full size, half the size, and so on down to 8 px. Each is compared twice:
-    at random positions (in images: patches of 5×5 px), projected on `directions` random directions, and as a whole, pooled to 8×8
-    and projected on 8 · `directions`. In one direction, W(a, b) is the mean squared difference of sorted projections (the squared
-    sliced Wasserstein-2 distance; Deshpande et al. 2018, arXiv:1803.11188, section 3), and the distance is the mini-batch energy
-    distance W(real, fake) − W(real, real') / 2 − W(fake, fake') / 2 of the halves of both batches (Salimans et al. 2018,
-    arXiv:1803.05573, section 3.1), divided by the variance of both batches together; the term is the mean of all. It may be
-    negative. W(real, fake) over the real variance would be smallest for samples whose deviation is a tenth too small, in batches
-    of 32; this has no such bias.
+    at random positions (in images: patches of 5×5 px without their mean colour), projected on `directions` random directions,
+    and as a whole, pooled to 8×8 and projected on 8 · `directions`. In one direction, W(a, b) is the mean squared difference of
+    sorted projections (the squared sliced Wasserstein-2 distance; Deshpande et al. 2018, arXiv:1803.11188, section 3), and the
+    distance is the mini-batch energy distance W(real, fake) − W(real, real') / 2 − W(fake, fake') / 2 of the halves of both
+    batches (Salimans et al. 2018, arXiv:1803.05573, section 3.1), divided by the variance of both batches together; the term is
+    the mean of all. It may be negative. W(real, fake) over the real variance would be smallest for samples whose deviation is a
+    tenth too small, in batches of 32; this has no such bias.
 
     Raises ValueError for data other than images and for fewer than one direction.
     """
@@ -73,6 +73,8 @@ class SlicedFeatures(Term):
     def of_places(self, real: Tensor, fake: Tensor, side: int) -> Tensor:
         """Returns the distance between patches of `side` px at random positions of maps [N, C, H, W]."""
         filters = torch.randn(self.directions, real.shape[1], side, side, device=real.device)
+        if side > 1:  # blind to a patch's mean colour, whose variance is far larger than that of its details
+            filters -= filters.mean((2, 3), keepdim=True)
         a, b = (F.conv2d(x, filters).flatten(2) for x in (real, fake))
         places = torch.randint(a.shape[2], (PLACES,), device=a.device)
         return self.distance(a[:, :, places].flatten(1), b[:, :, places].flatten(1))
