@@ -56,6 +56,23 @@ def test_tensors_that_do_not_fit_are_new_and_noted(first: Path, cli: Callable[..
     assert any(" tensors: head.label.weight" in note for note in answer_record(answer.folder / "second")["notes"])
 
 
+@pytest.mark.slow
+def test_photos_small_starts_from_photos_with_frozen_layers(run_of: Callable[..., Path], cli: Callable[..., Answer]) -> None:
+    data = ["data=digits", "data.shape=[3,32,32]", "model.width_multiplier=0.1"]
+    photos = run_of("experiment=photos", *data, *BARE)
+    answer = cli(
+        "hydra.run.dir=second", f"start_from={photos}", "experiment=photos_small", "constraint=[freeze]", *data, *BARE, "seed=5"
+    )
+    assert answer.code == 0, answer.err
+    before, after = weights(photos / "checkpoints" / "last.ckpt"), weights(answer.folder / "second/checkpoints/last.ckpt")
+    changed = [key for key in before if not before[key].equal(after[key])]
+    frozen, learning = (f"discriminator.members.{layer}.weight" for layer in ("plain.blocks.0", "plain.head.out"))
+    assert frozen not in changed and learning in changed, "the first layers of its first member are fixed"
+    assert any("projected.heads" in key and key.endswith("weight.original") for key in changed), "all heads of the other learn"
+    notes = answer_record(answer.folder / "second")["notes"]
+    assert [note.split(" ")[1] for note in notes if "has the weights of" in note] == ["discriminator", "generator", "ema.average"]
+
+
 def answer_record(folder: Path) -> dict[str, Any]:
     import json
 

@@ -98,14 +98,12 @@ def choose_precision(node: dict[str, Any], shape: Sequence[int]) -> tuple[str, s
     `auto` is bf16-mixed for images on hardware with native bfloat16, otherwise 32-true. Points need float32: near 1, bfloat16 has
     steps of 0.008.
     """
-    precision, native = node.get("precision", "32-true"), has_bf16(node)
-    if precision == "bf16-mixed" and not native:
-        return precision, "emulated here, several times slower than 32-true"
+    precision = node.get("precision", "32-true")
     if precision != "auto":
         return precision, ""
     if len(shape) != 3:
         return "32-true", "auto: for points"
-    return ("bf16-mixed", "auto: native here") if native else ("32-true", "auto: no native bfloat16 here")
+    return ("bf16-mixed", "auto: native here") if has_bf16(node) else ("32-true", "auto: no native bfloat16 here")
 
 
 def has_bf16(node: dict[str, Any]) -> bool:

@@ -42,7 +42,7 @@ from ganexp.runtime.continuing import continue_logs
 from ganexp.runtime.memory import keep_freed_memory
 from ganexp.runtime.places import check_apart, check_free, in_folder
 from ganexp.runtime.restoring import step_of, transfer
-from ganexp.runtime.trainer import choose_precision, compile_networks, make_trainer
+from ganexp.runtime.trainer import choose_precision, compile_networks, has_bf16, make_trainer
 from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,8 @@ class Train:
             if not isinstance(logger, Logger):
                 raise ConfigError(f"logger.{name}: {type(logger).__name__} is not a Lightning logger")
         precision, self.precision_reason = choose_precision(config["hardware"], self.data.shape)
+        if precision.startswith("bf16") and not has_bf16(config["hardware"]):
+            self.notes.append(f"hardware.precision: {precision} is emulated here, several times slower than 32-true; choose auto")
         trainer = make_trainer(
             {**config["hardware"], "precision": precision},
             {
