@@ -2,8 +2,9 @@
 
     python benchmarks/distortions.py FOLDER [--num 1000] [--size 64]
 
-prints a table in Markdown: Fréchet distances of lite0 and random features, and the sliced Wasserstein distance of pixels. A `<`
-between two values means that the stronger distortion has the larger distance.
+prints a table in Markdown: Fréchet distances of lite0 and random features, and the sliced Wasserstein distance of pixels. `<`:
+the stronger distortion has the larger distance; `≥`: it does not. `≤ none`: the weakest has no
+larger distance than undistorted images.
 """
 
 from __future__ import annotations
@@ -110,9 +111,9 @@ DISTORTIONS = {
     "JPEG, quality": (jpeg, [80, 40, 15, 5]),
     "shift, of the width": (shift, [0.03, 0.1, 0.2, 0.35]),
     "erased square, of the side": (erase, [0.125, 0.25, 0.4, 0.6]),
-    "fewer clusters, of 16": (fewer_classes, [12, 8, 4, 1]),
+    "fewer clusters, of 16 (k-means on 8×8 px)": (fewer_classes, [12, 8, 4, 1]),
     "red and blue swapped, of the images": (swap_colours, [0.1, 0.3, 0.6, 1.0]),
-    "mode loss, distinct images": (lose_modes, [0.5, 0.1, 0.02, 0.005]),
+    "mode loss, fraction of distinct images": (lose_modes, [0.5, 0.1, 0.02, 0.005]),
 }
 
 

@@ -1,4 +1,5 @@
-"""Every experiment of the config tree, shrunk, trains, writes pictures, resumes and samples."""
+"""Every experiment of the config tree, shrunk, trains, writes pictures, resumes and samples; in full, ring and grid reach every
+mode."""
 
 from __future__ import annotations
 
@@ -73,6 +74,16 @@ def test_every_experiment_trains(name: str, cli: Callable[..., Answer], data_roo
     answer = cli("task=resume", f"run={run}")
     assert answer.code == 0 and "resumed at step 2" in answer.out, answer.err
     assert cli("task=sample", f"run={run}/checkpoints/last.ckpt", "task.num=4").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, modes", [("ring", 8), ("grid", 25)])
+def test_ring_and_grid_reach_every_mode(name: str, modes: int, cli: Callable[..., Answer]) -> None:
+    """In full, 40 to 50 s of one core each."""
+    answer = cli(f"experiment={name}", "seed=1", "hardware=cpu")
+    assert answer.code == 0, answer.err
+    values = {metric: found["last"] for metric, found in answer.record["metrics"].items()}
+    assert values["modes/pixels"] == modes and values["high_quality/pixels"] > 0.9
 
 
 @pytest.mark.slow
