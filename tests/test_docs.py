@@ -269,10 +269,13 @@ def test_glossary_has_every_log_name(trained: Path) -> None:
     assert [name for name in columns if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []
 
 
-def test_api_reference_names_existing_modules() -> None:
+def test_api_reference_has_every_part_that_configs_name() -> None:
     modules = re.findall(r"^\.\. automodule:: (\S+)", (DOCS / "reference" / "api.rst").read_text(encoding="utf-8"), re.M)
     assert len(modules) > 40
     assert [module for module in modules if importlib.util.find_spec(module) is None] == []
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "conf").rglob("*.yaml")]
+    parts = {part for text in texts for part in re.findall(r"_target_: (ganexp[\w.]+)\.\w+", text)}
+    assert [part for part in sorted(parts) if part not in modules and not part.startswith("ganexp.tasks.")] == []
 
 
 @pytest.mark.slow
