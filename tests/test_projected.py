@@ -169,7 +169,7 @@ def test_projected_256_has_the_published_numbers(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fastgan, "apply_spectral_norm", lambda *arguments: None)  # has no parameters, and is slow to build
     with torch.device("meta"):
         assert learning(build(model["generator"], "model.generator")) == 105_684_175
-    assert (model["latent"]["dim"], model["ema_half_life"]) == (256, 64 * 10 / 32 * 1000)
+    assert (model["latent"]["dim"], model["ema_half_life"], model["fresh_fakes"]) == (256, 64 * 10 / 32 * 1000, True)
     assert composed["trainer"]["max_steps"] * 64 == 10_000_000
     for player in ("generator", "discriminator"):
         optimizer = composed["optimizer"][player]
