@@ -54,6 +54,20 @@ def test_networks_have_the_published_parameter_counts(size: int, g: int, d: int)
     assert count(networks[1].decoders) == 3_139_488
 
 
+@pytest.mark.parametrize("composite, expected", [([8, 16, 32, 64, 128, 256], 105_684_175), ([], 79_354_307)])
+@pytest.mark.usefixtures("plain")
+def test_generators_of_projected_gan_have_the_published_parameter_counts(composite: list[int], expected: int) -> None:
+    """The second is its lite version."""
+    with torch.device("meta"):
+        assert count(Generator([3, 256, 256], 256, 128, composite=composite, bias=True)) == expected
+
+
+def test_composite_blocks_have_two_convolutions_with_noise() -> None:
+    g = Generator([3, 64, 64], 8, 2, composite=[16, 64, 512])
+    found = [[sum(isinstance(m, kind) for m in block) for kind in (nn.Conv2d, fastgan.Noise)] for block in g.blocks]
+    assert found == [[1, 0], [2, 2], [1, 0], [2, 2]]
+
+
 @pytest.mark.parametrize("size", [32, 64, 128, 256, 512, 1024])
 def test_every_supported_size_generates_scores_and_decodes(size: int) -> None:
     channels = 1 if size == 64 else 3
@@ -227,6 +241,9 @@ def test_networks_refuse_invalid_arguments(shape: list[int]) -> None:
             make()
     with pytest.raises(ValueError, match=r"^width: must be at least 1"):
         Generator([3, 32, 32], 8, 0)
+    for side in (4, 24, 2048):
+        with pytest.raises(ValueError, match=rf"^composite: must be sides of 8, 16, … or 1024 px, got {side}$"):
+            Generator([3, 32, 32], 8, composite=[8, side])
 
 
 # -- the experiment ----------------------------------------------------------------------------------------------------

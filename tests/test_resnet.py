@@ -61,6 +61,11 @@ def test_narrow_networks_have_the_published_parameter_counts(side: int, width_g:
     assert count(Discriminator, image(side), width_d, **PLAIN) == d
 
 
+def test_narrow_conditional_discriminator_has_the_published_parameter_count() -> None:
+    """Mimicry's of 128 px, whose default width is an eighth of the paper's."""
+    assert count(Discriminator, image(128), 8, classes=1000, **PLAIN) == 582_497
+
+
 def test_width_multiplier_scales_the_parameter_counts() -> None:
     model = compose("model=resnet", "data=celeba", "model.width_multiplier=0.25", "data.shape=[3,64,64]")["model"]
     with torch.device("meta"):

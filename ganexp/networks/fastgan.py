@@ -8,7 +8,8 @@
          image at half the size, at most 128 px -> 64 32 -> 32 64 -> 16 128 -> 8 256 -> 5×5 logits
     D decodes: 8 512 -> the image; a quadrant of 16 256 -> its quadrant; the small image's 8 256 (Reconstruction)
 
-For smaller images D begins, and G ends, at the map of their size. Every convolution has spectral norm and no bias.
+For smaller images D begins, and G ends, at the map of their size. Every convolution has spectral norm and no bias. The G
+of Projected GAN (Sauer et al. 2021, arXiv:2111.01007) has a bias in the last one, and as many convolutions in every block.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ganexp.networks.output import Output
 GENERATOR = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}
 DISCRIMINATOR = {4: 16, 8: 8, 16: 4, 32: 2, 64: 1, 128: 0.5, 256: 0.25, 512: 0.125}
 DECODER = {16: 2, 32: 1, 64: 1, 128: 0.5}
+COMPOSITE = (8, 32, 128, 512)  # sides of the maps of G whose blocks have two convolutions
 
 
 def image_side(shape: Sequence[int], width: int) -> int:
@@ -87,24 +89,37 @@ class Excite(nn.Module):
 class Generator(nn.Module):
     """z [N, latent_dim], y [N] -> image [N, *shape] in [-1, 1].
 
-    `width`: channels of the map of 128 px. `classes`: append a one-hot label to z; null ignores y. The published G also returns
-    an image of 128 px; here D downsamples the image, as it does with real images.
+    `width`: channels of the map of 128 px. `classes`: append a one-hot label to z; null ignores y. `composite`: sides in px of
+    the maps whose blocks have two convolutions, with noise; the others have one, without. `bias`: of the last convolution.
+    Projected GAN's G for 256 px has `width` 128, `composite` [8, 16, 32, 64, 128, 256], or [] in its lite version, and a bias.
+    FastGAN's also returns an image of 128 px; here D downsamples the image, as it does with real images. Raises ValueError for
+    sizes other than 32, 64, 128, 256, 512 and 1024 px, and for sides in `composite` other than 8, 16, … and 1024.
     """
 
-    def __init__(self, shape: Sequence[int], latent_dim: int, width: int = 64, classes: int | None = None):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        latent_dim: int,
+        width: int = 64,
+        classes: int | None = None,
+        composite: Sequence[int] = COMPOSITE,
+        bias: bool = False,
+    ):
         super().__init__()
         self.classes = classes
         last = image_side(shape, width)
+        if unknown := [px for px in composite if px not in list(GENERATOR)[1:]]:
+            raise ValueError(f"composite: must be sides of 8, 16, … or 1024 px, got {unknown[0]}")
         c = {px: channels(factor, width) for px, factor in GENERATOR.items() if px <= last}
         start = nn.ConvTranspose2d(latent_dim + (classes or 0), 2 * c[4], 4, bias=False)
         self.start = nn.Sequential(start, nn.BatchNorm2d(2 * c[4]), nn.GLU(1))
         self.blocks, self.excite = nn.ModuleList(), nn.ModuleDict()
         for px in list(c)[1:]:
-            make = noisy_up if px in (8, 32, 128, 512) else up
+            make = noisy_up if px in composite else up
             self.blocks.append(nn.Sequential(*make(c[px // 2], c[px])))
             if 64 <= px <= 512:
                 self.excite[str(px)] = Excite(c[px // 16], c[px])
-        self.out = conv(c[last], shape[0], 3, 1, 1)
+        self.out = nn.Conv2d(c[last], shape[0], 3, 1, 1, bias=bias)
         self.apply(init_weights)
         apply_spectral_norm(self, nn.Conv2d | nn.ConvTranspose2d)
 
