@@ -79,7 +79,7 @@ def test_every_experiment_trains(name: str, cli: Callable[..., Answer], data_roo
 @pytest.mark.slow
 @pytest.mark.parametrize("name, modes", [("ring", 8), ("grid", 25)])
 def test_ring_and_grid_reach_every_mode(name: str, modes: int, cli: Callable[..., Answer]) -> None:
-    """In full, 40 to 50 s of one core each."""
+    """In full, about a minute of one core each."""
     answer = cli(f"experiment={name}", "seed=1", "hardware=cpu")
     assert answer.code == 0, answer.err
     values = {metric: found["last"] for metric, found in answer.record["metrics"].items()}
