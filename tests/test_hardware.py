@@ -253,6 +253,13 @@ def test_emulated_bf16_is_warned_of(native: bool, cli: Callable[..., Answer], mo
     assert (warning in answer.record.get("notes", [])) is not native
 
 
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_other_precisions_are_refused(precision: str, cli: Callable[..., Answer]) -> None:
+    answer = cli(*BARE, *NARROW["cdcgan"], f"hardware.precision={precision}")
+    message = f"ganexp: hardware.precision: must be one of auto, 32-true, bf16-mixed, 16-mixed, got {precision}\n"
+    assert answer.code == 2 and answer.err == message
+
+
 # -- torch.compile ------------------------------------------------------------------------------------------------------
 
 

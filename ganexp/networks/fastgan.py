@@ -9,7 +9,8 @@
     D decodes: 8 512 -> the image; a quadrant of 16 256 -> its quadrant; the small image's 8 256 (Reconstruction)
 
 For smaller images D begins, and G ends, at the map of their size. Every convolution has spectral norm and no bias. The G
-of Projected GAN (Sauer et al. 2021, arXiv:2111.01007) has a bias in the last one, and as many convolutions in every block.
+of Projected GAN (Sauer et al. 2021, arXiv:2111.01007) has two convolutions in every block, or one in its lite version, and its
+last convolution has a bias.
 """
 
 from __future__ import annotations

@@ -132,8 +132,6 @@ class Train:
             if not isinstance(logger, Logger):
                 raise ConfigError(f"logger.{name}: {type(logger).__name__} is not a Lightning logger")
         precision, self.precision_reason = choose_precision(config["hardware"], self.data.shape)
-        if precision.startswith("bf16") and not has_bf16(config["hardware"]):
-            self.notes.append(f"hardware.precision: {precision} is emulated here, several times slower than 32-true; choose auto")
         trainer = make_trainer(
             {**config["hardware"], "precision": precision},
             {
@@ -146,6 +144,8 @@ class Train:
             self.allowed,
         )
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if trainer.precision == "bf16-mixed" and not has_bf16(config["hardware"]):
+            self.notes.append(f"hardware.precision: {precision} is emulated here, several times slower than 32-true; choose auto")
         return trainer
 
     def logger_nodes(self, nodes: dict[str, Any]) -> dict[str, Any]:
