@@ -406,6 +406,18 @@ def test_data_of_fixed_size_refuses_another_shape() -> None:
         Given(IMAGES, NONE, (3, 4, 4)).prepare()
 
 
+def test_class_probabilities_are_the_labels_frequencies(tmp_path: Path) -> None:
+    data = Given(IMAGES[:4], np.array([0, 0, 2, 0]), (3, 2, 4), classes=4)
+    data.prepare()
+    assert data.class_probabilities.tolist() == [4 / 8, 1 / 8, 2 / 8, 1 / 8]
+    write_idx(tmp_path / "MNIST" / "raw")
+    digits = np.bincount(mnist(MNIST, tmp_path).load()[1], minlength=10) / 64
+    stacked = StackedMNIST(str(tmp_path), (3, 28, 28), 1000, 8, 0, images=50_000)
+    stacked.prepare()
+    exact = [digits[label // 100] * digits[label // 10 % 10] * digits[label % 10] for label in range(1000)]
+    assert stacked.class_probabilities.numpy() == pytest.approx(np.array(exact), rel=0.1)  # counts of 50 images vary more
+
+
 # -- a folder of images --------------------------------------------------------------------------------------------------
 
 

@@ -140,6 +140,12 @@ class DataModule(pl.LightningDataModule):
         """Hash of all samples and labels, to check that a resumed run has the same data."""
         return content_hash(self.x, self.y, self.pixels_hash)
 
+    @property
+    def class_probabilities(self) -> Tensor:
+        """Of the labels, float64 [classes]. Each class counts one image more than it has, so that none has probability 0."""
+        counts = self.y.bincount(minlength=self.classes) + 1
+        return counts.double() / counts.sum()
+
     def train_dataloader(self) -> Gather:
         trainer = self.trainer
         rank, ranks, start = (trainer.global_rank, trainer.world_size, trainer.global_step) if trainer else (0, 1, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ganexp.data.mnist import MNIST
 
@@ -37,6 +39,13 @@ class StackedMNIST(MNIST):
         if images_seed < 0:
             raise ValueError(f"images_seed: must be at least 0, got {images_seed}")
         self.images, self.images_seed = images, images_seed
+
+    @property
+    def class_probabilities(self) -> Tensor:
+        """Of the triples, float64 [1000]: products of the digits' frequencies, since the channels are drawn independently."""
+        digits = torch.stack([self.y // 100, self.y // 10 % 10, self.y % 10]).flatten()
+        p = digits.bincount(minlength=10).double() / len(digits)
+        return torch.einsum("i,j,k->ijk", p, p, p).flatten()
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         x, y = super().load()

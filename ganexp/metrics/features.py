@@ -21,6 +21,9 @@ class Data(Protocol):
     labels_by_channel: bool
 
     @property
+    def class_probabilities(self) -> Tensor: ...
+
+    @property
     def fingerprint(self) -> str: ...
 
 

@@ -57,27 +57,28 @@ class Modes(FeatureMetric):
 
 class ClassModes(FeatureMetric):
     """For labelled images, where each class is a mode: `modes`, the number of classes that a classifier predicts for the samples,
-    and `reverse_kl`, the KL divergence, in nats, of their distribution from that of the classes predicted for real images."""
+    and `reverse_kl`, the KL divergence, in nats, of their distribution from the data's `class_probabilities`.
+
+    N samples of a perfect generator have a reverse KL of about (classes - 1) / (2 N), since their frequencies vary.
+    """
 
     names = ("modes", "reverse_kl")
     higher_is_better = True
     output = "logits"
-    real_labels: Tensor
-    fake_labels: Tensor
+    kinds = ("fake",)
+    probabilities: Tensor
+    predicted: Tensor
 
     def setup(self, data: Data) -> None:
         super().setup(data)
-        for kind in self.kinds:
-            self.add_state(f"{kind}_labels", torch.zeros(data.classes, dtype=torch.int64), "sum")
+        self.register_buffer("probabilities", data.class_probabilities, persistent=False)
+        self.add_state("predicted", torch.zeros(data.classes, dtype=torch.int64), "sum")
 
     def add(self, features: Tensor, kind: str, y: Tensor | None) -> None:
-        labels = predicted_labels(features)
-        counts = getattr(self, f"{kind}_labels")
-        setattr(self, f"{kind}_labels", counts + labels.bincount(minlength=len(counts)))
+        self.predicted = self.predicted + predicted_labels(features).bincount(minlength=len(self.predicted))
 
     def values(self) -> Sequence[Tensor]:
-        real = (self.real_labels + 1) / (self.real_labels + 1).sum()
-        return [(self.fake_labels > 0).sum(), divergence(self.fake_labels, real.double())]
+        return [(self.predicted > 0).sum(), divergence(self.predicted, self.probabilities)]
 
 
 def divergence(counts: Tensor, other: Tensor) -> Tensor:
