@@ -181,7 +181,7 @@ COLUMNS = {  # of the table: the value, and how it is written
 
 
 def read_rows(file: Path) -> dict[str, dict[str, float]]:
-    """What another call has measured."""
+    """What this and other calls have measured."""
     if not file.is_file():
         return {}
     with open(file, newline="") as opened:
@@ -238,13 +238,13 @@ def main() -> None:
         f"data.shape=[3,{arguments.side},{arguments.side}]",
     ]
     same = [*ALL, *data, f"hardware.precision={arguments.precision}"]
-    rows = read_rows(out / "players.csv")
     for seed in arguments.seeds:
         for recipe in arguments.only:
             name = f"{recipe}-s{seed}"
             overrides = [override.format(data=arguments.data) for override in RECIPES[recipe]]
             train(out / name, [*overrides, *same, f"seed={seed}"], arguments.minutes)
-            rows[name] = measure(out / name, out / f"{name}.png", arguments.samples)
+            row = measure(out / name, out / f"{name}.png", arguments.samples)
+            rows = read_rows(out / "players.csv") | {name: row}  # another call may have added some
             write_table(rows, out)
             write_wall(list(rows), out)
 
