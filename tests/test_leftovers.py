@@ -87,6 +87,14 @@ def test_numbers_of_another_model_are_dropped(capfd: pytest.CaptureFixture[str])
     assert "model.discriminator of the experiment is dropped: model=gmmn has no such key" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("data", ["folder", "celeba"])
+def test_root_of_an_experiment_is_kept_for_data_that_require_one(data: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """data/folder.yaml has `root: ???`."""
+    assert compose("experiment=photos", f"data={data}")["data"]["root"] == "data/photos"
+    assert compose("experiment=photos", f"data={data}", "data.root=mine")["data"]["root"] == "mine"
+    assert "dropped" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

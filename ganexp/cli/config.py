@@ -217,7 +217,7 @@ def has_more_keys(node: Any, own: Any) -> bool:
     """Whether `node` has a key that `own` does not have."""
     if not OmegaConf.is_dict(node) or not OmegaConf.is_dict(own):
         return False
-    return any(key not in own or has_more_keys(unresolved(node, key), unresolved(own, key)) for key in node)
+    return any(key not in set(own) or has_more_keys(unresolved(node, key), unresolved(own, key)) for key in node)
 
 
 def drop_keys(node: Any, own: Any, others: Sequence[Any]) -> list[str]:
@@ -227,8 +227,8 @@ def drop_keys(node: Any, own: Any, others: Sequence[Any]) -> list[str]:
     dropped = []
     others = [other for other in others if OmegaConf.is_dict(other)]
     for key in list(node):
-        children = [unresolved(other, key) for other in others if key in other]
-        if key in own:
+        children = [unresolved(other, key) for other in others if key in set(other)]  # `key in other` is False for ???
+        if key in set(own):
             child = unresolved(node, key)
             dropped += [f"{key}.{path}" for path in drop_keys(child, unresolved(own, key), children)]
         elif children:
