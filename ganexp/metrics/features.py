@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 
 class Data(Protocol):
-    """What an extractor may use of a data module: uint8 images [N, C, H, W] or points, labels, and a hash of both."""
+    """What extractors and metrics may use of a data module: uint8 images [N, C, H, W] or points, labels and their probabilities,
+    and a hash."""
 
     x: Tensor
     y: Tensor
