@@ -59,7 +59,8 @@ class ClassModes(FeatureMetric):
     """For labelled images, where each class is a mode: `modes`, the number of classes that a classifier predicts for the samples,
     and `reverse_kl`, the KL divergence, in nats, of their distribution from the data's `class_probabilities`.
 
-    N samples of a perfect generator have a reverse KL of about (classes - 1) / (2 N), since their frequencies vary.
+    N samples of a perfect generator have a reverse KL of about (classes - 1) / (2 N), since their frequencies vary. Raises
+    ValueError for data without labels.
     """
 
     names = ("modes", "reverse_kl")
@@ -70,6 +71,8 @@ class ClassModes(FeatureMetric):
     predicted: Tensor
 
     def setup(self, data: Data) -> None:
+        if data.classes < 2:
+            raise ValueError("class_modes: needs data with labels; for data=ring or data=grid choose metrics=[modes]")
         super().setup(data)
         self.register_buffer("probabilities", data.class_probabilities, persistent=False)
         self.add_state("predicted", torch.zeros(data.classes, dtype=torch.int64), "sum")

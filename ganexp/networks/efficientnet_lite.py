@@ -42,9 +42,11 @@ class Same(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         (k, _), (s, _) = self.kernel_size, self.stride
+        if s == 1:
+            return F.conv2d(x, self.weight, self.bias, 1, k // 2, groups=self.groups)
         pads = [max((-(-side // s) - 1) * s + k - side, 0) for side in x.shape[2:]]
         x = F.pad(x, [pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2])
-        if s == 1 or self.groups == 1 or x.device.type != "cpu":
+        if self.groups == 1 or x.device.type != "cpu":
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):  # on a CPU its gradient takes fifteen times as long in bfloat16
             return super().forward(x.float())
@@ -60,8 +62,8 @@ class Block(nn.Module):
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, expansion: int):
         super().__init__()
         wide = n_in * expansion
-        expand = [Same(n_in, wide, 1), norm(wide), nn.ReLU6()] if expansion > 1 else []
-        depthwise = [Same(wide, wide, kernel, stride, groups=wide), norm(wide), nn.ReLU6()]
+        expand = [Same(n_in, wide, 1), norm(wide), nn.ReLU6(inplace=True)] if expansion > 1 else []
+        depthwise = [Same(wide, wide, kernel, stride, groups=wide), norm(wide), nn.ReLU6(inplace=True)]
         self.path = nn.Sequential(*expand, *depthwise, Same(wide, n_out, 1), norm(n_out))
         self.skip = stride == 1 and n_in == n_out
 
@@ -75,7 +77,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(Same(3, 32, 3, 2), norm(32), nn.ReLU6())
+        self.stem = nn.Sequential(Same(3, 32, 3, 2), norm(32), nn.ReLU6(inplace=True))
         self.stages = nn.ModuleList()
         n_in = 32
         for repeats, kernel, stride, expansion, n_out in STAGES:
@@ -83,7 +85,7 @@ class EfficientNetLite0(nn.Module):
             blocks += [Block(n_out, n_out, kernel, 1, expansion) for _ in range(repeats - 1)]
             self.stages.append(nn.Sequential(*blocks))
             n_in = n_out
-        self.head = nn.Sequential(Same(320, 1280, 1), norm(1280), nn.ReLU6())
+        self.head = nn.Sequential(Same(320, 1280, 1), norm(1280), nn.ReLU6(inplace=True))
         self.classify = nn.Linear(1280, 1000)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
