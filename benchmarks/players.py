@@ -159,8 +159,8 @@ def measure(folder: Path, picture: Path, samples: int) -> dict[str, float]:
     lite0 = Lite0()
     pixels = Pixels()
     metrics = [
-        FID(lite0), KID(lite0, 100, min(1000, samples)), PyramidSlicedWasserstein(pixels), PRDC(lite0, 5), Diversity(pixels),
-        Share(lite0, *CATS),
+        FID(lite0), KID(lite0, 100, min(1000, samples, len(data.x))), PyramidSlicedWasserstein(pixels), PRDC(lite0, 5),
+        Diversity(pixels), Share(lite0, *CATS),
     ]  # fmt: skip
     evaluation = Evaluation(metrics, data, samples, bool(system.classes))
     evaluation.setup()
