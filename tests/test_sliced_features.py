@@ -75,6 +75,18 @@ def test_details_count_beside_bright_and_dark_images() -> None:
     assert float(SlicedFeatures().of_places(real, fake, 5)) > 0.1
 
 
+def test_patches_are_projected_as_by_a_convolution() -> None:
+    real, fake = torch.randn(4, 3, 9, 12), torch.randn(4, 3, 9, 12)
+    torch.manual_seed(1)
+    found = SlicedFeatures().of_places(real, fake, 5)
+    torch.manual_seed(1)
+    filters = torch.randn(16, 3, 5, 5)
+    filters -= filters.mean((2, 3), keepdim=True)
+    rows, columns = torch.randint(5, (64,)), torch.randint(8, (64,))
+    a, b = (F.conv2d(x, filters)[:, :, rows, columns].flatten(1) for x in (real, fake))
+    torch.testing.assert_close(found, SlicedFeatures.distance(a, b))
+
+
 def test_term_trains_g_alone() -> None:
     term = SlicedFeatures()
     assert term.player == "generator" and not list(term.parameters())

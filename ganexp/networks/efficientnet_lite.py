@@ -62,8 +62,8 @@ class Block(nn.Module):
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, expansion: int):
         super().__init__()
         wide = n_in * expansion
-        expand = [Same(n_in, wide, 1), norm(wide), nn.ReLU6(inplace=True)] if expansion > 1 else []
-        depthwise = [Same(wide, wide, kernel, stride, groups=wide), norm(wide), nn.ReLU6(inplace=True)]
+        expand = [Same(n_in, wide, 1), norm(wide), nn.ReLU6()] if expansion > 1 else []
+        depthwise = [Same(wide, wide, kernel, stride, groups=wide), norm(wide), nn.ReLU6()]
         self.path = nn.Sequential(*expand, *depthwise, Same(wide, n_out, 1), norm(n_out))
         self.skip = stride == 1 and n_in == n_out
 
@@ -77,7 +77,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(Same(3, 32, 3, 2), norm(32), nn.ReLU6(inplace=True))
+        self.stem = nn.Sequential(Same(3, 32, 3, 2), norm(32), nn.ReLU6())
         self.stages = nn.ModuleList()
         n_in = 32
         for repeats, kernel, stride, expansion, n_out in STAGES:
@@ -85,7 +85,7 @@ class EfficientNetLite0(nn.Module):
             blocks += [Block(n_out, n_out, kernel, 1, expansion) for _ in range(repeats - 1)]
             self.stages.append(nn.Sequential(*blocks))
             n_in = n_out
-        self.head = nn.Sequential(Same(320, 1280, 1), norm(1280), nn.ReLU6(inplace=True))
+        self.head = nn.Sequential(Same(320, 1280, 1), norm(1280), nn.ReLU6())
         self.classify = nn.Linear(1280, 1000)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

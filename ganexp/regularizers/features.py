@@ -75,11 +75,10 @@ class SlicedFeatures(Term):
         filters = torch.randn(self.directions, real.shape[1], side, side, device=real.device)
         if side > 1:  # blind to a patch's mean colour, whose variance is far larger than that of its details
             filters -= filters.mean((2, 3), keepdim=True)
-        rows, columns = (torch.randint(size - side + 1, (PLACES,), device=real.device) for size in real.shape[2:])
-        steps = torch.arange(side, device=real.device)
-        rows, columns = (rows[:, None] + steps)[:, :, None], (columns[:, None] + steps)[:, None]
-        patches = (x[:, :, rows, columns].transpose(1, 2).flatten(2) for x in (real, fake))  # [N, places, C · side · side]
-        a, b = ((x @ filters.flatten(1).T).flatten(1) for x in patches)
+        offsets = torch.arange(side, device=real.device)
+        rows, columns = (torch.randint(n - side + 1, (PLACES, 1), device=real.device) + offsets for n in real.shape[2:])
+        patches = (x[:, :, rows[:, :, None], columns[:, None]].transpose(1, 2) for x in (real, fake))  # [N, PLACES, C, …]
+        a, b = ((x.flatten(2) @ filters.flatten(1).T).flatten(1) for x in patches)
         return self.distance(a, b)
 
     def of_wholes(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -93,7 +92,7 @@ class SlicedFeatures(Term):
     def distance(real: Tensor, fake: Tensor) -> Tensor:
         """Returns the mean over K of the distances between projections [N, K]; of an odd N the last sample is left out."""
         half = len(real) // 2
-        halves = (x[: 2 * half].T.contiguous().view(-1, 2, half) for x in (real, fake))  # contiguous: sorts four times as fast
+        halves = (x[: 2 * half].T.contiguous().view(-1, 2, half) for x in (real, fake))  # contiguous rows sort four times as fast
         a, b = (x.sort(2).values for x in halves)
         within = sum((x[:, 0] - x[:, 1]).square().mean(1) for x in (a, b))  # W(real, real') + W(fake, fake')
         between = (a.mean(1) - b.mean(1)).square().mean(1) + within / 4  # the mean of the four W(real, fake)
