@@ -196,6 +196,7 @@ def test_experiment_has_the_published_numbers() -> None:
         assert model[player]["attention"] == 16 and model[player]["spectral_norm"]
     assert composed["data"]["batch_size"] == 64 and composed["trainer"]["max_steps"] == 5 * 100_000
     assert (model["d_steps"], model["classes"], model["latent"]["dim"], model["generator"]["embedding"]) == (5, 10, 80, 128)
+    assert model["fresh_fakes"] and list(composed["augment"]) == ["flip"] and composed["regularizer"] == {}
     assert 0.5 ** (5 * 64 / model["ema_half_life"]) == pytest.approx(0.9999, abs=1e-7)
     assert composed["schedule"]["_target_"] == "torch.optim.lr_scheduler.ConstantLR"
     with torch.device("meta"):

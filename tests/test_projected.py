@@ -165,7 +165,8 @@ def test_projected_256_has_the_published_numbers(monkeypatch: pytest.MonkeyPatch
     assert composed["loss"] == {"_target_": "ganexp.losses.Hinge", "margin": 1.0} and composed["regularizer"] == {}
     assert composed["augment"]["diffaugment"]["policy"] == "color,translation,cutout"
     assert (composed["data"]["shape"], composed["data"]["batch_size"]) == ([3, 256, 256], 64)
-    assert (model["discriminator"]["size"], model["discriminator"]["levels"], model["generator"]["width"]) == (None, 4, 128)
+    d, width = model["discriminator"], model["generator"]["width"]
+    assert (d["size"], d["levels"], d["width"], d["norm"], d["minibatch_std"], width) == (None, 4, 64, True, 0, 128)
     monkeypatch.setattr(fastgan, "apply_spectral_norm", lambda *arguments: None)  # has no parameters, and is slow to build
     with torch.device("meta"):
         assert learning(build(model["generator"], "model.generator")) == 105_684_175

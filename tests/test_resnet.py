@@ -346,6 +346,8 @@ def test_experiments_have_the_published_numbers(name: str, shape: list[int], cou
         "start_factor": 1.0, "end_factor": 0.0, "total_iters": 500_000,
     }  # fmt: skip
     assert composed["model"]["latent"] == {"_target_": "ganexp.latents.Normal", "dim": 128}
+    assert composed["model"]["fresh_fakes"] and composed["model"]["ema_half_life"] is None
+    assert composed["regularizer"] == {} and composed["augment"] == {}
     assert composed["model"]["generator"]["upsampling"] == "bilinear" and not composed["model"]["discriminator"]["wide"]
     with torch.device("meta"):
         system = build(composed["model"], "model")

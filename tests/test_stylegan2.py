@@ -400,4 +400,8 @@ def test_experiment_has_the_published_numbers() -> None:
     assert model["ema_half_life"] == batch * 10 / 32 * 1000 and batch == 32
     ada = composed["augment"]["ada"]
     assert (ada["target"], ada["kimg"], ada["interval"], ada["p"]) == (0.6, 500, 4, 0)
+    blit, geometry = ("xflip", "rotate90", "xint"), ("scale", "rotate", "aniso", "xfrac")
+    bgc = (*blit, *geometry, "brightness", "contrast", "lumaflip", "hue", "saturation")
+    assert ada["ops"] == dict.fromkeys(bgc, 1.0) | dict.fromkeys(("imgfilter", "noise", "cutout"), 0.0)
+    assert model["fresh_fakes"] and list(composed["augment"]) == ["ada"]
     assert composed["trainer"]["max_steps"] * batch == 5_000_000 and composed["loss"]["_target_"] == "ganexp.losses.BCE"
