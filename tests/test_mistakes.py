@@ -72,6 +72,7 @@ MISTAKES = [
     ("model=mlp data=sine metrics=[fid] extractor=classifier", "metrics: classifier needs images"),
     ("model=dcgan metrics=[accuracy]", "metrics.accuracy: requires a conditional model: model=cdcgan"),
     ("metrics=[modes]", "metrics.modes: needs data=ring or data=grid"),
+    ("model=dcgan data=folder data.root=pictures data.batch_size=8 extractor=classifier", "metrics: classifier needs data with labels; choose extractor=auto"),
     ("model=dcgan data=folder data.root=pictures data.batch_size=8 metrics=[class_modes]", "metrics.class_modes: needs data with labels; for data=ring"),
     ("metrics=[is] extractor=random", "metrics.is: random has no logits; choose extractor=classifier"),
     ("metrics=[fid] extractor=inception extractor.weights=none.pth", "extractor.weights: there is no file none.pth"),

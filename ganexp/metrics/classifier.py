@@ -56,7 +56,7 @@ class Classifier(Extractor):
         if len(data.shape) != 3 or min(data.shape[1:]) < 4:
             raise ValueError(f"classifier needs images [C, H, W] of at least 4 px a side, got shape {list(data.shape)}")
         if data.classes < 2:
-            raise ValueError("classifier needs data with labels; choose extractor=random or extractor=inception")
+            raise ValueError("classifier needs data with labels; choose extractor=auto")
         self.by_channel = data.labels_by_channel
         x, y = channel_digits(data) if self.by_channel else (data.x, data.y)
         channels, classes = x.shape[1], int(y.max()) + 1
