@@ -246,6 +246,16 @@ def test_networks_refuse_invalid_arguments(shape: list[int]) -> None:
             Generator([3, 32, 32], 8, composite=[8, side])
 
 
+def test_glu_is_torchs() -> None:
+    x = torch.randn(2, 6, 3, 5, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(2, 3, 3, 5, dtype=torch.float64)
+    for order in (torch.contiguous_format, torch.channels_last):
+        mine, theirs = (glu(x.contiguous(memory_format=order)) for glu in (fastgan.GLU(), nn.GLU(1)))
+        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(*(torch.autograd.grad(y, x, grad)[0] for y in (mine, theirs)))
+    assert torch.autograd.gradgradcheck(fastgan.GLU(), x)
+
+
 # -- the experiment ----------------------------------------------------------------------------------------------------
 
 

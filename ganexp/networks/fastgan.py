@@ -49,12 +49,21 @@ def conv(n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int = 0) 
     return nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False)
 
 
+class GLU(nn.Module):
+    """x [N, 2 C, H, W] -> [N, C, H, W]: the first half of the channels times the sigmoid of the second (Dauphin et al. 2017,
+    arXiv:1612.08083). The same as nn.GLU(1), whose backward pass takes four times as long on CPUs in channels-last order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = (half.contiguous(memory_format=torch.channels_last) for half in x.chunk(2, 1))
+        return a * b.sigmoid()
+
+
 def down(n_in: int, n_out: int) -> list[nn.Module]:
     return [conv(n_in, n_out, 4, 2, 1), nn.BatchNorm2d(n_out), nn.LeakyReLU(0.2, inplace=True)]
 
 
 def up(n_in: int, n_out: int) -> list[nn.Module]:
-    return [nn.Upsample(scale_factor=2), conv(n_in, 2 * n_out, 3, 1, 1), nn.BatchNorm2d(2 * n_out), nn.GLU(1)]
+    return [nn.Upsample(scale_factor=2), conv(n_in, 2 * n_out, 3, 1, 1), nn.BatchNorm2d(2 * n_out), GLU()]
 
 
 class Noise(nn.Module):
@@ -72,8 +81,8 @@ class Noise(nn.Module):
 
 def noisy_up(n_in: int, n_out: int) -> list[nn.Module]:
     """Upsampling with two convolutions, each followed by noise."""
-    first = [nn.Upsample(scale_factor=2), conv(n_in, 2 * n_out, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * n_out), nn.GLU(1)]
-    return [*first, conv(n_out, 2 * n_out, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * n_out), nn.GLU(1)]
+    first = [nn.Upsample(scale_factor=2), conv(n_in, 2 * n_out, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * n_out), GLU()]
+    return [*first, conv(n_out, 2 * n_out, 3, 1, 1), Noise(), nn.BatchNorm2d(2 * n_out), GLU()]
 
 
 class Excite(nn.Module):
@@ -113,7 +122,7 @@ class Generator(nn.Module):
             raise ValueError(f"composite: must be sides of 8, 16, … or 1024 px, got {unknown[0]}")
         c = {px: channels(factor, width) for px, factor in GENERATOR.items() if px <= last}
         start = nn.ConvTranspose2d(latent_dim + (classes or 0), 2 * c[4], 4, bias=False)
-        self.start = nn.Sequential(start, nn.BatchNorm2d(2 * c[4]), nn.GLU(1))
+        self.start = nn.Sequential(start, nn.BatchNorm2d(2 * c[4]), GLU())
         self.blocks, self.excite = nn.ModuleList(), nn.ModuleDict()
         for px in list(c)[1:]:
             make = noisy_up if px in composite else up
