@@ -70,7 +70,7 @@ RECIPES = {
     "photos_projected": ["experiment=photos", "model/discriminator=projected", *(
         f"model.discriminator.{option}" for option in ("width=16", "norm=false", "minibatch_std=8"))],
     "photos_unsliced": ["experiment=photos", "regularizer=[r1]"],
-    "photos_fastgan": ["experiment=photos", "model/generator=fastgan", "model.generator.width=8", "model.latent.dim=128"],
+    "photos_dcgan": ["experiment=photos", "model/generator=dcgan", "model.generator.width=32", "model.latent.dim=100"],
     "photos_stylegan2": ["experiment=photos", "model/generator=stylegan2", "model.generator.channel_base=1024",
         "model.latent.dim=128", "optimizer.generator.lr=2e-3", "optimizer.generator.betas=[0.0,0.99]"],
     "sngan": [*SMALL, "model=resnet", "loss=hinge", *widths("16"), *adam("2e-4", "4e-4", "[0.0,0.9]")],
