@@ -202,6 +202,7 @@ MISTAKES = [
     ("model.optimizer={generator:{a:1},discriminator:{a:1}}", "'dict' object is not callable"),
     ("model.schedule={a:1}", "model.schedule: 'dict' object is not callable"),
     ("logger.csv._target_=builtins.dict", "logger.csv: dict is not a Lightning logger"),
+    ("logger.csv.flush_logs_every_n_steps=0", "logger.csv.flush_logs_every_n_steps: must be an integer of at least 1, got 0"),
     ("+hardware.limit_train_batches=0", "hardware.limit_train_batches: for a short run set trainer.max_steps"),
     ("~name", "name: is required"),
     ("name=" + 300 * "x", "name: must have at most 200 bytes, got 300"),

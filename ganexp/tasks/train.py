@@ -131,6 +131,9 @@ class Train:
         for name, logger in self.loggers.items():
             if not isinstance(logger, Logger):
                 raise ConfigError(f"logger.{name}: {type(logger).__name__} is not a Lightning logger")
+            every = chosen[name].get("flush_logs_every_n_steps", 1)  # Lightning divides by it at the first row
+            if type(every) is not int or every < 1:
+                raise ConfigError(f"logger.{name}.flush_logs_every_n_steps: must be an integer of at least 1, got {every}")
         precision, self.precision_reason = choose_precision(config["hardware"], self.data.shape)
         trainer = make_trainer(
             {**config["hardware"], "precision": precision},
