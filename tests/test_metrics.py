@@ -242,7 +242,7 @@ def test_swd_compares_sets_of_unequal_counts() -> None:
 
 
 def test_quantiles_are_evenly_spaced() -> None:
-    rows = torch.tensor([[0.0], [1.0], [2.0]])
+    rows = torch.tensor([[0.0, 1.0, 2.0]])
     assert quantiles(rows, 6).flatten().tolist() == [0, 0, 1, 1, 2, 2]
     assert quantiles(rows, 5).flatten().tolist() == [0, 0, 1, 2, 2]
     assert quantiles(rows, 3).flatten().tolist() == [0, 1, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,13 +38,23 @@ class SlicedWasserstein(CachedFeatures):
         seeded = torch.Generator().manual_seed(0)
         directions = torch.randn(real.shape[1], self.directions, generator=seeded).to(real.device)
         directions /= directions.norm(dim=0)
-        a, b = (real @ directions).sort(0).values, (fake @ directions).sort(0).values
-        if len(a) != len(b):
-            n = max(len(a), len(b))
-            a, b = (quantiles(projected, n) for projected in (a, b))
-        return [(a - b).abs().mean()]
+        return [distances(real @ directions, fake @ directions).mean()]
+
+
+def distances(real: Tensor, fake: Tensor) -> Tensor:
+    """Returns the Wasserstein-1 distance of each column of projections [n, K] and [m, K]: [K]."""
+    a, b = (sorted_rows(side.T.contiguous()) for side in (real, fake))
+    if a.shape != b.shape:
+        n = max(a.shape[1], b.shape[1])
+        a, b = (quantiles(rows, n) for rows in (a, b))
+    return (a - b).abs().mean(1)
+
+
+def sorted_rows(rows: Tensor) -> Tensor:
+    # NumPy's sort takes less than half the time of torch's on CPUs, which also sorts indices
+    return torch.from_numpy(np.sort(rows.numpy())) if rows.device.type == "cpu" else rows.sort(1).values
 
 
 def quantiles(rows: Tensor, n: int) -> Tensor:
-    """Returns n evenly spaced quantiles of sorted rows [m, k]: [n, k]."""
-    return rows[(torch.arange(n, device=rows.device) + 0.5).mul(len(rows) / n).long()]
+    """Returns n evenly spaced quantiles of sorted rows [K, m]: [K, n]."""
+    return rows[:, (torch.arange(n, device=rows.device) + 0.5).mul(rows.shape[1] / n).long()]
