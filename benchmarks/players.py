@@ -63,7 +63,7 @@ def adam(generator: str, discriminator: str, betas: str) -> list[str]:
 RECIPES = {
     "dcgan": ["experiment={data}_dcgan", "model.width_multiplier=0.5", "augment=[flip]", "model.ema_half_life=10000",
         "model.fresh_fakes=false", "model.separate=false", "loss.real=1", "loss.fake=0", "loss.generator=1",
-        "optimizer.generator.lr=2e-4", "optimizer.discriminator.lr=2e-4"],  # for cats, celeba and anime: the best before photos
+        "optimizer.generator.lr=2e-4", "optimizer.discriminator.lr=2e-4"],  # cats, celeba, anime: what _plus was before photos
     "photos": ["experiment=photos"],
     "photos_small": ["experiment=photos_small"],
     "photos_128": ["experiment=photos_128"],
@@ -76,8 +76,10 @@ RECIPES = {
     "sngan": [*SMALL, "model=resnet", "loss=hinge", *widths("16"), *adam("2e-4", "4e-4", "[0.0,0.9]")],
     "sagan": [*SMALL, "model=resnet", "loss=hinge", *widths("16"), *adam("1e-4", "4e-4", "[0.0,0.9]"),
         "model.generator.spectral_norm=true", "model.generator.attention=32", "model.discriminator.attention=32"],
-    "unet": [*SMALL, "model=dcgan", "model/discriminator=unet", "loss=hinge", *widths("32"), *adam("2e-4", "4e-4", "[0.0,0.999]")],
-    "patch": [*SMALL, "model=dcgan", "model/discriminator=patch", "loss=lsgan", *widths("32"), *adam("2e-4", "2e-4", "[0.5,0.999]")],
+    "unet": [*SMALL, "model=dcgan", "model/discriminator=unet", "loss=hinge", *widths("32"),
+        *adam("2e-4", "4e-4", "[0.0,0.999]")],
+    "patch": [*SMALL, "model=dcgan", "model/discriminator=patch", "loss=lsgan", *widths("32"),
+        *adam("2e-4", "2e-4", "[0.5,0.999]")],
     "biggan": [*SMALL, "model=biggan", "model.classes=null", "loss=hinge", *widths("12"), *adam("2e-4", "4e-4", "[0.0,0.999]")],
     "stylegan2": [*SMALL, "model=stylegan2", "regularizer=[r1]", "regularizer.r1.every=16", *adam("2e-3", "2e-3", "[0.0,0.99]")],
     "r3gan": [*SMALL, "model=r3gan", "loss=relativistic", "regularizer=[r1,r2]", "regularizer.r1.every=4",

@@ -46,6 +46,8 @@ def commands_of(page: Path) -> list[list[str]]:
     """Every `python -m ganexp …` line of a page, without `python -m ganexp`."""
     lines = [line for block in blocks(page, "sh", "bash") for line in block.splitlines()]
     lines = [line.removeprefix("pip install -e . && ") for line in lines]
+    for line in lines:
+        assert not re.search(r"\{.*,.*\}", re.sub(r"'[^']*'|#.*", "", line)), f"{page}: bash expands the braces: {line}"
     return [shlex.split(line, comments=True)[3:] for line in lines if line.startswith("python -m ganexp")]
 
 
