@@ -14,12 +14,17 @@ class Anneal:
 
     `key`: as on the command line, such as `regularizer.r1.weight`, `optimizer.generator.betas.1`, `model.ema_half_life`,
     `augment.ada.p` or `loss.fraction`. `curve`: `linear`, `cosine` (half a period, as in R3GAN, Huang et al. 2024,
-    arXiv:2501.05441) or `exponential` (a constant factor per image; `start` and `end` above 0). Raises ValueError for learning
-    rates, which have a schedule, and for values out of range.
+    arXiv:2501.05441), `exponential` (a constant factor per image; `start` and `end` above 0) or `step` (`start` until `images`).
+    Raises ValueError for learning rates, which have a schedule, and for values out of range.
     """
 
     def __init__(
-        self, key: str, start: float, end: float, images: float, curve: Literal["linear", "cosine", "exponential"] = "cosine"
+        self,
+        key: str,
+        start: float,
+        end: float,
+        images: float,
+        curve: Literal["linear", "cosine", "exponential", "step"] = "cosine",
     ):
         if key.startswith("optimizer.") and key.endswith(".lr"):
             raise ValueError(f"key: {key} is set by the schedule; choose schedule=cosine or schedule=linear")
@@ -34,6 +39,8 @@ class Anneal:
         t = min(images_seen / self.images, 1.0)
         if self.curve == "exponential":
             return self.start * (self.end / self.start) ** t
+        if self.curve == "step":
+            t = float(t == 1)
         if self.curve == "cosine":
             t = (1 - math.cos(math.pi * t)) / 2
         return self.start + (self.end - self.start) * t

@@ -197,10 +197,14 @@ def test_experiment_has_the_published_numbers() -> None:
     assert composed["data"]["batch_size"] == 64 and composed["trainer"]["max_steps"] == 5 * 100_000
     assert (model["d_steps"], model["classes"], model["latent"]["dim"], model["generator"]["embedding"]) == (5, 10, 80, 128)
     assert model["fresh_fakes"] and list(composed["augment"]) == ["flip"] and composed["regularizer"] == {}
-    assert 0.5 ** (5 * 64 / model["ema_half_life"]) == pytest.approx(0.9999, abs=1e-7)
+    ema = build(composed["anneal"]["ema"], "anneal.ema")  # from the 1,000th update of G on
+    assert ema.key == "model.ema_half_life" and [ema(n * 5 * 64) for n in (1, 999)] == [0, 0]
+    for updates in (1000, 1001, 100_000):
+        assert 0.5 ** (5 * 64 / ema(updates * 5 * 64)) == pytest.approx(0.9999, abs=1e-7)
     assert composed["schedule"]["_target_"] == "torch.optim.lr_scheduler.ConstantLR"
     with torch.device("meta"):
         system = build(model, "model")
+    assert system.ema.ramp is None
     assert [sum(p.numel() for p in n.parameters()) for n in system.networks().values()] == [2_415_170, 9_416_196]
 
 
@@ -212,7 +216,7 @@ def test_variants_differ_from_biggan_cifar10_in_the_named_method() -> None:
     )
     assert augmented["augment"]["diffaugment"]["policy"] == "translation,cutout" and augmented["regularizer"] == {}
     term = lecam["regularizer"]["lecam"]
-    assert (term["weight"], term["decay"], term["start"]) == (0.3, 0.99, 1000) and lecam["augment"] == augmented["augment"]
+    assert (term["weight"], term["decay"], term["start"]) == (0.3, 0.99, 5000) and lecam["augment"] == augmented["augment"]
     for variant in (consistent, augmented, lecam):
         assert all(variant[group] == base[group] for group in ("optimizer", "schedule", "trainer", "loss"))
         assert variant["data"] == base["data"]

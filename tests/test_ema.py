@@ -37,6 +37,12 @@ def test_average_follows_at_the_pace_of_its_half_life(half_life: float, images: 
         torch.testing.assert_close(p, torch.full_like(p, kept))
 
 
+def test_without_a_ramp_the_first_step_keeps_the_average() -> None:
+    ema = EMA(filled(1.0), 1000, ramp=None)
+    ema.update(filled(0.0), 100, 100)
+    torch.testing.assert_close(ema.average.weight, torch.full((3, 2), 0.5**0.1))
+
+
 def test_many_small_updates_equal_one_large_update() -> None:
     one, many = EMA(filled(1.0), 100), EMA(filled(1.0), 100)
     one.update(filled(0.0), 60, 10_000)

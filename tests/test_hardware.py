@@ -233,6 +233,12 @@ def test_auto_precision_is_float32_if_torch_cannot_tell(monkeypatch: pytest.Monk
     assert choose_precision(CPU, [3, 64, 64]) == ("32-true", "auto: no native bfloat16 here")
 
 
+def test_float32_is_not_tf32(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert cli(*BARE, *NARROW["cdcgan"]).code == 0
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_precision_is_announced_and_a_changed_one_is_noted(native: bool, cli: Callable[..., Answer], monkeypatch: Any) -> None:
     monkeypatch.setattr("ganexp.runtime.trainer.has_bf16", lambda node: native)

@@ -279,6 +279,7 @@ def test_experiments_have_the_published_numbers(name: str) -> None:
         "r1": penalty, "r2": penalty, "beta2_g": beta2, "beta2_d": beta2,
         "ema": (0, half_life, 2e7, "cosine"), "ada": (0, p, 2e7, "cosine"),
     }  # fmt: skip
+    assert system.ema.ramp is None  # 5 % of the images seen would be less than most of its half-lives
     for term in composed["regularizer"].values():
         assert (term["weight"], term["every"]) == (gamma, 1)
     for adam in composed["optimizer"].values():

@@ -38,6 +38,17 @@ def test_start_from_takes_the_weights_of_the_other_run(first: Path, cli: Callabl
     assert "discriminator has the weights of" in (answer.folder / "second" / "log.txt").read_text()
 
 
+def test_average_starts_from_that_of_the_other_run(first: Path, cli: Callable[..., Answer]) -> None:
+    """With the ramp, the first step would forget all but a millionth of it. A resumed run has none either."""
+    answer = cli("hydra.run.dir=second", f"start_from={first}", *MODEL, *BARE, "model.ema_half_life=1e9", "seed=5")
+    assert answer.code == 0 and cli("task=resume", "run=second", "trainer.max_steps=5").code == 0
+    before, after = weights(first / "checkpoints" / "best.ckpt"), weights(answer.folder / "second/checkpoints/last.ckpt")
+    for key in before:
+        if key.startswith("ema.average.") and key.endswith(".weight"):
+            torch.testing.assert_close(after[key], before[key], rtol=1e-4, atol=1e-5)
+            assert not after[key].equal(after["generator." + key.removeprefix("ema.average.")])
+
+
 def test_frozen_layers_keep_the_weights_they_start_from(first: Path, cli: Callable[..., Answer]) -> None:
     answer = cli(
         "hydra.run.dir=second", f"start_from={first}", *MODEL, *BARE, "seed=5",

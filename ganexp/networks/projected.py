@@ -99,11 +99,12 @@ class PatchHead(nn.Module):
 class Discriminator(nn.Module):
     """image [N, *shape], y [N] -> Output with one logit per patch and head, and the mixed maps as features.
 
-    `width`: channels of the first mixed map. `levels`: number of scales with a head, largest first. `size`: px that the shorter
-    side is resized to before the fixed network; null keeps the image's size. The authors' code resizes images below 224 px to
-    224. `norm`: batch norm in the heads. `minibatch_std`: groups of the minibatch standard deviation in each head, 0 for none.
-    `classes`: the logits are label projections; null ignores y. All trained convolutions have spectral norm. Heads with fewer
-    patches repeat them, so that all heads have equal weight: at 64 px the deepest head has one patch, the others 25.
+    `width`: channels of the first mixed map. `levels`: number of scales with a head, largest first. `size`: px that the
+    shorter side is resized to before the fixed network; null keeps the image's size. The authors' code resizes images below
+    224 px to 224. `norm`: batch norm in the heads. `minibatch_std`: groups of the minibatch standard deviation in each head,
+    0 for none. `classes`: the logits are label projections, of an embedding only (the authors' has a layer behind it); null
+    ignores y. All trained convolutions have spectral norm. Heads with fewer patches repeat them, so that all heads have equal
+    weight: at 64 px the deepest head has one patch, the others 25.
 
     Checkpoints hold the random mixtures, not the fixed network. It is trained on ImageNet, like FID's network: do not compare
     the FID with that of discriminators without pretraining. Raises ValueError unless images have 1 or 3 channels.

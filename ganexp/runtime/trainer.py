@@ -78,6 +78,7 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
     # Lightning makes torch ask the driver's management library whether there are GPUs, so that processes may be forked later.
     # Ours are spawned, and optimizers ask twice in every step: 0.1 ms each without a GPU.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    torch.backends.cudnn.allow_tf32 = False  # cuDNN's default rounds float32 to 10 bits: not what penalties and metrics claim
     return trainer
 
 

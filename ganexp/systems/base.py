@@ -29,10 +29,10 @@ class System(pl.LightningModule):
     `generator(z, y) -> x`. A generator with an intermediate latent space also has `map(z, y) -> w`, `synthesize(w) -> x` and the
     mean `w_mean`. `optimizer`: one for each key of `networks_by_optimizer`. `schedule`: of all learning rates. `anneal`: other
     annealed numbers, by log name. `classes`: number of classes the networks are conditioned on; null is unconditional.
-    `ema_half_life`: images after which an old weight counts half in the EMA of the generator; null disables the EMA.
-    `width_multiplier`: factor on the channels of all networks, whose options refer to it. `accumulate`: number of micro-batches
-    that a batch is split into to save memory; only batch norm sees a difference. Raises ValueError for numbers out of range.
-    One step is one step of the first optimizer: see `uncounted`.
+    `ema_half_life`: images after which an old weight counts half in the EMA of the generator; null disables the EMA. If it is
+    annealed, the EMA has no ramp. `width_multiplier`: factor on the channels of all networks, whose options refer to it.
+    `accumulate`: number of micro-batches that a batch is split into to save memory; only batch norm sees a difference. One step
+    is one step of the first optimizer: see `uncounted`. Raises ValueError for numbers out of range.
     """
 
     progress: ClassVar[dict[str, str]] = {}  # the progress bar: from short names to log names
@@ -64,6 +64,8 @@ class System(pl.LightningModule):
         self.latent, self.generator, self.classes = latent, generator, classes
         self.optimizer, self.schedule, self.anneal = dict(optimizer), schedule, check_named(anneal or {}, Anneal, "anneal")
         self.ema = EMA(generator, ema_half_life) if ema_half_life else None
+        if self.ema is not None and any(control.key == "model.ema_half_life" for control in self.anneal.values()):
+            self.ema.ramp = None
         self.accumulate, self.images_seen, self.scalars = accumulate, 0, Scalars()
         self.register_buffer("label_counts", torch.ones(classes or 1))  # of the training data, set before training
 

@@ -101,8 +101,11 @@ class Train:
                 raise ConfigError(str(error)) from error
         if self.system.classes is not None:
             self.system.label_counts.copy_(self.data.label_counts())
-        if self.config["start_from"] is not None and self.checkpoint is None:
-            self.notes += transfer(self.system, Path(self.config["start_from"]))
+        if self.config["start_from"] is not None:
+            if self.system.ema is not None:
+                self.system.ema.ramp = None  # it would forget the average that it starts from in the first step
+            if self.checkpoint is None:
+                self.notes += transfer(self.system, Path(self.config["start_from"]))
         metrics = find(self.trainer.callbacks, Metrics)  # type: ignore[attr-defined]
         for metric in metrics.metrics if metrics else ():
             metric.features.may_download = self.data.may_download
