@@ -10,7 +10,9 @@ from ganexp.networks.output import Output, as_output
 
 
 class Constraint:
-    """Applied to D when the system is built, and after each update of D."""
+    """Applied to D when the system is built, and after each update of D. `second_order`: D's passes are differentiated twice."""
+
+    second_order = False
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
         """Returns the constrained discriminator: the same module, or a wrapper. Raises ValueError for an unsuitable one."""
@@ -37,6 +39,8 @@ class GradientNorm(Constraint):
     Every pass needs a gradient with respect to the images, and every update a second derivative. Raises ValueError for more than
     one logit, and for layers that mix samples: batch norm and minibatch_std.
     """
+
+    second_order = True
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
         for module in discriminator.modules():
@@ -102,6 +106,8 @@ class Freeze(Constraint):
         for module in discriminator.modules():
             if module is layers[self.layers]:
                 break
+            if layers[self.layers] in set(module.modules()):  # its own parameters may belong to later layers
+                continue
             for p in module.parameters(recurse=False):  # includes the norms in between
                 p.requires_grad_(False)
         return discriminator

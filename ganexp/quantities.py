@@ -12,7 +12,7 @@ def duration(seconds: object) -> str:
     """`8.2 ms`, `4.1 s`, `3 min 20 s`, `5 h 10 min`, `2 days 3 h`."""
     if not isinstance(seconds, int | float):
         return ""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 60:
         return f"{seconds:.3g} s"
@@ -25,6 +25,6 @@ def duration(seconds: object) -> str:
 def size(count: float) -> str:
     """`12 kB`, `3.4 MB`, `1.2 GB`."""
     for one, unit in ((1e9, "GB"), (1e6, "MB")):
-        if count >= one:
+        if count >= 0.9995 * one:
             return f"{count / one:.3g} {unit}"
     return f"{count / 1e3:.3g} kB"

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from ganexp.cli.build import build
 from ganexp.constraints import Freeze, GradientNorm, SpectralNorm, WeightClip, weighted_layers
-from ganexp.networks import acgan, dcgan, mlp, patch
+from ganexp.networks import acgan, dcgan, mlp, patch, r3gan
 from ganexp.networks.layers import MinibatchStd
 from ganexp.networks.output import Output, as_output
 from ganexp.regularizers import R1
+from ganexp.regularizers.features import FeatureMatching
 from ganexp.round import Round
+from ganexp.systems.gan import any_second_order
 
 NO_CLASS = torch.zeros(6, dtype=torch.long)
 
@@ -203,6 +205,11 @@ def test_freeze_keeps_the_first_layers(layers: int, frozen: set[str]) -> None:
     assert len(found) == len(frozen) + (5 if layers == 1 else 2)
 
 
+def test_freeze_leaves_the_last_layer_that_is_a_parameter_of_d_itself() -> None:
+    d = Freeze(1).apply(r3gan.Discriminator([3, 32, 32], widths=[16], group=8))
+    assert [name for name, p in d.named_parameters() if not p.requires_grad] == ["from_rgb.weight"]
+
+
 def test_freeze_combines_with_spectral_norm() -> None:
     found = moved("constraint=[spectral_norm,freeze]", "constraint.freeze.layers=1")
     assert {name for name, moves in found.items() if not moves} == {"blocks.0.bias", "blocks.0.parametrizations.weight.original"}
@@ -224,3 +231,9 @@ def test_constraints_accept_bare_logits() -> None:
 
     x = torch.ones(6, 4)
     torch.testing.assert_close(as_output(GradientNorm().apply(Bare())(x, NO_CLASS)).logits, torch.full((6, 1), 4 / (2 + 4)))
+
+
+def test_updates_under_a_gradient_norm_are_differentiated_twice() -> None:
+    """So they run without torch.compile's networks."""
+    assert any_second_order({"a": R1()}) and any_second_order({}, {"a": SpectralNorm(), "b": GradientNorm()})
+    assert not any_second_order({"a": FeatureMatching()}, {"a": SpectralNorm()})

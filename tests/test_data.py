@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from torchvision import datasets
 
 from ganexp.data.cifar import CIFAR10
+from ganexp.data.decoding import decode_image
 from ganexp.data.digits import Digits
 from ganexp.data.faces import Anime, Cats, CelebA
 from ganexp.data.folder import Folder
@@ -483,6 +485,16 @@ def test_exif_orientation_is_applied(suffix: str, tmp_path: Path) -> None:
     picture.save(tmp_path / f"a.{suffix}", exif=exif)
     x = folder(tmp_path, (1, 32, 16)).load()[0][0, 0]
     assert (x[:14] > 250).all() and (x[18:] < 5).all()
+
+
+def test_rotated_picture_with_an_odd_tag_is_read(tmp_path: Path) -> None:
+    """YCbCrPositioning as text, as some programs write it. Pillow cannot write this EXIF again."""
+    tags = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x0213, 2, 2, b"1\0\0\0")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + struct.pack("<I", 0)
+    Image.new("L", (32, 16)).save(tmp_path / "a.jpg")
+    plain = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:])
+    assert decode_image((tmp_path / "a.jpg").read_bytes(), "L").size == (16, 32)
 
 
 def test_fit_crops_pads_or_squashes(tmp_path: Path) -> None:

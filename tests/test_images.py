@@ -580,6 +580,13 @@ def test_cifar10_has_the_content_of_its_files(tmp_path: Path, monkeypatch: pytes
 # -- task=inspect -------------------------------------------------------------------------------------------------------
 
 
+def test_inspect_draws_no_points_in_space(cli: Callable[..., Answer]) -> None:
+    ring = ["data=ring", "data.centres=[[0,0,0],[1,1,1]]", "data.classes=2", "data.shape=[3]", "data.points=1000"]
+    answer = cli("task=inspect", *ring)
+    assert answer.code == 0, answer.err
+    assert answer.out.rstrip().endswith("inspection.json") and not list(answer.run.glob("*.png"))
+
+
 def test_inspect_reports_on_a_folder(cli: Cli, tmp_path: Path) -> None:
     for k in range(6):
         (tmp_path / "p" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)

@@ -160,6 +160,7 @@ MISTAKES = [
     ("logger.csv.save_dir=text.ckpt/log", "/text.ckpt is a file, not a folder; choose a new place, or one in {run_dir}"),
     ("task=check task.json=report.json", "task.json: report.json exists and is not a report of task=check"),
     ("model=dcgan data=folder data.root=pictures hydra.run.dir=pictures/run", "/pictures/run is inside of data.root"),
+    ("model=dcgan data=anime data.root=pictures hydra.run.dir=pictures/run", "/pictures/run is inside of data.root"),
     ("task=check model=dcgan data=folder data.root=pictures data.batch_size=2 hydra.run.dir=pictures/run", "/pictures/run is inside of data.root"),
     ("task=explore run=text.ckpt task.host=no.host.invalid", "task.host: 'no.host.invalid' is not a name or an address"),
     ("start_from=nowhere", "start_from: there is no file or folder nowhere"),

@@ -152,6 +152,14 @@ def test_annotated_eyes_need_no_detector(cli: Cli, tmp_path: Path) -> None:
     wanted = flower.crop((150, 21, 450, 321)).resize((50, 50), Image.Resampling.BICUBIC)
     found = np.asarray(Image.open(tmp_path / "set" / "a.png")).astype(int)
     assert np.abs(found - np.asarray(wanted).astype(int)).mean() < 4
+    # Another annotation is another picture; one that cannot be read leaves its picture out.
+    (tmp_path / "raw" / "a.jpg.cat").write_text("9 50 50 150 50 100 120 " + "0 " * 12)
+    flower.save(tmp_path / "raw" / "b.jpg")
+    (tmp_path / "raw" / "b.jpg.cat").symlink_to(tmp_path / "nowhere")
+    answer = cli("task=prepare", "task.source=raw", "task.target=set", "task.size=50", "task.workers=1")
+    assert answer.code == 0, answer.err
+    again = np.asarray(Image.open(tmp_path / "set" / "a.png")).astype(int)
+    assert np.abs(again - found).mean() > 10 and "unreadable annotation" in report(answer)["why"]["b.jpg"]
 
 
 # -- parts --------------------------------------------------------------------------------------------------------------
@@ -230,6 +238,9 @@ def test_flat_pictures_are_duplicates_only_if_equal(cli: Cli, tmp_path: Path) ->
     flower.resize((320, 213)).save(tmp_path / "raw" / "l.png")
     answer = cli(*words)
     assert report(answer)["why"] == wanted | {"j_blue_again.png": "duplicate of b_blue.png", "l.png": "duplicate of h.png"}
+    (tmp_path / "raw" / "h.png").unlink()  # then one of its duplicates is kept
+    answer = cli(*words)
+    assert report(answer)["why"]["l.png"] == "duplicate of i.jpg" and (tmp_path / "set" / "i.png").is_file()
 
 
 def test_thin_padded_picture_keeps_one_pixel(cli: Cli, tmp_path: Path) -> None:
@@ -252,7 +263,7 @@ def test_changed_pictures_are_prepared_again(cli: Cli, photographs: Path) -> Non
     mine.write_bytes(b"not of this task")
     answer = cli(*ALL)
     assert mine.exists()
-    assert answer.code == 0 and "continuing after 6 of 7 pictures" in answer.out, answer.err
+    assert answer.code == 0 and "continuing after 5 of 7 pictures" in answer.out, answer.err
     assert made.read_bytes() != before and not (photographs.parent / "set" / "b.png").exists()
 
 

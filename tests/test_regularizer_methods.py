@@ -106,6 +106,12 @@ def test_lecam_matches_a_computation_by_hand() -> None:
     assert fake.grad is not None and fake.grad.flatten().tolist() == [-0.5 * 4, 0]
 
 
+def test_lecam_starts_at_an_update_of_d_also_if_it_is_lazy() -> None:
+    term = LeCam(start=5, every=4)
+    inactive = [term(play(Same(), column(1, 2), column(0, 0))) is None for _ in (0, 4, 8)]
+    assert inactive == [True, True, False]
+
+
 def test_lecam_updates_its_averages_in_training_only() -> None:
     term = LeCam(start=0)
     term(play(Same(), column(1, 2), column(0, 0)))

@@ -145,6 +145,13 @@ def test_diverged_run_has_a_report(cli: Callable[..., Answer], with_report: None
     assert 'class="status failed"' in text and "the weights" in text and "the run was not completed" in text
 
 
+def test_samples_of_a_run_without_an_average_are_not_called_averaged(cli: Callable[..., Answer], with_report: None) -> None:
+    words = ["model=mlp", "data=sine", "hardware=cpu", "trainer.max_steps=2", "metrics=[]", "callbacks=[samples]"]
+    for average, said in (("5000", "averaged weights"), ("null", "weights of this step")):
+        answer = cli(*words, *NARROW["mlp"], f"model.ema_half_life={average}", f"hydra.run.dir=run_{average}")
+        assert answer.code == 0 and said in text_of(answer.folder / f"run_{average}")
+
+
 def test_report_task_writes_the_report_again(made: Path, cli: Callable[..., Answer], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(made, run)

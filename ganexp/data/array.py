@@ -17,7 +17,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -220,10 +220,11 @@ class Reader:
     def remove_abandoned(self) -> None:
         """Delete the parts of other calls that were interrupted over a week ago."""
         for part in self.folder.parent.glob("*.part"):
-            latest = max(file.stat().st_mtime for file in (part, *part.iterdir()))
-            if part != self.part and time.time() - latest > ABANDONED_AFTER:
-                log.warning("removing %s, which was interrupted over a week ago", part)
-                shutil.rmtree(part)
+            with suppress(OSError):  # another process has just finished it
+                latest = max(file.stat().st_mtime for file in (part, *part.iterdir()))
+                if part != self.part and time.time() - latest > ABANDONED_AFTER:
+                    log.warning("removing %s, which was interrupted over a week ago", part)
+                    shutil.rmtree(part)
 
     def check_disk_space(self, start: int) -> None:
         needed = (len(self.names) - start) * self.row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import re
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,12 @@ from ganexp.data.sources import MAX_PIXELS
 Fit = Literal["crop", "pad", "squash"]
 LIFTED = threading.Lock()
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # raised by Pillow for damaged files
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)  # raised by Pillow for damaged files
+ORIENTATION = 0x0112  # in EXIF
+UPRIGHT = dict(zip(range(2, 9), (
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+), strict=True))  # fmt: skip
 
 
 def reason(error: BaseException) -> str:
@@ -63,8 +69,8 @@ def decode_image(
     image = open_image(content, max_pixels)
     if draft_size is not None:
         image.draft(mode, (draft_size, draft_size))
-    if upright:
-        ImageOps.exif_transpose(image, in_place=True)
+    if upright and (turn := UPRIGHT.get(image.getexif().get(ORIENTATION, 1))) is not None:
+        image = image.transpose(turn)  # ImageOps.exif_transpose also writes the EXIF again, and fails for tags of another type
     if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits: Pillow would clip instead of scale
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if not mode.endswith("A") and image.has_transparency_data:

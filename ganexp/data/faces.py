@@ -33,7 +33,7 @@ class Faces(Folder):
     pictures: Path  # where they were found
 
     def open(self) -> Source:
-        if (path := self.find_pictures()) is None:
+        if (path := self.place()) is None:
             raise self.missing()
         self.pictures = path
         if path == self.root and self.root_has_pictures():
@@ -43,7 +43,7 @@ class Faces(Folder):
         except FileNotFoundError as error:
             raise FileNotFoundError(f"root: {error}") from error
 
-    def find_pictures(self) -> Path | None:
+    def place(self) -> Path | None:
         """Returns the folder or archive of the pictures; None if there is none."""
         parts = self.folder.split("/")
         for path in [self.root.joinpath(*parts[i:]) for i in range(len(parts))]:
@@ -104,7 +104,7 @@ class CelebA(Faces):
         self.attributes, self.split = list(attributes), split
 
     def open(self) -> Source:
-        if self.find_pictures() is None and self.may_download:
+        if self.place() is None and self.may_download:
             self.download()
         return super().open()
 
@@ -232,10 +232,10 @@ class Cats(Faces):
         self.min_face_size = min_face_size
         self.annotations: dict[str, str] = {}
 
-    def find_pictures(self) -> Path | None:
+    def place(self) -> Path | None:
         if (self.root / "CAT_00").is_dir():
             return self.root
-        return super().find_pictures()
+        return super().place()
 
     def annotation_files(self, source: Source, names: Sequence[str]) -> dict[str, str]:
         files = set(source.names)
@@ -255,7 +255,7 @@ class Cats(Faces):
         """Returns the side of the face in px; infinity for a damaged annotation, which is reported when the face is cropped."""
         try:
             return face_by_eyes(*parse_annotation(source.read(file).decode())).side
-        except ValueError:
+        except (ValueError, OSError):
             return math.inf
 
     def decoder(self) -> Decode:

@@ -65,6 +65,10 @@ class Folder(DataModule):
         self.background = parse_colour(background)
         self.resize = f"bicubic to {shape[1]}×{shape[2]}, {fit}"
 
+    def place(self) -> Path | None:
+        """Returns the folder or archive of the pictures; None if there is none."""
+        return self.root
+
     def open(self) -> Source:
         """Returns the files. Raises FileNotFoundError, or ValueError for a damaged archive."""
         try:
@@ -75,6 +79,8 @@ class Folder(DataModule):
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         source = self.open()
         labels = self.labels(source)
+        if not labels and any(map(is_picture, source.names)):
+            raise ValueError("; ".join([f"root: no picture in {source.root} is used", *self.notes]))
         channels, height, width = self.shape
         version = 3 if self.fit == "pad" else 2
         recipe = {"version": version, "shape": self.shape, "fit": self.fit, "background": self.background}

@@ -77,8 +77,8 @@ def prepare(root: Path, name: str, annotation: str | None, settings: Settings, h
     if annotation is not None and settings.align:
         try:
             face = face_by_eyes(*parse_annotation(source.read(annotation).decode()))
-        except ValueError as error:
-            return Prepared(dropped=f"unreadable annotation: {error}")
+        except (ValueError, OSError) as error:
+            return Prepared(dropped=f"unreadable annotation: {reason(error)}")
         image = face.crop(image)
     elif settings.detect != "none":
         boxes = detector(settings.detect)(image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import stat
@@ -16,7 +17,8 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 MAX_BYTES = 2**28
 MAX_PIXELS = 178_956_970  # Pillow's own limit
 
-DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # the last two: encrypted, unknown compression
+# The last two: encrypted, unknown compression
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ class ZipSource:
         self.root, self.limits = root, limits
         self.open()
         files = [e for e in self.zip.infolist() if not e.is_dir()]
-        inside = {e.filename: e for e in files if all(map(is_visible, e.filename.split("/")))}
         counts = Counter(e.filename for e in files)
+        once = [e for e in files if counts[e.filename] == 1]
+        inside = {e.filename: e for e in once if all(map(is_visible, e.filename.split("/")))}
         leads_out = [name for name in counts if name.startswith(("/", "\\")) or {".", ".."} & {*re.split(r"[/\\]", name)}]
         self.outside = [*leads_out, *(name for name, count in counts.items() if count > 1)]
         while inside and len({name.split("/")[0] for name in inside}) == 1 and all("/" in name for name in inside):

@@ -59,6 +59,8 @@ def scorer(model: TrainedModel, data: DataModule, attribute: int) -> Score:
         if not image:
             real, y = data.real_and_labels(10_000)
             return lambda x: (y[nearest(x.cpu(), real, NEIGHBOURS)[1]] == attribute).float().mean(1)
+        if data.labels_by_channel:
+            raise ValueError("attribute: a label for each channel is no class of the whole image")
         network: Extractor = Classifier()
     elif image and data.shape[0] >= 3:
         check_number("attribute", attribute, 0, 999)

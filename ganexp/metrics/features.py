@@ -101,7 +101,7 @@ class Random(Extractor):
         if len(data.shape) != 3:
             raise ValueError(f"random needs images [C, H, W], not points of shape {list(data.shape)}")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also seed CUDA's
             widths = [data.shape[0], *(self.width * 2**i for i in range(4))]
             levels = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)]
             for level in levels:

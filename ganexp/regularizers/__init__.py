@@ -155,7 +155,7 @@ class LeCam(Term):
         if self.training:
             current = torch.stack([real.detach().mean(), fake.detach().mean()])
             self.means.lerp_(current, 1 - self.decay if active else 1.0)
-            self.updates += 1
+            self.updates += self.every
         if not active:
             return None
         r, f = self.means.clone()  # the graph holds these; the buffer is changed in place

@@ -85,6 +85,7 @@ def contents(run_dir: Path, neighbours: Neighbours | str) -> dict[str, Any]:
     frames = [file for file in sorted((run_dir / "samples").glob("step-*.png")) if file.stem[5:].isdecimal()]
     remarks = [remark for remark in map(mapping, listed(run.get("remarks"))) if isinstance(remark.get("step"), int)]
     experiment, changes = config_changes(run_dir)
+    weights = "averaged weights" if mapping(config.get("model")).get("ema_half_life") else "weights of this step"
     return {
         "name": shown(run.get("name") or run_dir.resolve().name),
         "status": shown(run.get("status", "unknown")),
@@ -93,7 +94,7 @@ def contents(run_dir: Path, neighbours: Neighbours | str) -> dict[str, Any]:
         "headline": headline(run),
         "film": film(frames) if len(frames) > 1 else None,
         "samples": picture(frames[-1]) if frames else None,
-        "samples_caption": f"Step {int(frames[-1].stem.removeprefix('step-')):,}, averaged weights, fixed latents, not selected."
+        "samples_caption": f"Step {int(frames[-1].stem.removeprefix('step-')):,}, {weights}, fixed latents, not selected."
         if frames
         else "The run has no pictures of samples.",
         "neighbours": encoded(neighbours.picture) if isinstance(neighbours, Neighbours) else None,

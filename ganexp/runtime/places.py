@@ -52,7 +52,7 @@ def check_apart(folder: Path, data: DataModule) -> None:
     """Raises ConfigError for the folder of a run inside the folder of its pictures: its samples would be pictures too."""
     from ganexp.data.folder import Folder  # imports torch, which the check of a sweep does without
 
-    if type(data) is Folder and folder.resolve().is_relative_to(data.root.resolve()):
+    if isinstance(data, Folder) and (pictures := data.place()) and folder.resolve().is_relative_to(pictures.resolve()):
         raise ConfigError(
             f"hydra.run.dir: {folder} is inside of data.root, whose pictures it would join; choose a folder outside"
         )

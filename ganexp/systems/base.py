@@ -31,8 +31,9 @@ class System(pl.LightningModule):
     annealed numbers, by log name. `classes`: number of classes the networks are conditioned on; null is unconditional.
     `ema_half_life`: images after which an old weight counts half in the EMA of the generator; null disables the EMA. If it is
     annealed, the EMA has no ramp. `width_multiplier`: factor on the channels of all networks, whose options refer to it.
-    `accumulate`: number of micro-batches that a batch is split into to save memory; only batch norm sees a difference. One step
-    is one step of the first optimizer: see `uncounted`. Raises ValueError for numbers out of range.
+    `accumulate`: number of micro-batches that a batch is split into to save memory; only what compares the samples of a batch,
+    such as batch norm, sees a difference. One step is one step of the first optimizer: see `uncounted`. Raises ValueError for
+    numbers out of range.
     """
 
     progress: ClassVar[dict[str, str]] = {}  # the progress bar: from short names to log names

@@ -113,7 +113,7 @@ class GAN(System):
         optimizer, _ = cast(list[LightningOptimizer], self.optimizers())
         due = self.due_terms("discriminator", self.global_step)
         for kinds in [["real"], ["fake"]] if self.separate else [["real", "fake"]]:
-            with nullcontext() if "fake" in kinds else uncounted(optimizer), uncompiled(any_second_order(due)):
+            with nullcontext() if "fake" in kinds else uncounted(optimizer), uncompiled(any_second_order(due, self.constraints)):
                 losses = self.discriminator_losses(kinds, due if "real" in kinds else {}, real, fake, z, y)
                 self.optimize(optimizer, losses, self.clip_d, "discriminator")
             for constraint in self.constraints.values():
@@ -142,7 +142,7 @@ class GAN(System):
     def generator_step(self, real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> None:
         _, optimizer = cast(list[LightningOptimizer], self.optimizers())
         due = self.due_terms("generator", self.global_step // self.d_steps - 1)
-        with frozen(self.discriminator), uncounted(optimizer), uncompiled(any_second_order(due)):
+        with frozen(self.discriminator), uncounted(optimizer), uncompiled(any_second_order(due, self.constraints)):
             self.optimize(optimizer, self.generator_losses(due, real, z, y, fake), self.clip_g, "generator")
 
     def generator_losses(self, due: dict[str, Term], real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> Iterator[Tensor]:
@@ -209,5 +209,5 @@ class GAN(System):
                     raise with_path(error, f"regularizers.{name}") from error
 
 
-def any_second_order(terms: Mapping[str, Term]) -> bool:
-    return any(term.second_order for term in terms.values())
+def any_second_order(*groups: Mapping[str, Term] | Mapping[str, Constraint]) -> bool:
+    return any(part.second_order for group in groups for part in group.values())

@@ -307,9 +307,7 @@ def report(facts: dict[str, Any]) -> list[str]:
     rows["precision"] = "{precision} ({reason})".format(**facts["precision"])
     if "step" in facts:
         step, time_, memory, disk = facts["step"], facts["time"], facts["memory"], facts["disk"]
-        rows["step"] = (
-            f"{step['seconds'] * 1000:.3g} ms, {step['images'] / step['seconds']:,.0f} images/s; mean of {step['timed']}"
-        )
+        rows["step"] = f"{duration(step['seconds'])}, {step['images'] / step['seconds']:,.0f} images/s; mean of {step['timed']}"
         rows["whole run"] = f"about {duration(time_['seconds'])}: " + ", ".join(
             f"{name} {duration(part['times'] * part['seconds'])}"
             + (f" ({part['times']:,} × {duration(part['seconds'])})" if part["times"] > 1 else "")

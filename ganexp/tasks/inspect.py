@@ -66,15 +66,16 @@ class Inspect:
         write_json(facts, self.run_dir / "inspection.json")
         n = 64 if len(data.shape) == 3 else 2000
         samples = data.real(n)
-        picture = pictures.render(samples, 8, samples, facts["data"])
-        name = "thumbnails.png" if samples.ndim == 4 else "scatter.png"
-        pictures.save(picture, self.run_dir / name)
+        names = ["inspection.json"]
+        if samples.ndim == 4 or samples.shape[1] == 2:  # no picture of other points
+            names.append("thumbnails.png" if samples.ndim == 4 else "scatter.png")
+            pictures.save(pictures.render(samples, 8, samples, facts["data"]), self.run_dir / names[-1])
         print(table(["data", facts["data"]], self.rows(facts)))
         for note in data.notes:
             print(f"  {note}")
         for file, why in list(data.left_out.items())[:4]:
             print(f"  {printable(f'{file}: {why}', 300)}")
-        print(f"  written to {display_path(self.run_dir)}: inspection.json, {name}")
+        print(f"  written to {display_path(self.run_dir)}: {', '.join(names)}")
 
     @staticmethod
     def rows(facts: dict[str, Any]) -> list[list[str]]:

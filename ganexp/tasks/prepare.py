@@ -110,7 +110,7 @@ class Prepare:
         if self.root.resolve() in (self.target.resolve(), *self.target.resolve().parents):
             raise ValueError(f"target: {self.target} is inside source; choose a folder outside")
         if not journal.is_file():
-            if self.target.exists() and any(self.target.iterdir()):
+            if self.target.exists() and any(file.name != ".lock" for file in self.target.iterdir()):  # left by a failed call
                 raise ValueError(f"target: {self.target} has other contents; choose a new folder")
             return {}
         lines = journal.read_bytes().split(b"\n")[:-1]  # an interrupted write leaves an incomplete last line
@@ -129,11 +129,17 @@ class Prepare:
             name: row
             for name, row in done.items()
             if name in names
-            and row["stamp"] == self.source.stamp(name)
+            and row["stamp"] == self.stamp(name)
             and (row["output"] is None or (self.target / row["output"]).is_file())
         }
         self.stale = {row["output"] for name, row in done.items() if name not in unchanged and row["output"]}
-        return unchanged
+        gone = {f"duplicate of {name}" for name in done.keys() - unchanged.keys()}
+        return {name: row for name, row in unchanged.items() if row["dropped"] not in gone}
+
+    def stamp(self, name: str) -> str:
+        """Returns a text that changes when the picture or its annotation does."""
+        files = [name, *([annotation] if (annotation := self.annotations[name]) else [])]
+        return " ".join(map(self.source.stamp, files))
 
     def run(self) -> None:
         """Prepare the pictures, and write the report and the sheets into the run folder."""
@@ -184,7 +190,7 @@ class Prepare:
                 )
                 row = {
                     "name": name,
-                    "stamp": self.source.stamp(name),
+                    "stamp": self.stamp(name),
                     "dropped": result.dropped,
                     "hash": hash_text,
                     "output": output,

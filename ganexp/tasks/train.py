@@ -263,7 +263,8 @@ class Train:
                 if step > steps[good] and file.name != "best.ckpt":
                     file.unlink()
         self.trainer.strategy.barrier()
-        self.checkpoint, self.trainer = folder / "last.ckpt", self.make_trainer()
+        self.checkpoint = folder / "last.ckpt"
+        self.trainer = self.make_trainer()  # its loggers continue their runs, since there is a checkpoint
 
 
 def train_on_rank(
