@@ -163,6 +163,7 @@ MISTAKES = [
     ("model=dcgan data=anime data.root=pictures hydra.run.dir=pictures/run", "/pictures/run is inside of data.root"),
     ("task=check model=dcgan data=folder data.root=pictures data.batch_size=2 hydra.run.dir=pictures/run", "/pictures/run is inside of data.root"),
     ("task=explore run=text.ckpt task.host=no.host.invalid", "task.host: 'no.host.invalid' is not a name or an address"),
+    ("task=evaluate seed=1", "seed: not used by task=evaluate"),
     ("start_from=nowhere", "start_from: there is no file or folder nowhere"),
     ("task=study study.axes={loss:[bce]} start_from=nowhere", "start_from: there is no file or folder nowhere"),
     ("task=study study.axes={hydra.run.dir:[a,b]}", "study.axes.hydra.run.dir: cannot be an axis"),
