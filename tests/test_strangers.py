@@ -565,13 +565,15 @@ def test_a_million_points_are_enough_for_a_picture() -> None:
 
 
 def test_double_names_in_an_archive_are_noted(tmp_path: Path, cli: Any) -> None:
-    write_images(tmp_path / "p", count=5)
+    write_images(tmp_path / "p", count=6)
+    names = ("a.jpg", "a.jpg", "b.jpg", "e.jpg", "./c.jpg", r"..\d.jpg")
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
-        for file, member in zip((tmp_path / "p").rglob("*.*"), ("a.jpg", "a.jpg", "b.jpg", "./c.jpg", r"..\d.jpg"), strict=True):
+        for file, member in zip((tmp_path / "p").rglob("*.*"), names, strict=True):
             archive.write(file, member)
             archive.infolist()[-1].filename = member
     answer = cli("task=inspect", "data=folder", f"data.root={tmp_path / 'p.zip'}", "data.shape=[3,8,8]")
     assert "3 files with names that lead out of the archive or occur twice are left out: ./c.jpg" in answer.out + answer.err
+    assert "reading 2 images" in answer.out
 
 
 def test_names_that_lead_out_of_an_archive_are_noted(tmp_path: Path, cli: Any) -> None:
