@@ -224,6 +224,7 @@ def test_parts_of_a_run_are_counted() -> None:
 
 
 def test_durations_and_sizes_are_readable() -> None:
+    assert (duration(0.9996), size(999_700)) == ("1 s", "1 MB")
     assert [duration(s) for s in (0.0082, 4.1, 200, 18600, 183600)] == [
         "8.2 ms",
         "4.1 s",

@@ -114,9 +114,19 @@ def test_prepare_loads_once() -> None:
         ({"shape": (3, 2, 4), "classes": 0}, "^classes: 0, .*from 0 to 5"),
     ],
 )
-def test_prepare_refuses_data_that_differs_from_the_config(facts: dict[str, object], message: str) -> None:
+def test_training_refuses_data_that_differs_from_the_config(facts: dict[str, object], message: str) -> None:
+    data = Given(IMAGES, LABELS, **facts)
     with pytest.raises(ValueError, match=message):
-        Given(IMAGES, LABELS, **facts).prepare()
+        data.prepare()
+        data.train_dataloader()
+
+
+def test_only_training_needs_as_many_samples_as_a_batch() -> None:
+    data = Given(IMAGES, LABELS, (3, 2, 4), classes=6, batch_size=7)
+    data.prepare()
+    assert len(data.real(6)) == 6
+    with pytest.raises(ValueError, match="only 1 samples"):
+        Given(IMAGES[:1], LABELS[:1], (3, 2, 4), classes=6).prepare()
 
 
 def test_prepare_refuses_negative_labels() -> None:

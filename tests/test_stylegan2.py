@@ -395,10 +395,7 @@ def test_experiment_has_the_published_numbers() -> None:
     assert (r1["weight"], r1["every"]) == (pytest.approx(0.0002 * 64**2 / batch), 16)
     assert (path["weight"], path["every"], path["decay"], path["fraction"]) == (2, 4, 0.99, 0.5)
     for adam in composed["optimizer"].values():
-        assert (adam["lr"], adam["betas"]) == (
-            0.0025,
-            [0.0, 0.99],
-        )  # penalties take no steps of their own
+        assert (adam["lr"], adam["betas"]) == (0.0025, [0, 0.99])  # penalties take no steps of their own
     assert model["ema_half_life"] == batch * 10 / 32 * 1000 and batch == 32
     ada = composed["augment"]["ada"]
     assert (ada["target"], ada["kimg"], ada["interval"], ada["p"]) == (0.6, 500, 4, 0)

@@ -220,7 +220,7 @@ class Reader:
     def remove_abandoned(self) -> None:
         """Delete the parts of other calls that were interrupted over a week ago."""
         for part in self.folder.parent.glob("*.part"):
-            with suppress(OSError):  # another process has just finished it
+            with suppress(FileNotFoundError, NotADirectoryError):  # another process has just finished it; not one of ours
                 latest = max(file.stat().st_mtime for file in (part, *part.iterdir()))
                 if part != self.part and time.time() - latest > ABANDONED_AFTER:
                     log.warning("removing %s, which was interrupted over a week ago", part)

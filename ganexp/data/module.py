@@ -122,8 +122,8 @@ class DataModule(pl.LightningDataModule):
             raise ValueError(f"load() must return labels as an int64 array, got {getattr(y, 'dtype', type(y).__name__)}")
         if len(x) != len(y):
             raise ValueError(f"load() must return one label per sample, got {len(x)} samples and {len(y)} labels")
-        if len(x) < self.batch_size:
-            raise ValueError(f"batch_size: {self.batch_size}, but the data has only {len(x)} samples")
+        if len(x) < 2:
+            raise ValueError(f"the data has only {len(x)} samples; at least 2 are required")
         if len(y) and not 0 <= y.min() <= y.max() < max(self.classes, 1):
             raise ValueError(f"classes: {self.classes}, but the data has labels from {y.min()} to {y.max()}")
         if native != self.shape:
@@ -134,6 +134,11 @@ class DataModule(pl.LightningDataModule):
         if self.x.ndim == 4:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.mapped = getattr(x, "_mmap", None) if hasattr(mmap, "MADV_DONTNEED") else None  # Windows has no madvise
+
+    def check_batch_size(self) -> None:
+        """Raises ValueError if there are fewer samples than in a batch. Only training needs batches."""
+        if len(self.x) < self.batch_size:
+            raise ValueError(f"batch_size: {self.batch_size}, but the data has only {len(self.x)} samples")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,6 +152,7 @@ class DataModule(pl.LightningDataModule):
         return counts.double() / counts.sum()
 
     def train_dataloader(self) -> Gather:
+        self.check_batch_size()
         trainer = self.trainer
         rank, ranks, start = (trainer.global_rank, trainer.world_size, trainer.global_step) if trainer else (0, 1, 0)
         order = Batches(len(self.x), self.batch_size, self.seed, rank, ranks, start, self.replacement)

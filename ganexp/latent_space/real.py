@@ -36,7 +36,6 @@ def prepared(data: DataModule, model: TrainedModel) -> DataModule:
     """The data, loaded. Raises ConfigError if the model's samples have another shape, and if it cannot be loaded."""
     if tuple(data.shape) != tuple(model.shape):
         raise ConfigError(f"data.shape: {list(data.shape)}, but the model generates {list(model.shape)}")
-    data.batch_size = 2  # there are no batches: accept smaller data
     try:
         data.prepare()
     except Exception as error:  # a user's DataModule may raise anything

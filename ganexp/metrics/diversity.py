@@ -66,8 +66,8 @@ class MSSSIM(FeatureMetric):
             return
         side = min(features.shape[2:])
         window = min(11, (side - 1) // 2 * 2 + 1)
-        fits = (min(side // 2 ** (n - 1), side // max(1, n - 1) ** 2) >= window for n in range(1, 6))  # torchmetrics' rules
-        scales = max(n for n, fit in enumerate(fits, 1) if fit)
+        # torchmetrics needs both
+        scales = next(n for n in (5, 4, 3, 2, 1) if min(side // 2 ** (n - 1), side // max(1, n - 1) ** 2) >= window)
         similarity = multiscale_structural_similarity_index_measure(
             features[first[same]], features[second[same]], kernel_size=window, sigma=1.5 * window / 11, data_range=2.0,
             betas=tuple(w / sum(self.weights[:scales]) for w in self.weights[:scales]), normalize="relu", reduction="sum",

@@ -122,7 +122,6 @@ def check_sides(run: str | None, real: str | None, fake: str | None) -> None:
 
 
 def load(data: DataModule, key: str) -> Any:
-    data.batch_size = 2  # there are no batches: accept smaller data
     try:
         data.prepare()
     except Exception as error:  # a user's DataModule may raise anything

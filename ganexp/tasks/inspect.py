@@ -38,7 +38,6 @@ class Inspect:
         """Load the data."""
         quiet()
         self.data: DataModule = build(self.config["data"], "data")  # validates the options as task=train does
-        self.data.batch_size = 2  # accept data sets smaller than a batch
         if isinstance(self.data, Folder):
             self.data.max_unreadable, self.data.sample = 1.0, None
         load(self.data, "data")

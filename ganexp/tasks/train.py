@@ -92,6 +92,7 @@ class Train:
             compile_networks(self.system, mode)
         try:
             processes.main_process_first(self.data.prepare)
+            self.data.check_batch_size()
         except Exception as error:  # a user's DataModule may raise anything
             raise to_config_error(error, "data") from error
         if samples := find(self.trainer.callbacks, Samples):  # type: ignore[attr-defined]
