@@ -7,8 +7,9 @@
 Both train the same networks with the same loss, optimizer and batch size on images in memory. The loop is that of tutorials: data
 already scaled to float32, D not frozen in G's update, defaults of torch and the C library. ganexp runs with its Trainer, data
 module, TensorBoard and CSV loggers at default intervals and progress bar, without pictures, metrics and checkpoints. Neither has
-an EMA. Precision and compilation are ganexp's alone; the plain loop stays in float32, with all images on the device. Rounds
-alternate and the ratio is computed per round, so that other load on the machine slows both.
+an EMA. Precision and compilation are ganexp's alone. The plain loop stays in float32, with all images on the device; on a GPU its
+convolutions use TF32, torch's default, which ganexp switches off. Rounds alternate and the ratio is computed per round, so that
+other load on the machine slows both.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ganexp.callbacks.log import Log
 from ganexp.cli import checks, config
 from ganexp.cli.build import build
 from ganexp.data.module import DataModule
+from ganexp.loggers import RunLogger
 from ganexp.runtime.memory import keep_freed_memory, set_thresholds
 from ganexp.runtime.trainer import compile_networks
 from ganexp.tasks.train import in_folder, quiet
@@ -77,8 +79,12 @@ class Ours:
 
     def round(self) -> float:
         keep_freed_memory()
+        torch.backends.cudnn.allow_tf32 = False  # as make_trainer does
         clock = Clock(warm_up=max(1, self.steps // 5))
         loggers = [build(node, "logger") for node in self.resolved["logger"].values()]
+        for logger in loggers:
+            if isinstance(logger, RunLogger):
+                logger.begin({}, [], [])
         trainer = build(self.hardware, "hardware")(
             max_steps=self.steps + clock.warm_up, max_epochs=-1, logger=loggers,
             callbacks=[Log(), build(self.resolved["callbacks"]["progress"], "callbacks.progress"), clock],
@@ -104,6 +110,7 @@ class Plain:
     def round(self) -> float:
         if not self.keep_memory:
             set_thresholds(32 << 20, 64 << 20)  # glibc's own adaptive values
+        torch.backends.cudnn.allow_tf32 = True  # torch's default
         warm_up = max(1, self.steps // 5)
         for step in range(self.steps + warm_up):
             if step == warm_up:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from conftest import TINY, Answer
 from helpers import SHORT, kill_after, rows, same, state
 
 import ganexp
+from ganexp.data.digits import Digits
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,6 +52,17 @@ def test_resumed_run_equals_the_whole_one_on_gpu(choices: list[str], cli: Callab
     assert answer.code == 0, answer.err
     assert same(state(whole), state(parts))
     assert rows(whole) == rows(parts)
+
+
+def test_batches_are_copied_from_pinned_memory(cli: Callable[..., Answer]) -> None:
+    """From other memory the copy waits until the GPU has finished all work before it."""
+    data = Digits([1, 32, 32], 10)
+    data.prepare()
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")))
+    batch = data.take(torch.arange(4)), data.y[:4]
+    for before, after in zip(batch, data.on_before_batch_transfer(batch, 0), strict=True):
+        assert after.is_pinned() and not before.is_pinned()
+        assert torch.equal(after, before) and after.stride() == before.stride()
 
 
 def test_float16_trains_with_penalties(cli: Callable[..., Answer]) -> None:

@@ -168,6 +168,12 @@ class DataModule(pl.LightningDataModule):
         x = torch.from_numpy(rows)
         return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
 
+    def on_before_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        if self.trainer is None or self.trainer.strategy.root_device.type != "cuda":
+            return batch
+        x, y = batch  # a copy from other memory would wait until the GPU has finished all work before it
+        return x.pin_memory(), y.pin_memory()
+
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         x, y = batch
         return to_float(x), y
