@@ -33,7 +33,7 @@ def test_default_trains_on_gpu_in_bf16_and_samples_there(cli: Callable[..., Answ
 @pytest.mark.parametrize(
     "choices",
     [
-        ["model=cdcgan", "regularizer=[r1]", "augment=[flip,ada]"],
+        ["model=cdcgan", "regularizer=[r1]", "augment=[flip,diffaugment]"],
         ["model=dcgan", "data.shape=[1,32,32]", "hardware.precision=32-true"],
         ["model=stylegan2", "data.shape=[1,32,32]", "model.generator.channel_base=128", "regularizer=[path_length]"],
     ],
@@ -52,6 +52,12 @@ def test_resumed_run_equals_the_whole_one_on_gpu(choices: list[str], cli: Callab
     assert answer.code == 0, answer.err
     assert same(state(whole), state(parts))
     assert rows(whole) == rows(parts)
+
+
+def test_operations_that_are_never_deterministic_are_named(cli: Callable[..., Answer]) -> None:
+    ada = ["model=dcgan", "augment=[ada]", "augment.ada.target=null", "augment.ada.p=0.9", "+hardware.deterministic=true"]
+    answer = cli(*ON_GPU, *ada)
+    assert answer.code == 1 and "hardware.deterministic: grid_sampler_2d_backward_cuda has no deterministic" in answer.err
 
 
 def test_batches_are_copied_from_pinned_memory(cli: Callable[..., Answer]) -> None:
@@ -89,6 +95,13 @@ def test_compiled_networks_train_like_eager_ones(
         assert answer.code == 0, answer.err
         ends.append(ganexp.load(run).sample(16, seed=0).float().cpu())
     assert (ends[0] - ends[1]).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_networks_with_spectral_norm_train(mode: str, cli: Callable[..., Answer]) -> None:
+    narrow = ["model=resnet", "data.shape=[3,32,32]", "model.width_multiplier=0.1", "trainer.max_steps=6", "metrics=[]"]
+    answer = cli(*ON_GPU, *narrow, f"hardware.compile={mode}")
+    assert answer.code == 0, answer.err
 
 
 def test_metrics_on_gpu_equal_those_on_cpu(cli: Callable[..., Answer], tmp_path: Path) -> None:

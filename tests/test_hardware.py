@@ -25,6 +25,7 @@ from ganexp.cli.build import build
 from ganexp.runtime import processes
 from ganexp.runtime.trainer import choose_precision
 from ganexp.systems.contexts import mark_step
+from ganexp.systems.gan import GAN
 from ganexp.tasks.train import seed_all
 
 # Notes on every rank what it drew and was given, and where its weights ended.
@@ -266,6 +267,26 @@ def test_other_precisions_are_refused(precision: str, cli: Callable[..., Answer]
     assert answer.code == 2 and answer.err == message
 
 
+def test_run_of_one_process_leaves_no_variables_of_several(cli: Callable[..., Answer]) -> None:
+    """Otherwise the next run of this process would take Lightning's variables for torchrun's."""
+    for _ in range(2):
+        answer = cli(*TINY, "hardware=ddp_cpu", "hardware.devices=1", "metrics=[swd]")
+        assert answer.code == 0, answer.err
+        assert "LOCAL_RANK" not in os.environ and "WORLD_SIZE" not in os.environ
+
+
+def test_operation_without_deterministic_kernel_is_named(cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: GAN, batch: Any, batch_idx: int) -> None:
+        raise RuntimeError("grid_sampler does not have a deterministic implementation, but you set 'torch.use_…'")
+
+    monkeypatch.setattr(GAN, "training_step", step)
+    answer = cli(*TINY, "metrics=[swd]")
+    assert answer.code == 1 and answer.err.endswith(
+        "ganexp: hardware.deterministic: grid_sampler has no deterministic kernel on this device; hardware.deterministic=warn "
+        "uses the others and warns of this one\n"
+    )
+
+
 # -- torch.compile ------------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +315,14 @@ def test_compiled_networks_train_like_eager_ones(term: str, cli: Callable[..., A
         ends.append(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert all(torch.allclose(ends[0][name].float(), ends[1][name].float(), atol=2e-3) for name in ends[0])
+
+
+@pytest.mark.slow
+def test_compiled_networks_with_spectral_norm_train(cli: Callable[..., Answer]) -> None:
+    """One of its layers has three inputs."""
+    narrow = ["data.shape=[3,32,32]", "model.width_multiplier=0.05", "metrics=[]"]
+    answer = cli(*TINY, "model=resnet", *narrow, "hardware.compile=default")
+    assert answer.code == 0, answer.err
 
 
 def test_networks_that_are_not_compiled_import_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

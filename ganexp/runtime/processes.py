@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,18 @@ from ganexp.runtime.screen import screens
 def external() -> bool:
     """Whether this process is already one of several, started by torchrun, srun or `launch`."""
     return "LOCAL_RANK" in os.environ
+
+
+@contextmanager
+def environment_restored() -> Iterator[None]:
+    """Undoes changes of the environment: Lightning's launcher leaves variables in it, which a later run of this process would
+    take for torchrun's."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def must_launch(trainer: pl.Trainer) -> bool:

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.nn.utils.parametrize import is_parametrized
 
 from ganexp.cli.build import build, one_line
 from ganexp.cli.messages import ConfigError
@@ -89,6 +90,11 @@ def compile_networks(system: System, mode: str) -> None:
     if not any(map(shutil.which, compilers)):
         raise ConfigError("hardware.compile: torch.compile needs a C++ compiler, such as g++; hardware.compile=null runs without")
     for network in system.networks().values():
+        for layer in network.modules():
+            if is_parametrized(layer, "weight") and layer.get_parameter("parametrizations.weight.original")[0].numel() < 8:
+                # So short a vector of its power iteration would be overwritten by the next pass before the first one's backward
+                # pass reads it: RuntimeError, seen with up to 4 numbers in torch 2.11 and 2.14.
+                layer.forward = torch.compiler.disable(layer.forward)
         network.compile(mode=mode)
     torch.compiler.cudagraph_mark_step_begin()  # so that the system marks its steps, see mark_step
 

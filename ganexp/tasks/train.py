@@ -237,9 +237,18 @@ class Train:
             continue_logs(trainer, self.checkpoint)
         seed_all(config["seed"] + trainer.global_rank)  # different z on every rank
         try:
-            trainer.fit(self.system, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True)
+            with processes.environment_restored():
+                trainer.fit(self.system, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True)
         except Diverged as diverged:
             return diverged
+        except RuntimeError as error:
+            operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+            if not found:
+                raise
+            raise ConfigError(
+                f"hardware.deterministic: {operation} has no deterministic kernel on this device; hardware.deterministic=warn "
+                "uses the others and warns of this one"
+            ) from error
         return None
 
     def roll_back(self, diverged: Diverged) -> None:
