@@ -88,13 +88,13 @@ def test_ring_and_grid_reach_every_mode(name: str, modes: int, cli: Callable[...
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ring_losses", "grid_losses", "mnist_losses"])
-def test_studies_that_come_with_ganexp_compose(name: str) -> None:
-    """120 runs each; task=study checks every value of every axis before the first."""
+@pytest.mark.parametrize(("name", "jobs"), [("ring_losses", 120), ("grid_losses", 120), ("mnist_losses", 120), ("precision", 28)])
+def test_studies_that_come_with_ganexp_compose(name: str, jobs: int) -> None:
+    """task=study checks every value of every axis before the first."""
     with config.config_tree():
         cfg = config.compose_config(["task=study", f"study={name}"], "config")
         content = OmegaConf.to_container(cfg.study, resolve=True)
         study = plan.make_plan(content, content["base"])  # type: ignore[arg-type,call-overload,index]
-        assert len(study.jobs()) == 120
+        assert len(study.jobs()) == jobs
         for axis, setting in study.samples():
             check_setting(study, axis, setting)

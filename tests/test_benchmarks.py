@@ -1,0 +1,95 @@
+"""The scripts in benchmarks/ run. What they measure on a busy machine says nothing, so only their tables are looked at."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Answer, write_images
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(folder: Path, script: str, *arguments: object) -> str:
+    """Runs a benchmark in `folder` and returns what it prints."""
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    write_images(folder, 70)
+    return folder
+
+
+def test_speed(tmp_path: Path) -> None:
+    table = run(tmp_path, "speed.py", "mlp", "--rounds", 1, "--steps", 2, "--batch-size", 4)
+    assert "plain loop" in table and "ratio" in table
+
+
+@pytest.mark.slow
+def test_ranks(tmp_path: Path) -> None:
+    assert "ratio" in run(tmp_path, "ranks.py", "--rounds", 1)
+
+
+@pytest.mark.slow
+def test_reading(tmp_path: Path, pictures: Path) -> None:
+    assert "images/s" in run(tmp_path, "reading.py", pictures, "--size", 16, "--batch", 8, "--rounds", 1)
+
+
+@pytest.mark.slow
+def test_sampling(tmp_path: Path) -> None:
+    arguments = ["--side", 32, "--num", 64, "--rounds", 1, "--set", "model.width_multiplier=0.1"]
+    assert "samples/s" in run(tmp_path, "sampling.py", *arguments)
+
+
+@pytest.mark.slow
+def test_distortions(tmp_path: Path, pictures: Path) -> None:
+    assert "| blur" in run(tmp_path, "distortions.py", pictures, "--num", 30, "--size", 32)
+
+
+@pytest.mark.slow
+def test_estimates(tmp_path: Path) -> None:
+    assert "| ring |" in run(tmp_path, "estimates.py", "ring", "--hardware", "cpu", "--seconds", 1)
+
+
+@pytest.mark.slow
+def test_published(tmp_path: Path, cli: Callable[..., Answer]) -> None:
+    answer = cli(*TINY, "experiment=sine_mlp", "metrics=[swd]")
+    assert answer.code == 0, answer.err
+    assert "sliced Wasserstein-1" in run(tmp_path, "published.py", "sine", answer.run)
+
+
+@pytest.mark.slow
+def test_studies(tmp_path: Path, cli: Callable[..., Answer]) -> None:
+    study = ["task=study", "study.axes={loss:[bce,hinge],regularizer:[[],[r1]]}", "study.seeds=2", "logger=[csv]"]
+    answer = cli(*TINY, *study, "experiment=ring", "metrics=[swd]", f"hydra.run.dir={tmp_path}/study")
+    assert answer.code == 0, answer.err
+    for table in ("cells", "effects"):
+        assert "hinge" in run(tmp_path, "studies.py", table, tmp_path / "study", "swd/pixels")
+
+
+@pytest.mark.slow
+def test_players(tmp_path: Path, pictures: Path) -> None:
+    arguments = [
+        "--root",
+        pictures,
+        "--data",
+        "folder",
+        "--only",
+        "projected",
+        "--minutes",
+        0.01,
+        "--samples",
+        60,
+        "--out",
+        "out",
+    ]
+    run(tmp_path, "players.py", *arguments, "--side", 32)
+    assert "projected-s0" in (tmp_path / "out" / "folder" / "players.md").read_text()
