@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import Answer
 from helpers import kill_after, rows
+
+from ganexp.callbacks.watchdog import adversarial_loss
 
 RUN = [
     "model=mlp", "data=sine", "model.width_multiplier=0.1", "hardware=cpu", "data.batch_size=64", "trainer.max_steps=12",
@@ -177,6 +180,58 @@ def test_rebounding_metric_rolls_back(spoiled: Callable[..., Answer]) -> None:
     )
     assert answer.code == 1 and "swd/pixels is " in answer.err and "at step 6" in answer.err
     assert record(answer)["rollbacks"][0]["to"] == 6
+
+
+def test_a_measurement_is_checked_for_a_rebound_once(spoiled: Callable[..., Answer]) -> None:
+    """Checked at every step, with a measurement at every fourth: those of the steps 8 and 12 are bad."""
+    options = [
+        "callbacks.watchdog.on_rebound=stop",
+        "trainer.metrics_every=4",
+        "trainer.max_steps=14",
+        "callbacks.watchdog.every=1",
+    ]
+    answer = spoiled(7, 50.0, 99, *options, "callbacks.watchdog.patience=3")
+    assert answer.code == 0, answer.err
+
+
+BETTER = """
+from pytorch_lightning import Callback
+
+from ganexp.cli.messages import Diverged
+
+STARTS = []
+
+
+class Better(Callback):
+    def on_train_batch_start(self, trainer, system, batch, batch_idx):
+        if trainer.global_step == 3:
+            checkpoint = next(c for c in trainer.callbacks if type(c).__name__ == "Checkpoint")
+            STARTS.append((checkpoint.best and checkpoint.best["step"], (checkpoint.folder / "best.ckpt").is_file()))
+
+    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx):
+        metrics = next(c for c in trainer.callbacks if type(c).__name__ == "Metrics")
+        if metrics.history[-1][0] == trainer.global_step:
+            metrics.history[-1][1].update({"swd/pixels": 1 / trainer.global_step})
+        if trainer.global_step == 9 and len(STARTS) == 1:
+            raise Diverged("step 9: it failed after step 4", 4, True)
+"""
+
+
+def test_rollback_deletes_a_best_checkpoint_that_is_newer(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """The metric improves until the failure is found: best.ckpt is of step 8."""
+    (tmp_path / "better.py").write_text(BETTER)
+    sys.modules.pop("better", None)
+    answer = cli(*RUN, "+callbacks.better._target_=better.Better")
+    assert answer.code == 0 and record(answer)["rollbacks"][0]["to"] == 3, answer.err
+    assert sys.modules["better"].STARTS == [(2, True), (None, False)]
+
+
+def test_terms_do_not_hide_that_d_has_won() -> None:
+    """A penalty stays above 0 when G gets no gradient any more."""
+    named = {"real": 0.0, "fake": 0.001, "r1": 0.5, "": 0.501}
+    scalars = {f"loss/discriminator/{name}".rstrip("/"): torch.tensor(value) for name, value in named.items()}
+    system = SimpleNamespace(d_loss="loss/discriminator", terms={"r1": None}, scalars=SimpleNamespace(recent=[scalars]))
+    assert adversarial_loss(system) == pytest.approx(0.001)
 
 
 @pytest.mark.slow

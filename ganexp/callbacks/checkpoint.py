@@ -66,6 +66,8 @@ class Checkpoint(pl.Callback):
             self.best, self.former = self.former["best"], None
             if self.best is None and trainer.is_global_zero:
                 best.unlink(missing_ok=True)
+        if not (before.is_file() or best.is_file()):  # a rollback has deleted it
+            self.best = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         former = {"best": self.best}

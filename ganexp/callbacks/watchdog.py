@@ -27,10 +27,10 @@ class Watchdog(pl.Callback):
     learning rates multiplied by `lr_factor`; stop after `max_rollbacks`), or null for no check:
     `on_nan`: losses, gradients (if their norms are logged) or weights are not finite. No checkpoint of such weights is written.
     Detected at the same step on one CPU, otherwise within `every` steps.
-    `on_saturation`: D's loss, smoothed over about 50 steps, is between 0 and `saturation`, so G learns nothing. (A Wasserstein
-    critic's loss is negative.)
+    `on_saturation`: D's loss without its terms, smoothed over about 50 steps, is between 0 and `saturation`, so G learns nothing.
+    (A Wasserstein critic's loss is negative.)
     `on_collapse`: `diversity`, of 64 samples, is below `collapse`.
-    `on_rebound`: the metric that picks best.ckpt is `rebound` times worse than its best.
+    `on_rebound`: the metric that picks best.ckpt is `rebound` times worse than its best; checked once for every measurement.
     The last three count after `patience` checks in a row. Raises ValueError for invalid numbers, Diverged if the run must stop or
     roll back.
     """
@@ -64,6 +64,7 @@ class Watchdog(pl.Callback):
         self.counts = dict.fromkeys(self.actions, 0)  # positive checks in a row
         self.last_good = dict.fromkeys(["nan", *self.actions], 0)  # the last step without the failure
         self.smoothed: Tensor | None = None  # D's loss
+        self.measured = 0  # the step of the last measurement that was checked for a rebound
         self.nan_since: Tensor | None = None  # the first step with NaN or Inf; 0 for none
         self.diversity = diversity
         self.evaluation: Evaluation | None = None
@@ -77,7 +78,7 @@ class Watchdog(pl.Callback):
         step = trainer.global_step
         if self.on_nan is not None and system.scalars.recent[-1]:
             self.check_finite(trainer, system, step)
-        if (loss := system.scalars.recent[-1].get(system.d_loss)) is not None:
+        if (loss := adversarial_loss(system)) is not None:
             self.smoothed = loss.clone() if self.smoothed is None else self.smoothed.to(loss.device).lerp_(loss, 0.02)
         if step % self.every == 0:
             self.check_failures(trainer, system, step)
@@ -107,11 +108,12 @@ class Watchdog(pl.Callback):
     # -- slower failures ---------------------------------------------------------------------------------------------
 
     def check_failures(self, trainer: pl.Trainer, system: System, step: int) -> None:
-        for failure, (found, message) in {
-            "saturation": self.is_saturated(trainer),
-            "collapse": self.is_collapsed(trainer, system),
-            "rebound": self.has_rebounded(trainer),
-        }.items():
+        checks = {"saturation": self.is_saturated(trainer), "collapse": self.is_collapsed(trainer, system)}
+        metrics = find(trainer.callbacks, Metrics)  # type: ignore[attr-defined]
+        if metrics is not None and metrics.history and metrics.history[-1][0] != self.measured:
+            self.measured = metrics.history[-1][0]
+            checks["rebound"] = self.has_rebounded(trainer, metrics)
+        for failure, (found, message) in checks.items():
             self.counts[failure] = self.counts[failure] + 1 if found else 0
             if not found:
                 self.last_good[failure] = step
@@ -137,10 +139,9 @@ class Watchdog(pl.Callback):
         (ratio,) = values.values()
         return ratio < self.collapse, f"mode collapse: distances between samples are {ratio:.2g} times those of real samples"
 
-    def has_rebounded(self, trainer: pl.Trainer) -> tuple[bool, str]:
+    def has_rebounded(self, trainer: pl.Trainer, metrics: Metrics) -> tuple[bool, str]:
         checkpoint = find(trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
-        metrics = find(trainer.callbacks, Metrics)  # type: ignore[attr-defined]
-        if self.actions["rebound"] is None or checkpoint is None or metrics is None or not checkpoint.best:
+        if self.actions["rebound"] is None or checkpoint is None or not checkpoint.best:
             return False, ""
         name, best, now = checkpoint.best["metric"], checkpoint.best["value"], metrics.history[-1][1]
         if name not in now:
@@ -174,12 +175,21 @@ class Watchdog(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         smoothed = None if self.smoothed is None else float(self.smoothed)
-        return {"seen": self.counts, "good": self.last_good, "smoothed": smoothed, "lowered": self.lowered, "warned": self.warned}
+        counted = {"seen": self.counts, "good": self.last_good, "smoothed": smoothed, "measured": self.measured}
+        return counted | {"lowered": self.lowered, "warned": self.warned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counts, self.last_good = dict(state_dict["seen"]), dict(state_dict["good"])
+        self.measured = state_dict.get("measured", 0)
         self.lowered, self.warned = state_dict["lowered"], list(state_dict["warned"])
         self.smoothed = None if state_dict["smoothed"] is None else torch.tensor(state_dict["smoothed"])
+
+
+def adversarial_loss(system: Any) -> Tensor | None:
+    """Returns D's loss of the last step without its terms, which stay above 0 when G gets no gradient any more."""
+    scalars, prefix = system.scalars.recent[-1], f"{system.d_loss}/"
+    parts = [x for name, x in scalars.items() if name.startswith(prefix) and name.removeprefix(prefix) not in system.terms]
+    return torch.stack(parts).sum() if parts else None
 
 
 def scalars_not_finite(scalars: dict[str, Tensor], total: str | None) -> list[str]:

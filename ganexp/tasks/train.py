@@ -252,7 +252,7 @@ class Train:
         return None
 
     def roll_back(self, diverged: Diverged) -> None:
-        """Go back to the last checkpoint before the run diverged, and delete later step-N.ckpt files. Raises Diverged, naming the
+        """Go back to the last checkpoint before the run diverged, and delete later ones. Raises Diverged, naming the
         last good checkpoint, if the run must end."""
         checkpoints = find(self.trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
         folder = checkpoints.folder if checkpoints else self.run_dir / "checkpoints"
@@ -270,7 +270,7 @@ class Train:
             write_json(record | {"rollbacks": rollbacks}, self.run_dir / "run.json")
             link_or_copy(good, folder / "last.ckpt")
             for file, step in steps.items():
-                if step > steps[good] and file.name != "best.ckpt":
+                if step > steps[good]:
                     file.unlink()
         self.trainer.strategy.barrier()
         self.checkpoint = folder / "last.ckpt"
