@@ -67,7 +67,8 @@ def apply_anneal(anneal: Mapping[str, Anneal], roots: Mapping[str, Any], images_
 def set_number(target: Any, path: Sequence[str], value: float) -> Any:
     """Sets the number at `path` inside `target`, and returns `target`; a new object if it is a number, a list or a tuple.
 
-    The path leads through modules, mappings, sequences and attributes. Raises ValueError if it does not lead to a number.
+    The path leads through modules, mappings, sequences and attributes. Raises ValueError if it does not lead to a number, or to
+    one that its object changes itself: its `adapted` says what prevents that.
     """
     if not path:
         if isinstance(target, Tensor) and not target.ndim:
@@ -82,8 +83,10 @@ def set_number(target: Any, path: Sequence[str], value: float) -> Any:
         items = [set_number(item, rest, value) if i == int(name) else item for i, item in enumerate(target)]
         return type(target)(items)
     mapping = isinstance(target, Mapping | nn.ModuleDict)
-    if not (name in target if mapping else hasattr(target, name)):
+    if not (name in target if mapping else has_own(target, name)):
         raise ValueError(f"does not exist: there is no {name}")
+    if fixed_by := getattr(target, "adapted", {}).get(name):
+        raise ValueError(f"is adapted during training unless {fixed_by}")
     old = target[name] if mapping else getattr(target, name)
     new = set_number(old, rest, value)
     if new is not old and mapping:
@@ -91,3 +94,8 @@ def set_number(target: Any, path: Sequence[str], value: float) -> Any:
     elif new is not old:
         setattr(target, name, new)
     return target
+
+
+def has_own(target: Any, name: str) -> bool:
+    """Whether `target` itself has the attribute; an object that it delegates to would not notice a change."""
+    return hasattr(target, name) if isinstance(target, nn.Module) else name in dir(target)

@@ -185,6 +185,14 @@ def anneal_option(name: str, key: str, start: float = 1.0, end: float = 0.1, ima
             [anneal_option("a", "regularizer.r1.wieght"), "regularizer=[r1]"],
             "anneal.a.key: regularizer.r1.wieght does not exist: there is no wieght",
         ),
+        (
+            [anneal_option("a", "loss.real"), "loss=top_k"],
+            "anneal.a.key: loss.real does not exist: there is no real",  # it is loss.loss.real
+        ),
+        (
+            ["anneal=[ada]", "augment=[ada]"],
+            "anneal.ada.key: augment.ada.p is adapted during training unless target=null",
+        ),
         ([anneal_option("a", "nothing.x")], "anneal.a.key: nothing.x must begin with one of model, loss"),
         ([anneal_option("a", "optimizer.generator.lr")], "optimizer.generator.lr is set by the schedule; choose schedule=cosine"),
         (

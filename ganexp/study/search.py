@@ -166,8 +166,8 @@ def is_pruned(folder: Path, study: Plan, job: Job) -> bool:
 
 
 def report(folder: Path, job: Job, step: int, value: float) -> bool:
-    """Tell Optuna the metric of a run at a step. Returns whether to stop the run: its best value is worse than the median of the
-    other trials at this step. The steps of a further seed follow those of the one before."""
+    """Tell Optuna the metric of a run at a step. Returns whether to stop the run: the trial's best value, with any seed, is worse
+    than the median of the other trials at this step. The steps of a further seed follow those of the one before."""
     study = plan.read(folder)
     assert study is not None
     trial_number, seed = divmod(job.number, len(study.seeds))

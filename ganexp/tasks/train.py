@@ -275,6 +275,8 @@ class Train:
         self.trainer.strategy.barrier()
         self.checkpoint = folder / "last.ckpt"
         self.trainer = self.make_trainer()  # its loggers continue their runs, since there is a checkpoint
+        if checkpoints := find(self.trainer.callbacks, Checkpoint):  # type: ignore[attr-defined]
+            checkpoints.best_deleted = steps.get(folder / "best.ckpt", 0) > steps[good]
 
 
 def train_on_rank(
