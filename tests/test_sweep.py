@@ -109,8 +109,11 @@ def test_killed_sweep_goes_on(cli: Callable[..., Answer], tmp_path: Path) -> Non
     again = json.loads((tmp_path / "S" / "1" / "run.json").read_text())
     assert again["resumed_at"] == [2] and again["metrics"] == record["metrics"]
     assert (tmp_path / "S" / "1" / "metrics.csv").read_text() == rows
-    other = cli(*command[:-1], "trainer.log_every=2", "hydra.sweep.dir=S")
-    assert other.code == 2 and "has another sweep" in other.err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "other.yaml").write_text("defaults: [config, _self_]\n")
+    for change in (["trainer.log_every=2"], ["--config-dir", "mine", "--config-name", "other"]):
+        other = cli("-m", *change, *command[1:])
+        assert other.code == 2 and "has another sweep" in other.err, other.err
 
 
 def test_objective_is_the_last_value_of_the_metric_that_picks_best() -> None:

@@ -80,7 +80,8 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
     others = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
     default = Path(str(cfg.hydra.sweep.dir)).resolve()
     before = read_json(default / SWEEP) if is_set(cfg, "sweep") else {}
-    if before and before.get("overrides") != others:
+    this = {"overrides": others, "flags": flags}
+    if before and before != this:
         raise ConfigError(f"hydra.sweep.dir: {default} has another sweep; repeat its command, or choose another folder")
     while True:
         folder = default if before else free_folder(cfg, "sweep")
@@ -95,7 +96,7 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
     with FolderLock(folder, "hydra.sweep.dir"):
         if not before:
             check_empty(folder, cfg, "sweep")
-            write_json({"overrides": others}, folder / SWEEP)
+            write_json(this, folder / SWEEP)
         try:
             hydra_main()
         finally:
