@@ -578,7 +578,11 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
-    with pytest.raises(FileNotFoundError, match="contains no image"):
+    with pytest.raises(FileNotFoundError, match=r"contains no image \(.bmp .* .webp\)$"):
+        folder(tmp_path).prepare()
+    for name in ("a.heic", "b.HEIC", "c.tif"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"contains no image \(.*\), but 2 .heic, 1 .tif$"):
         folder(tmp_path).prepare()
 
 

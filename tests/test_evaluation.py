@@ -227,8 +227,10 @@ def test_evaluate_compares_two_folders(cli: Cli, folders: tuple[Path, Path]) -> 
 
 
 def test_folder_against_itself_has_zero_distance(cli: Cli, folders: tuple[Path, Path]) -> None:
+    (folders[0] / "scan.tif").write_bytes(b"")
     same = [f"task.real={folders[0]}", f"task.fake={folders[0]}"]
     answer = cli("task=evaluate", *same, "metrics=[fid,swd,prdc]", "extractor=random")
+    assert f"{folders[0]}: files of other types are left out: 1 .tif" in answer.out + answer.err
     values = {n: v["value"] for n, v in json.loads((answer.run / "evaluation.json").read_text())["values"].items()}
     assert values["swd/pixels"] == 0 and values["fid/random"] == pytest.approx(0, abs=1e-4) and values["coverage/random"] == 1
 

@@ -68,6 +68,12 @@ def test_prepare_reports_what_is_kept_and_why_not(cli: Cli, photographs: Path) -
     assert sheets == {"kept.png", "blurred.png", "grey.png", "duplicate.png", "too_small.png", "unreadable.png"}
 
 
+def test_files_of_other_types_are_named(cli: Cli, photographs: Path) -> None:
+    (photographs / "IMG_1.HEIC").write_bytes(b"")
+    answer = cli(*ALL)
+    assert answer.code == 0 and "files of other types are left out: 1 .heic" in answer.out, answer.err
+
+
 def test_prepare_works_in_several_processes(cli: Cli, photographs: Path) -> None:
     answer = cli(*[word for word in ALL if word != "task.workers=1"], "task.workers=2", "task.size=[32,64]")
     assert answer.code == 0, answer.err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -18,9 +17,7 @@ from ganexp.data.array import SAMPLE, Decode, read_once
 from ganexp.data.decoding import MODES, UNREADABLE, Fit, as_array, decode_image, open_image, parse_colour, reason, resize_image
 from ganexp.data.module import DataModule
 from ganexp.data.parallel import in_parallel
-from ganexp.data.sources import MAX_BYTES, MAX_PIXELS, USUAL, Limits, Source, is_picture, open_source
-
-EXPECTED = {".csv", ".txt", ".cat", ".json", ".jsonl", ".md", ".db", ".ini"}  # other files that are not worth a note
+from ganexp.data.sources import MAX_BYTES, MAX_PIXELS, USUAL, Limits, Source, is_picture, open_source, other_types
 
 
 class Folder(DataModule):
@@ -96,10 +93,8 @@ class Folder(DataModule):
             self.sample,
         )
         self.left_out, self.pixels_hash = pictures.left_out, pictures.hash
-        others = Counter(os.path.splitext(name)[1].lower() for name in source.names if not is_picture(name))
-        if unexpected := {kind: n for kind, n in others.items() if kind not in EXPECTED}:
-            kinds = ", ".join(f"{n:,} {kind or 'without extension'}" for kind, n in unexpected.items())
-            self.notes.append(f"files of other types are left out: {kinds}")
+        if others := other_types(source.names):
+            self.notes.append(f"files of other types are left out: {others}")
         if source.outside:
             self.notes.append(
                 f"{len(source.outside):,} files with names that lead out of the archive or occur twice are left out: "
@@ -253,6 +248,8 @@ class UnresizedFolder(DataModule):
         names = list(filter(is_picture, source.names))
         if len(names) < 2:
             raise ValueError(f"{self.root} contains a single image; at least 2 are required")
+        if others := other_types(source.names):
+            self.notes.append(f"{self.root}: files of other types are left out: {others}")
         headers = list(in_parallel(partial(size_and_mode, source), names))
         for name, header in zip(names, headers, strict=True):
             if isinstance(header, str):

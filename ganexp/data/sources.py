@@ -9,10 +9,12 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+EXPECTED = {".csv", ".txt", ".cat", ".json", ".jsonl", ".md", ".db", ".ini"}  # other files that are not worth a note
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 MAX_BYTES = 2**28
 MAX_PIXELS = 178_956_970  # Pillow's own limit
@@ -150,6 +152,12 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
+def other_types(names: Sequence[str]) -> str:
+    """Returns how many files of other types there are, such as "300 .heic, 2 .tif"; an empty text if there are none."""
+    kinds = Counter(os.path.splitext(name)[1].lower() for name in names if not is_picture(name))
+    return ", ".join(f"{n:,} {kind or 'without extension'}" for kind, n in kinds.most_common() if kind not in EXPECTED)
+
+
 def open_source(root: Path, limits: Limits = USUAL) -> Source:
     """Returns the source for a folder or a zip archive. Raises FileNotFoundError if it does not exist or has no pictures."""
     if root.is_dir():
@@ -159,5 +167,6 @@ def open_source(root: Path, limits: Limits = USUAL) -> Source:
     else:
         raise FileNotFoundError(f"there is no folder or zip archive {root}")
     if not any(map(is_picture, source.names)):
-        raise FileNotFoundError(f"{root} contains no image ({' '.join(sorted(EXTENSIONS))})")
+        others = f", but {found}" if (found := other_types(source.names)) else ""
+        raise FileNotFoundError(f"{root} contains no image ({' '.join(sorted(EXTENSIONS))}){others}")
     return source

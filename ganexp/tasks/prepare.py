@@ -20,7 +20,7 @@ from ganexp.cli.messages import ConfigError
 from ganexp.data.decoding import UNREADABLE, Fit, decode_image, parse_colour, resize_image
 from ganexp.data.parallel import in_parallel
 from ganexp.data.preparing import Detector, Prepared, Settings, detector, perceptual_hash, prepare
-from ganexp.data.sources import MAX_BYTES, MAX_PIXELS, FolderSource, Limits, Source, is_picture, open_source
+from ganexp.data.sources import MAX_BYTES, MAX_PIXELS, FolderSource, Limits, Source, is_picture, open_source, other_types
 from ganexp.files import replace, write_json
 from ganexp.progress import bar
 from ganexp.runtime.console import display_path, table
@@ -223,6 +223,8 @@ class Prepare:
         print(table(["", "pictures"], [["kept", f"{len(kept):,}"], *([why, f"{n:,}"] for why, n in reasons.most_common())]))
         size = "×".join(map(str, self.settings.size))
         print(f"  {display_path(self.target)}: {len(kept):,} of {len(self.names):,} pictures, {size}")
+        if others := other_types(self.source.names):
+            print(f"  files of other types are left out: {others}")
         if "labels.csv" in self.source.names:
             print("  labels.csv is not copied: the pictures are now called NAME.png; write a new one")
         print(f"  written to {display_path(self.run_dir)}: {REPORT}, {', '.join(sheets)}")
