@@ -85,8 +85,9 @@ def set_number(target: Any, path: Sequence[str], value: float) -> Any:
     mapping = isinstance(target, Mapping | nn.ModuleDict)
     if not (name in target if mapping else has_own(target, name)):
         raise ValueError(f"does not exist: there is no {name}")
-    if fixed_by := getattr(target, "adapted", {}).get(name):
-        raise ValueError(f"is adapted during training unless {fixed_by}")
+    adapted = getattr(target, "adapted", None)
+    if isinstance(adapted, dict) and name in adapted:
+        raise ValueError(f"is adapted during training unless {adapted[name]}")
     old = target[name] if mapping else getattr(target, name)
     new = set_number(old, rest, value)
     if new is not old and mapping:
@@ -98,4 +99,4 @@ def set_number(target: Any, path: Sequence[str], value: float) -> Any:
 
 def has_own(target: Any, name: str) -> bool:
     """Whether `target` itself has the attribute; an object that it delegates to would not notice a change."""
-    return hasattr(target, name) if isinstance(target, nn.Module) else name in dir(target)
+    return hasattr(target, name) and (isinstance(target, nn.Module) or name in dir(target))

@@ -17,7 +17,7 @@ import torch
 from conftest import Answer
 from helpers import kill_after, rows
 
-from ganexp.callbacks.watchdog import adversarial_loss
+from ganexp.callbacks.watchdog import Watchdog, adversarial_loss
 
 RUN = [
     "model=mlp", "data=sine", "model.width_multiplier=0.1", "hardware=cpu", "data.batch_size=64", "trainer.max_steps=12",
@@ -194,44 +194,27 @@ def test_a_measurement_is_checked_for_a_rebound_once(spoiled: Callable[..., Answ
     assert answer.code == 0, answer.err
 
 
-BETTER = """
-from pytorch_lightning import Callback
-
-from ganexp.cli.messages import Diverged
-
-STARTS = []
-
-
-class Better(Callback):
-    def on_train_batch_start(self, trainer, system, batch, batch_idx):
-        if trainer.global_step == 3:
-            checkpoint = next(c for c in trainer.callbacks if type(c).__name__ == "Checkpoint")
-            STARTS.append((checkpoint.best and checkpoint.best["step"], (checkpoint.folder / "best.ckpt").is_file()))
-
-    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx):
-        metrics = next(c for c in trainer.callbacks if type(c).__name__ == "Metrics")
-        if metrics.history[-1][0] == trainer.global_step:
-            metrics.history[-1][1].update({"swd/pixels": 1 / trainer.global_step})
-        if trainer.global_step == 9 and len(STARTS) == 1:
-            raise Diverged("step 9: it failed after step 4", 4, True)
-"""
-
-
-def test_rollback_deletes_a_best_checkpoint_that_is_newer(cli: Callable[..., Answer], tmp_path: Path) -> None:
-    """The metric improves until the failure is found: best.ckpt is of step 8."""
-    (tmp_path / "better.py").write_text(BETTER)
-    sys.modules.pop("better", None)
-    answer = cli(*RUN, "+callbacks.better._target_=better.Better")
-    assert answer.code == 0 and record(answer)["rollbacks"][0]["to"] == 3, answer.err
-    assert sys.modules["better"].STARTS == [(2, True), (None, False)]
-
-
 def test_terms_do_not_hide_that_d_has_won() -> None:
     """A penalty stays above 0 when G gets no gradient any more."""
     named = {"real": 0.0, "fake": 0.001, "r1": 0.5, "": 0.501}
     scalars = {f"loss/discriminator/{name}".rstrip("/"): torch.tensor(value) for name, value in named.items()}
     system = SimpleNamespace(d_loss="loss/discriminator", terms={"r1": None}, scalars=SimpleNamespace(recent=[scalars]))
     assert adversarial_loss(system) == pytest.approx(0.001)
+
+
+def test_a_measurement_is_checked_once_also_if_the_run_was_killed() -> None:
+    watchdog, resumed = (Watchdog(None) for _ in range(2))  # type: ignore[arg-type]
+    watchdog.measured = 500
+    resumed.load_state_dict(watchdog.state_dict())
+    assert resumed.measured == 500
+
+
+def test_loss_without_parts_is_checked_as_it_is() -> None:
+    scalars = {"loss/critic": torch.tensor(0.001)}
+    system = SimpleNamespace(d_loss="loss/critic", scalars=SimpleNamespace(recent=[scalars]))
+    assert adversarial_loss(system) == pytest.approx(0.001)
+    system.d_loss = None
+    assert adversarial_loss(system) is None
 
 
 @pytest.mark.slow

@@ -48,7 +48,6 @@ class Checkpoint(pl.Callback):
         self.best: dict[str, Any] | None = None  # {"metric", "value", "step"}
         self.former: dict[str, Any] | None = None  # {"best"}: before an improvement of an end between two measurements
         self.first = 0  # the step from which the run continued
-        self.best_deleted = False  # by a rollback to before it
 
     def check_monitor(self, callback: Metrics | None) -> None:
         """Raises ValueError if the run's metrics do not include `monitor`, or if it cannot rank checkpoints."""
@@ -67,8 +66,6 @@ class Checkpoint(pl.Callback):
             self.best, self.former = self.former["best"], None
             if self.best is None and trainer.is_global_zero:
                 best.unlink(missing_ok=True)
-        if self.best_deleted:
-            self.best = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         former = {"best": self.best}

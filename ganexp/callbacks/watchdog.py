@@ -30,7 +30,7 @@ class Watchdog(pl.Callback):
     `on_saturation`: D's loss without its terms, smoothed over about 50 steps, is between 0 and `saturation`, so G learns nothing.
     (A Wasserstein critic's loss is negative.)
     `on_collapse`: `diversity`, of 64 samples, is below `collapse`.
-    `on_rebound`: the metric that picks best.ckpt is `rebound` times worse than its best; checked once for every measurement.
+    `on_rebound`: the metric that picks best.ckpt is `rebound` times worse than its best. No measurement counts twice.
     The last three count after `patience` checks in a row. Raises ValueError for invalid numbers, Diverged if the run must stop or
     roll back.
     """
@@ -187,9 +187,9 @@ class Watchdog(pl.Callback):
 
 def adversarial_loss(system: Any) -> Tensor | None:
     """Returns D's loss of the last step without its terms, which stay above 0 when G gets no gradient any more."""
-    scalars, prefix = system.scalars.recent[-1], f"{system.d_loss}/"
-    parts = [x for name, x in scalars.items() if name.startswith(prefix) and name.removeprefix(prefix) not in system.terms]
-    return torch.stack(parts).sum() if parts else None
+    scalars, prefix, terms = system.scalars.recent[-1], f"{system.d_loss}/", getattr(system, "terms", {})
+    parts = [x for name, x in scalars.items() if name.startswith(prefix) and name.removeprefix(prefix) not in terms]
+    return torch.stack(parts).sum() if parts else scalars.get(system.d_loss)
 
 
 def scalars_not_finite(scalars: dict[str, Tensor], total: str | None) -> list[str]:

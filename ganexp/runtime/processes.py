@@ -38,7 +38,8 @@ def environment_restored() -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.clear()
+        for key in os.environ.keys() - before.keys():
+            del os.environ[key]
         os.environ.update(before)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -91,10 +92,11 @@ def compile_networks(system: System, mode: str) -> None:
         raise ConfigError("hardware.compile: torch.compile needs a C++ compiler, such as g++; hardware.compile=null runs without")
     for network in system.networks().values():
         for layer in network.modules():
-            if is_parametrized(layer, "weight") and layer.get_parameter("parametrizations.weight.original")[0].numel() < 8:
-                # So short a vector of its power iteration would be overwritten by the next pass before the first one's backward
-                # pass reads it: RuntimeError, seen with up to 4 numbers in torch 2.11 and 2.14.
-                layer.forward = torch.compiler.disable(layer.forward)
+            norms: Any = layer.parametrizations["weight"] if is_parametrized(layer, "weight") else ()  # type: ignore[index]
+            if any(hasattr(norm, "_v") and norm._v.numel() < 8 for norm in norms):
+                # The next pass would overwrite so short a vector of the power iteration before this one's backward pass reads it:
+                # RuntimeError, seen with up to 4 numbers in torch 2.11 and 2.14. The method is bound, so that copies have theirs.
+                layer.forward = MethodType(torch.compiler.disable(type(layer).forward), layer)
         network.compile(mode=mode)
     torch.compiler.cudagraph_mark_step_begin()  # so that the system marks its steps, see mark_step
 

@@ -56,7 +56,7 @@ class Evaluate:
             data = self.restore(find_checkpoint(self.config["run"]))
         else:
             data, self.fake = load(UnresizedFolder(real), "task.real"), load(UnresizedFolder(fake), "task.fake")
-            for note in [*data.notes, *self.fake.notes]:
+            for note in dict.fromkeys([*data.notes, *self.fake.notes]):
                 log.warning("%s", note)
             if data.shape != self.fake.shape:
                 raise ValueError(f"fake: has images of {size(self.fake)}, but real has {size(data)}; resize one of the folders")

@@ -246,13 +246,13 @@ class Train:
             if not found:
                 raise
             raise ConfigError(
-                f"hardware.deterministic: {operation} has no deterministic kernel on this device; hardware.deterministic=warn "
+                f"hardware.deterministic: {operation} has no deterministic kernel on this device; +hardware.deterministic=warn "
                 "uses the others and warns of this one"
             ) from error
         return None
 
     def roll_back(self, diverged: Diverged) -> None:
-        """Go back to the last checkpoint before the run diverged, and delete later ones. Raises Diverged, naming the
+        """Go back to the last checkpoint before the run diverged, and delete later step-N.ckpt files. Raises Diverged, naming the
         last good checkpoint, if the run must end."""
         checkpoints = find(self.trainer.callbacks, Checkpoint)  # type: ignore[attr-defined]
         folder = checkpoints.folder if checkpoints else self.run_dir / "checkpoints"
@@ -270,13 +270,11 @@ class Train:
             write_json(record | {"rollbacks": rollbacks}, self.run_dir / "run.json")
             link_or_copy(good, folder / "last.ckpt")
             for file, step in steps.items():
-                if step > steps[good]:
+                if step > steps[good] and file.name != "best.ckpt":
                     file.unlink()
         self.trainer.strategy.barrier()
         self.checkpoint = folder / "last.ckpt"
         self.trainer = self.make_trainer()  # its loggers continue their runs, since there is a checkpoint
-        if checkpoints := find(self.trainer.callbacks, Checkpoint):  # type: ignore[attr-defined]
-            checkpoints.best_deleted = steps.get(folder / "best.ckpt", 0) > steps[good]
 
 
 def train_on_rank(
