@@ -246,8 +246,8 @@ class Train:
             if not found:
                 raise
             raise ConfigError(
-                f"hardware.deterministic: {operation} has no deterministic kernel on this device; +hardware.deterministic=warn "
-                "uses the others and warns of this one"
+                f"hardware.deterministic: {operation} has no deterministic kernel on this device; with warn instead of "
+                "true the run goes on without one there, and says so"
             ) from error
         return None
 
