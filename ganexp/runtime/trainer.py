@@ -92,8 +92,8 @@ def compile_networks(system: System, mode: str) -> None:
         raise ConfigError("hardware.compile: torch.compile needs a C++ compiler, such as g++; hardware.compile=null runs without")
     for network in system.networks().values():
         for layer in network.modules():
-            norms: Any = layer.parametrizations["weight"] if is_parametrized(layer, "weight") else ()  # type: ignore[index]
-            if any(hasattr(norm, "_v") and norm._v.numel() < 8 for norm in norms):
+            vectors = [x for name, x in layer.named_buffers() if name.endswith("._v")] if is_parametrized(layer, "weight") else []
+            if any(vector.numel() < 8 for vector in vectors):
                 # The next pass would overwrite so short a vector of the power iteration before this one's backward pass reads it:
                 # RuntimeError, seen with up to 4 numbers in torch 2.11 and 2.14. The method is bound, so that copies have theirs.
                 layer.forward = MethodType(torch.compiler.disable(type(layer).forward), layer)
