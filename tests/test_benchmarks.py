@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Answer, write_images
+from test_explorer import browser_test
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -71,25 +72,20 @@ def test_studies(tmp_path: Path, cli: Callable[..., Answer]) -> None:
     study = ["task=study", "study.axes={loss:[bce,hinge],regularizer:[[],[r1]]}", "study.seeds=2", "logger=[csv]"]
     answer = cli(*TINY, *study, "experiment=ring", "metrics=[swd]", f"hydra.run.dir={tmp_path}/study")
     assert answer.code == 0, answer.err
-    for table in ("cells", "effects"):
-        assert "hinge" in run(tmp_path, "studies.py", table, tmp_path / "study", "swd/pixels")
+    for table, words in (("cells", "hinge"), ("effects", "hinge"), ("seeds", "mean of the last values")):
+        assert words in run(tmp_path, "studies.py", table, tmp_path / "study", "swd/pixels")
+
+
+@pytest.mark.slow
+@browser_test
+def test_explorer(tmp_path: Path, cli: Callable[..., Answer]) -> None:
+    answer = cli(*TINY, "metrics=[swd]")
+    assert answer.code == 0, answer.err
+    assert " ms" in run(tmp_path, "explorer.py", answer.run, "--moves", 2)
 
 
 @pytest.mark.slow
 def test_players(tmp_path: Path, pictures: Path) -> None:
-    arguments = [
-        "--root",
-        pictures,
-        "--data",
-        "folder",
-        "--only",
-        "projected",
-        "--minutes",
-        0.01,
-        "--samples",
-        60,
-        "--out",
-        "out",
-    ]
-    run(tmp_path, "players.py", *arguments, "--side", 32)
+    recipe = ["--root", pictures, "--data", "folder", "--side", 32, "--only", "projected", "--out", "out"]
+    run(tmp_path, "players.py", *recipe, "--minutes", 0.01, "--samples", 60)
     assert "projected-s0" in (tmp_path / "out" / "folder" / "players.md").read_text()

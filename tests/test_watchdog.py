@@ -184,13 +184,8 @@ def test_rebounding_metric_rolls_back(spoiled: Callable[..., Answer]) -> None:
 
 def test_a_measurement_is_checked_for_a_rebound_once(spoiled: Callable[..., Answer]) -> None:
     """Checked at every step, with a measurement at every fourth: those of the steps 8 and 12 are bad."""
-    options = [
-        "callbacks.watchdog.on_rebound=stop",
-        "trainer.metrics_every=4",
-        "trainer.max_steps=14",
-        "callbacks.watchdog.every=1",
-    ]
-    answer = spoiled(7, 50.0, 99, *options, "callbacks.watchdog.patience=3")
+    often = ["callbacks.watchdog.every=1", "trainer.metrics_every=4", "trainer.max_steps=14"]
+    answer = spoiled(7, 50.0, 99, "callbacks.watchdog.on_rebound=stop", "callbacks.watchdog.patience=3", *often)
     assert answer.code == 0, answer.err
 
 

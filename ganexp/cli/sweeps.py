@@ -81,7 +81,7 @@ def sweep(cfg: DictConfig, overrides: list[str], flags: list[str], jobs: int) ->
     default = Path(str(cfg.hydra.sweep.dir)).resolve()
     before = read_json(default / SWEEP) if is_set(cfg, "sweep") else {}
     this = {"overrides": others, "flags": flags}
-    if before and {"flags": flags} | before != this:
+    if before and before != this:
         raise ConfigError(f"hydra.sweep.dir: {default} has another sweep; repeat its command, or choose another folder")
     while True:
         folder = default if before else free_folder(cfg, "sweep")
