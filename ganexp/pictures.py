@@ -146,6 +146,7 @@ def save(picture: Image.Image, path: Path) -> None:
 def animate(frames: Sequence[Path], path: Path, seconds: float = 6.0) -> None:
     """Write the frames, at most 120 evenly spaced ones, as a GIF of about `seconds`, with a pause on the last frame.
 
+    Frames that are smaller than the largest one, as after a change of `trainer.num_samples`, are black beyond their edges.
     Unreadable frames are skipped with a warning.
     """
     if not frames:
@@ -155,13 +156,20 @@ def animate(frames: Sequence[Path], path: Path, seconds: float = 6.0) -> None:
     pictures = []
     for frame in frames:
         try:
-            pictures.append(read(frame).quantize(64, dither=Image.Dither.NONE))
+            pictures.append(reduced(read(frame)))
         except UNREADABLE as error:
             log.warning("animation: skipping %s, which cannot be read: %s", frame, error)
     if not pictures:
         return
+    size = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    pictures = [p if p.size == size else reduced(p.convert("RGB").crop((0, 0, *size))) for p in pictures]
     durations = [max(40, int(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [2000]
     replace(
         path,
         lambda file: pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0),
     )
+
+
+def reduced(picture: Image.Image) -> Image.Image:
+    """Returns it in 64 colours, a third of the memory."""
+    return picture.quantize(64, dither=Image.Dither.NONE)

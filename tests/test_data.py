@@ -296,6 +296,16 @@ def test_mnist_names_only_the_missing_files(make: type[MNIST], tmp_path: Path) -
     assert [name in asked for name in FILES] == [False, False, True, False]
 
 
+@MNISTS
+def test_mnist_of_a_checkpoint_needs_unpacked_files(make: type[MNIST], tmp_path: Path) -> None:
+    raw = tmp_path / make.dataset.__name__ / "raw"
+    write_idx(raw, compress=True)
+    data = mnist(make, tmp_path)
+    data.may_download = False
+    with pytest.raises(FileNotFoundError, match=rf"^root: put {', '.join(FILES)} \(plain\) into {raw}, .* unpacks nothing$"):
+        data.prepare()
+
+
 def test_failed_download_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         mnist(MNIST, tmp_path / "new").prepare()

@@ -575,6 +575,10 @@ def test_cifar10_has_the_content_of_its_files(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(FileNotFoundError, match=rf"^root: put cifar-10-python.tar.gz \(170,498,071 bytes\) into {tmp_path}/b"):
         CIFAR10(str(tmp_path / "b"), [3, 32, 32], 10, 8, 0).prepare()
     assert not (tmp_path / "b").exists()
+    data = CIFAR10(str(tmp_path / "b"), [3, 32, 32], 10, 8, 0)
+    data.may_download = False
+    with pytest.raises(FileNotFoundError, match="^root: put the content of cifar-10-python.tar.gz into .* unpacks nothing"):
+        data.prepare()
 
 
 # -- task=inspect -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from ganexp import pictures
 
@@ -181,6 +181,19 @@ def test_animate_takes_one_frame_or_none(tmp_path: Path) -> None:
         assert gif.n_frames == 1
     pictures.animate([], tmp_path / "none.gif")
     assert not (tmp_path / "none.gif").exists()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_animate_shows_all_of_frames_of_two_sizes(order: int, tmp_path: Path) -> None:
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for file, size, colour in zip(files, ((8, 6), (16, 12)), ("red", "blue"), strict=True):
+        Image.new("RGB", size, colour).save(file)
+    pictures.animate(files[::order], tmp_path / "a.gif")
+    corners = []
+    with Image.open(tmp_path / "a.gif") as gif:
+        for frame in ImageSequence.Iterator(gif):
+            corners.append([frame.convert("RGB").getpixel(point) for point in ((0, 0), (15, 11))])
+    assert corners[::order] == [[(255, 0, 0), (0, 0, 0)], [(0, 0, 255), (0, 0, 255)]]
 
 
 def test_animate_skips_a_damaged_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from ganexp.data.module import DataModule
+from ganexp.data.module import NO_DOWNLOAD, DataModule
 
 
 class CIFAR10(DataModule):
@@ -35,10 +35,10 @@ class CIFAR10(DataModule):
             for path in missing:  # torchvision leaves empty folders when the download fails
                 with suppress(OSError):
                     path.rmdir()
+            packed = f"{archive} (170,498,071 bytes)"
+            what, why = (packed, "the download failed") if self.may_download else (f"the content of {archive}", NO_DOWNLOAD)
             raise FileNotFoundError(
-                f"root: put {archive} (170,498,071 bytes) into {self.root}, or set data.root to the folder above "
-                f"{datasets.CIFAR10.base_folder}; "
-                + ("the download failed" if self.may_download else "a checkpoint's config downloads nothing")
-                + f", or these files are damaged: {error}"
+                f"root: put {what} into {self.root}, or set data.root to the folder above {datasets.CIFAR10.base_folder}; {why}, "
+                f"or these files are damaged: {error}"
             ) from error
         return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from ganexp.data.module import DataModule
+from ganexp.data.module import NO_DOWNLOAD, DataModule
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -31,7 +31,8 @@ class MNIST(DataModule):
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         folder = self.root / self.dataset.__name__ / "raw"
-        missing = [f for f in FILES if not (folder / f).is_file() and not (folder / f"{f}.gz").is_file()]
+        forms = ("", ".gz") if self.may_download else ("",)
+        missing = [f for f in FILES if not any((folder / f"{f}{form}").is_file() for form in forms)]
         missing_folders = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             data = self.dataset(str(self.root), download=self.may_download)
@@ -40,10 +41,10 @@ class MNIST(DataModule):
                 with suppress(OSError):
                     path.rmdir()
             if missing:
+                form, why = ("plain or .gz", f"the download failed: {error}") if self.may_download else ("plain", NO_DOWNLOAD)
                 raise FileNotFoundError(
-                    f"root: put {', '.join(missing)} (plain or .gz) into {folder}, or set data.root to the folder above "
-                    f"{self.dataset.__name__}/raw; "
-                    + (f"the download failed: {error}" if self.may_download else "a checkpoint's config downloads nothing")
+                    f"root: put {', '.join(missing)} ({form}) into {folder}, or set data.root to the folder above "
+                    f"{self.dataset.__name__}/raw; {why}"
                 ) from error
             raise ValueError(f"root: {folder} contains a damaged file: {error}") from error
         return data.data.numpy()[:, None], data.targets.numpy()

@@ -17,6 +17,7 @@ from torch import Tensor
 from ganexp.data.resizing import describe_resize, resize_images
 from ganexp.images import to_float
 
+NO_DOWNLOAD = "the config of a checkpoint downloads and unpacks nothing"
 RELEASED_AFTER = 2**22  # bytes read from a mapped array; read-ahead makes the system map about five times as many
 
 
