@@ -577,7 +577,7 @@ def test_cifar10_has_the_content_of_its_files(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "b").exists()
     data = CIFAR10(str(tmp_path / "b"), [3, 32, 32], 10, 8, 0)
     data.may_download = False
-    with pytest.raises(FileNotFoundError, match="^root: put the content of cifar-10-python.tar.gz into .* unpacks nothing"):
+    with pytest.raises(FileNotFoundError, match=r"^root: put the content of cifar-10-python\.tar\.gz into .* unpacks nothing"):
         data.prepare()
 
 
