@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,5 +89,12 @@ def test_explorer(tmp_path: Path, cli: Callable[..., Answer]) -> None:
 @pytest.mark.slow
 def test_players(tmp_path: Path, pictures: Path) -> None:
     recipe = ["--root", pictures, "--data", "folder", "--side", 32, "--only", "projected", "--out", "out"]
-    run(tmp_path, "players.py", *recipe, "--minutes", 0.01, "--samples", 60)
-    assert "projected-s0" in (tmp_path / "out" / "folder" / "players.md").read_text()
+    steps = []
+    for minutes in (0.01, 0.02, 0.02):  # the second call goes on with the run, the third finds nothing left to train
+        run(tmp_path, "players.py", *recipe, "--minutes", minutes, "--samples", 60)
+        with open(tmp_path / "out" / "folder" / "players.csv") as file:
+            (row,) = csv.DictReader(file)
+        assert row["recipe"] == "projected-s0"
+        steps.append(float(row["steps"]))
+    record = json.loads((tmp_path / "out" / "folder" / "projected-s0" / "run.json").read_text())
+    assert 0 < steps[0] < steps[1] == steps[2] and record["resumed_at"] == [steps[0]]

@@ -266,6 +266,7 @@ def test_fastgan_256_has_the_published_numbers() -> None:
     assert composed["augment"]["diffaugment"]["policy"] == "color,translation" and composed["regularizer"] == {}
     assert (composed["data"]["shape"], composed["data"]["batch_size"]) == ([3, 256, 256], 8)
     assert composed["trainer"]["max_steps"] == 50_000 and composed["model"]["d_steps"] == 1
+    assert composed["schedule"]["_target_"] == "torch.optim.lr_scheduler.ConstantLR"
     term = composed["model"]["terms"]["reconstruction"]
     assert (term["weight"], term["every"], term["distance"]) == (8, 1, "lite0")  # published: weight 1 of the sum over 8 images
     assert 0.5 ** (8 / composed["model"]["ema_half_life"]) == pytest.approx(0.999, abs=1e-6)

@@ -172,6 +172,7 @@ def test_projected_256_has_the_published_numbers(monkeypatch: pytest.MonkeyPatch
         assert learning(build(model["generator"], "model.generator")) == 105_684_175
     assert (model["latent"]["dim"], model["ema_half_life"], model["fresh_fakes"]) == (256, 64 * 10 / 32 * 1000, True)
     assert composed["trainer"]["max_steps"] * 64 == 10_000_000
+    assert composed["schedule"]["_target_"] == "torch.optim.lr_scheduler.ConstantLR" and composed["model"]["d_steps"] == 1
     for player in ("generator", "discriminator"):
         optimizer = composed["optimizer"][player]
         assert (optimizer["_target_"], optimizer["lr"], optimizer["betas"]) == ("torch.optim.Adam", 2e-4, [0.0, 0.99])

@@ -55,7 +55,8 @@ def test_event_file_counts_steps(answer: Answer) -> None:
     read = events(answer)
     assert [e.step for e in read.Scalars("loss/discriminator")] == list(range(1, 11))
     assert [e.step for e in read.Images("samples")] == [0, 5, 10]
-    assert [e.step for e in read.Scalars("swd/pixels")] == [0, 5, 10]
+    for metric in ("fid/classifier", "swd/pixels"):
+        assert [e.step for e in read.Scalars(metric)] == [0, 5, 10]
     assert [e.value for e in read.Scalars("training/images_seen")] == [8 * step for step in range(1, 11)]
     rates = [e.value for e in read.Scalars("training/lr/generator")]
     assert rates == pytest.approx([2e-4 * (1 - step / 10) for step in range(10)], abs=1e-9)

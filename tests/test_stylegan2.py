@@ -404,3 +404,4 @@ def test_experiment_has_the_published_numbers() -> None:
     assert ada["ops"] == dict.fromkeys(bgc, 1.0) | dict.fromkeys(("imgfilter", "noise", "cutout"), 0.0)
     assert model["fresh_fakes"] and list(composed["augment"]) == ["ada"]
     assert composed["trainer"]["max_steps"] * batch == 5_000_000 and composed["loss"]["_target_"] == "ganexp.losses.BCE"
+    assert composed["schedule"]["_target_"] == "torch.optim.lr_scheduler.ConstantLR" and composed["model"]["d_steps"] == 1
