@@ -503,7 +503,14 @@ def test_celeba_vae_and_gan_share_data_and_generator() -> None:
 IMPROVED = sorted(path.stem for path in (config.CONF_DIR / "experiment").glob("*_plus.yaml"))
 ORDER = {"batch_size", "replacement", "seed"}  # how the data comes, not what it is
 SIZE = ("_target_", "shape", "width", "hidden")
-NEW_NETWORKS = ("anime_dcgan_plus", "cats_dcgan_plus", "celeba_dcgan_plus", "mnist_acgan_plus", "mnist_cgan_plus")
+NEW_NETWORKS = (
+    "anime_dcgan_plus",
+    "cats_dcgan_plus",
+    "celeba_dcgan_plus",
+    "mnist_acgan_plus",
+    "mnist_cgan_plus",
+    "mnist_mlp_plus",
+)
 
 
 @pytest.mark.parametrize("name", IMPROVED)
