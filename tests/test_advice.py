@@ -25,7 +25,6 @@ NEEDS = {  # what a key belongs to
     "task.fake": ["task=evaluate"],
     "task.runs": ["task=compare"],
     "regularizer.r1": ["regularizer=[r1]"],
-    "augment.ada": ["augment=[ada]"],
     "study": ["task=study"],
     "run": ["task=sample"],
 }

@@ -85,7 +85,7 @@ class ADA(Augmentation):
         if interval < 1:
             raise ValueError(f"interval: must be at least 1, got {interval}")
         self.ops, self.target, self.kimg, self.interval = dict(ops), target, kimg, interval
-        self.adapted = {} if target is None else {"p": "augment.ada.target=null"}  # see ganexp.controls.set_number
+        self.adapted = {} if target is None else {"p": "its target is null"}  # see ganexp.controls.set_number
         self.register_buffer("p", torch.tensor(float(p), dtype=torch.float32))
         # Since p last changed: the sum of signs, the number of logits, of images and of updates; integers, so exact
         self.register_buffer("seen", torch.zeros(4, dtype=torch.int64))
