@@ -2,9 +2,9 @@
 
     python benchmarks/explorer.py RUN [--moves 40]
 
-A slider of the tab Morph, then one of Directions, is moved again and again, and once more while a projection runs; the clock runs
-in the browser until the new picture is decoded. RUN is given as for run=; how well it is trained does not matter. Needs
-`ganexp[explore]`, Playwright and a Chromium.
+A slider of the tab Morph, then one of Directions, is moved again and again, then both once more while a projection runs, which
+starts anew as often as it ends. The clock runs in the browser until the new picture is decoded. RUN is given as for run=; how
+well it is trained does not matter. Needs `ganexp[explore]`, Playwright and a Chromium.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
                 field = page.locator("#project-steps input[type=number]")
                 field.fill("1000")
                 field.press("Tab")
-                page.locator("#project-start").click()
+                page.evaluate("setInterval(() => document.querySelector('#project-start').click(), 200)")  # ignored while it runs
                 page.wait_for_timeout(3000)
             for tab, slider, low, high in (("morph", "morph-position", 0.0, 1.0), ("directions", "direction-1", -4.0, 4.0)):
                 page.locator(f"#{tab}-tab-button").click()
@@ -70,8 +70,6 @@ def main() -> None:
                     times.append(page.evaluate(MOVE, [slider, f"{tab}-picture", value]))
                 longest = sorted(times)[int(0.95 * (len(times) - 1))]
                 print(f"{tab:<10} {statistics.median(times):>4.0f} ms (median), {longest:.0f} ms (95 % are faster) {meanwhile}")
-            if meanwhile:
-                assert not page.locator("#project-picture img").count(), "the projection ended before the clock"
         browser.close()
 
 
