@@ -52,6 +52,15 @@ def test_features_come_from_all_members() -> None:
     assert isinstance(output, Output) and [f.shape[1] for f in output.features] == [4 * 16, 6 * 16]
 
 
+def test_class_logits_are_the_mean_of_those_of_the_members() -> None:
+    one, two = Plain([3, 16, 16], 2, auxiliary=5), Plain([3, 16, 16], 3, auxiliary=5)
+    output = Discriminator({"one": one, "constant": Constant(1.0), "two": two})(X, Y)
+    torch.testing.assert_close(output.classes, (one(X, Y).classes + two(X, Y).classes) / 2)
+    assert Discriminator({"constant": Constant(1.0)})(X, Y).classes is None
+    with pytest.raises(ValueError, match=r"members: their class logits must be equally many, got \[5, 6\]; set auxiliary"):
+        Discriminator({"one": one, "six": Plain([3, 16, 16], 2, auxiliary=6)})(X, Y)
+
+
 def test_joint_discriminator_requires_members() -> None:
     with pytest.raises(ValueError, match="members: at least one"):
         Discriminator({})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ganexp.networks.output import Output, as_output
@@ -11,9 +12,10 @@ from ganexp.networks.projected import equal_columns
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output with the logits of all `members`, repeated to equally many columns, and their features.
+    """image [N, *shape], y [N] -> Output with the logits of all `members`, repeated to equally many columns, their features, and the
+    mean of the class logits of those that have any.
 
-    Raises ValueError if there are no members.
+    Raises ValueError if there are no members; `forward`, if their class logits are not equally many.
     """
 
     def __init__(self, members: Mapping[str, nn.Module]):
@@ -24,4 +26,8 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Output:
         outputs = [as_output(member(x, y)) for member in self.members.values()]
-        return Output(equal_columns([o.logits for o in outputs]), None, tuple(f for o in outputs for f in o.features))
+        classes = [o.classes for o in outputs if o.classes is not None]
+        if len(counts := {each.shape[1] for each in classes}) > 1:
+            raise ValueError(f"members: their class logits must be equally many, got {sorted(counts)}; set auxiliary to one number")
+        features = tuple(f for o in outputs for f in o.features)
+        return Output(equal_columns([o.logits for o in outputs]), torch.stack(classes).mean(0) if classes else None, features)
