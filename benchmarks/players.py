@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--precision", default="32-true", help="bf16-mixed is faster where the CPU has AMX or AVX512-BF16")
+    parser.add_argument("--set", nargs="+", default=[], help="further overrides of all recipes; use another --out")
     parser.add_argument("--out", type=Path, default=Path("outputs/players"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -248,7 +249,7 @@ def main() -> None:
         for recipe in arguments.only:
             name = f"{recipe}-s{seed}"
             overrides = [override.format(data=arguments.data) for override in RECIPES[recipe]]
-            train(out / name, [*overrides, *same, f"seed={seed}"], arguments.minutes)
+            train(out / name, [*overrides, *same, *arguments.set, f"seed={seed}"], arguments.minutes)
             row = measure(out / name, out / f"{name}.png", arguments.samples)
             rows = read_rows(out / "players.csv") | {name: row}  # another call may have added some
             write_table(rows, out)

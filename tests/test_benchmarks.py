@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Answer, write_images
+from omegaconf import OmegaConf
 from test_explorer import browser_test
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -88,7 +89,8 @@ def test_explorer(tmp_path: Path, cli: Callable[..., Answer]) -> None:
 
 @pytest.mark.slow
 def test_players(tmp_path: Path, pictures: Path) -> None:
-    recipe = ["--root", pictures, "--data", "folder", "--side", 32, "--only", "projected", "--out", "out"]
+    recipe = ["--root", pictures, "--data", "folder", "--side", 32, "--only", "projected", "--out", "out",
+              "--set", "augment=[flip]"]  # fmt: skip
     steps = []
     for minutes in (0.01, 0.02, 0.02):  # the second call goes on with the run, the third finds nothing left to train
         run(tmp_path, "players.py", *recipe, "--minutes", minutes, "--samples", 60)
@@ -98,3 +100,4 @@ def test_players(tmp_path: Path, pictures: Path) -> None:
         steps.append(float(row["steps"]))
     record = json.loads((tmp_path / "out" / "folder" / "projected-s0" / "run.json").read_text())
     assert 0 < steps[0] < steps[1] == steps[2] and record["resumed_at"] == [steps[0]]
+    assert list(OmegaConf.load(tmp_path / "out" / "folder" / "projected-s0" / "config.yaml")["augment"]) == ["flip"]

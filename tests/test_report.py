@@ -246,6 +246,17 @@ def test_every_reference_has_a_source_and_is_of_data_that_exist(entry: Reference
     assert all(low <= high for low, high in zip(entry.low, entry.high, strict=True)) and list(entry.steps) == sorted(entry.steps)
 
 
+PAGES = sorted({entry.source.split(",")[0] for entry in references.entries() if entry.source.startswith("docs/")})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_values_of_references_are_those_of_their_page(page: str) -> None:
+    numbers = set(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", (Path(__file__).parents[1] / page).read_text()))
+    for entry in references.entries():
+        if entry.source.startswith(page) and entry.value is not None:  # rounded there, perhaps in per cent
+            assert numbers & {f"{scale * entry.value:,.{digits}f}" for scale in (1, 100) for digits in range(4)}, entry
+
+
 def protocols(experiment: str) -> dict[str, Any]:
     composed = compose(f"experiment={experiment}")
     data = build(composed["data"], "data")

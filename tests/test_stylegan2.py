@@ -396,7 +396,7 @@ def test_experiment_has_the_published_numbers() -> None:
     assert (path["weight"], path["every"], path["decay"], path["fraction"]) == (2, 4, 0.99, 0.5)
     for adam in composed["optimizer"].values():
         assert (adam["lr"], adam["betas"]) == (0.0025, [0, 0.99])  # penalties take no steps of their own
-    assert model["ema_half_life"] == batch * 10 / 32 * 1000 and batch == 32
+    assert model["ema_half_life"] == batch * 10 / 32 * 1000 and batch == 32 and system.ema.ramp == 0.05
     ada = composed["augment"]["ada"]
     assert (ada["target"], ada["kimg"], ada["interval"], ada["p"]) == (0.6, 500, 4, 0)
     blit, geometry = ("xflip", "rotate90", "xint"), ("scale", "rotate", "aniso", "xfrac")

@@ -12,8 +12,8 @@ from ganexp.networks.projected import equal_columns
 
 
 class Discriminator(nn.Module):
-    """image [N, *shape], y [N] -> Output with the logits of all `members`, repeated to equally many columns, their features, and the
-    mean of the class logits of those that have any.
+    """image [N, *shape], y [N] -> Output with the logits of all `members`, repeated to equally many columns, the mean of the
+    class logits of those that have any, and all their features.
 
     Raises ValueError if there are no members; `forward`, if their class logits are not equally many.
     """
@@ -28,6 +28,6 @@ class Discriminator(nn.Module):
         outputs = [as_output(member(x, y)) for member in self.members.values()]
         classes = [o.classes for o in outputs if o.classes is not None]
         if len(counts := {each.shape[1] for each in classes}) > 1:
-            raise ValueError(f"members: their class logits must be equally many, got {sorted(counts)}; set auxiliary to one number")
+            raise ValueError(f"members: their class logits must be equally many, got {sorted(counts)}; set one auxiliary")
         features = tuple(f for o in outputs for f in o.features)
         return Output(equal_columns([o.logits for o in outputs]), torch.stack(classes).mean(0) if classes else None, features)
