@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast, get_args
+
 import torch
 from torch import Tensor, nn
 
@@ -25,9 +27,16 @@ class Constraint:
 class SpectralNorm(Constraint):
     """Divides the weights of all convolutions, linear layers and embeddings of D by their largest singular value, estimated with
     one power iteration per forward pass (Miyato et al. 2018, arXiv:1802.05957, section 2.1). Usually without batch norm:
-    model.discriminator.norm=false."""
+    model.discriminator.norm=false. Raises ValueError for layers that rescale their weights, as in StyleGAN2, and for weights that
+    are all 0, as in R3GAN."""
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
+        for layer in weighted_layers(discriminator):
+            if type(layer).forward not in (kind.forward for kind in get_args(WEIGHTED)):
+                name = f"{type(layer).__module__}.{type(layer).__name__}"
+                raise ValueError(f"spectral normalization needs layers that do not rescale their weights, unlike {name}")
+            if not cast(Tensor, layer.weight).any():
+                raise ValueError("spectral normalization cannot scale weights that are all 0, as some of this discriminator are")
         apply_spectral_norm(discriminator)
         return discriminator
 

@@ -13,8 +13,9 @@ class Anneal:
     """Anneals the number at the config key `key` from `start` to `end` over the first `images` images, then keeps it at `end`.
 
     `key`: as on the command line, such as `regularizer.r1.weight`, `optimizer.generator.betas.1`, `model.ema_half_life`,
-    `augment.ada.p` or `loss.fraction`. `curve`: `linear`, `cosine` (half a period, as in R3GAN, Huang et al. 2024,
-    arXiv:2501.05441), `exponential` (a constant factor per image; `start` and `end` above 0) or `step` (`start` until `images`).
+    `augment.ada.p` or `loss.fraction`; the targets of `bce` are `loss.targets.real` and so on. `curve`: `linear`, `cosine` (half
+    a period, as in R3GAN, Huang et al. 2024, arXiv:2501.05441), `exponential` (a constant factor per image; `start` and `end`
+    above 0) or `step` (`start` until `images`).
     Raises ValueError for learning rates, which have a schedule, and for values out of range.
     """
 

@@ -11,7 +11,8 @@ from ganexp.networks.output import Output, as_output
 
 
 class Round:
-    """`real`, `fake` [N, *shape] in [-1, 1], `z` [N, dim] the latents of the fakes, `y` [N] the labels of both.
+    """`real`, `fake` [N, *shape] in [-1, 1], `z` [N, dim] the latents of the fakes, `y` [N] the labels of both. Images are
+    converted to float32.
 
     Outputs and gradients of the discriminator are computed on first use and cached. `differentiable`: the kinds of images, "real"
     or "fake", that need gradients of D's output; their pass is in float32, since double backward is unstable in 16 bits.
@@ -30,10 +31,10 @@ class Round:
         differentiable: Iterable[str] = (),
     ):
         self.generator, self.discriminator, self.augment = generator, discriminator, list(augment)
-        self.images, self.z, self.y = {"real": real, "fake": fake}, z, y
+        self.images, self.z, self.y = {"real": real.float(), "fake": fake.float()}, z, y
         self.differentiable = set(differentiable)
         for kind in self.differentiable:
-            x = self.images[kind].float()
+            x = self.images[kind]
             self.images[kind] = x if x.grad_fn is not None else x.detach().requires_grad_()  # fakes may have a graph, of G
         self.outputs: dict[str, Output] = {}
         self.gradients: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ganexp.cli.build import build
 from ganexp.constraints import Freeze, GradientNorm, SpectralNorm, WeightClip, weighted_layers
-from ganexp.networks import acgan, dcgan, mlp, patch, r3gan
+from ganexp.networks import acgan, dcgan, mlp, patch, r3gan, stylegan2
 from ganexp.networks.layers import MinibatchStd
 from ganexp.networks.output import Output, as_output
 from ganexp.regularizers import R1
@@ -58,6 +58,16 @@ def test_spectral_norm_makes_the_largest_singular_value_1(make: Callable[[], nn.
     assert norms(d) == pytest.approx([1] * len(norms(d)), abs=0.01) and len(norms(d)) == len(weighted_layers(d))
     buffers = {name.rpartition(".")[2] for name in d.state_dict() if "parametrizations" in name}
     assert buffers == {"original", "_u", "_v"}
+
+
+@pytest.mark.parametrize("d, message", [
+    (lambda: stylegan2.Discriminator([1, 16, 16], 64, 8), r"rescale their weights, unlike ganexp\.networks\.stylegan2\.Conv"),
+    (lambda: r3gan.Discriminator([1, 16, 16], [4, 4, 4]), "weights that are all 0"),
+])  # fmt: skip
+def test_spectral_norm_refuses_layers_that_it_would_break(d: Callable[[], nn.Module], message: str) -> None:
+    """They would divide by 0, or scale a normalized weight once more."""
+    with pytest.raises(ValueError, match=message):
+        SpectralNorm().apply(d())
 
 
 def test_spectral_norm_iterates_once_per_pass_in_training_only() -> None:

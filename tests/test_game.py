@@ -332,6 +332,18 @@ def test_batch_must_be_a_multiple_of_the_packed_samples(
     assert cli(*choices).code == 0
 
 
+def test_parts_of_one_sample_are_refused(cli: Callable[..., Answer]) -> None:
+    answer = cli("model=mlp", "data=sine", *BARE, *NARROW["mlp"], "data.batch_size=4", "model.accumulate=4")
+    assert answer.code == 2 and "data.batch_size: each part of 1 on a device must have at least 2 samples" in answer.err
+
+
+def test_images_are_float32_for_terms_and_augmentations() -> None:
+    """G's are bfloat16 in mixed precision."""
+    x = torch.zeros(2, 1, 4, 4, dtype=torch.bfloat16)
+    round = Round(nn.Identity(), nn.Flatten(), [], x, x, torch.zeros(2, 1), torch.zeros(2, dtype=torch.long))
+    assert round.real.dtype == round.fake.dtype == torch.float32
+
+
 # -- constraints -----------------------------------------------------------------------------------------------------
 
 

@@ -18,12 +18,13 @@ import pytest
 import torch
 import yaml
 from conftest import BARE, NARROW, TINY, Answer
-from helpers import RANKS
+from helpers import RANKS, compose
+from torch import nn
 from torch.multiprocessing import start_processes
 
 from ganexp.cli.build import build
 from ganexp.runtime import processes
-from ganexp.runtime.trainer import choose_precision
+from ganexp.runtime.trainer import choose_precision, synchronize_batch_norm
 from ganexp.systems.contexts import mark_step
 from ganexp.systems.gan import GAN
 from ganexp.tasks.train import seed_all
@@ -265,6 +266,30 @@ def test_other_precisions_are_refused(precision: str, cli: Callable[..., Answer]
     answer = cli(*BARE, *NARROW["cdcgan"], f"hardware.precision={precision}")
     message = f"ganexp: hardware.precision: must be one of auto, 32-true, bf16-mixed, 16-mixed, got {precision}\n"
     assert answer.code == 2 and answer.err == message
+
+
+@pytest.mark.parametrize("choices, left", [
+    ([], []), (["regularizer=[r1]"], ["discriminator"]), (["regularizer=[path_length]"], ["generator"]),
+    (["regularizer=[r1,path_length]"], ["discriminator", "generator"]),
+])  # fmt: skip
+def test_batch_norm_is_synchronized_unless_it_is_differentiated_twice(choices: list[str], left: list[str]) -> None:
+    """torch cannot differentiate SyncBatchNorm twice."""
+    system = build(compose("model=dcgan", *TINY, *NARROW["dcgan"], *choices)["model"], "model")
+    notes = synchronize_batch_norm(system)
+    assert [note.split(":")[0] for note in notes] == [f"model.{name}" for name in left]
+    for name, network in system.networks().items():
+        kinds = {type(module) for module in network.modules()} & {nn.BatchNorm2d, nn.SyncBatchNorm}
+        assert kinds == {nn.BatchNorm2d if name in left else nn.SyncBatchNorm}
+
+
+def test_sync_batchnorm_is_refused(cli: Callable[..., Answer]) -> None:
+    answer = cli(*BARE, "+hardware.sync_batchnorm=true")
+    assert answer.code == 2 and "hardware.sync_batchnorm: on several GPUs batch norm sees the whole batch" in answer.err
+
+
+def test_gradient_norm_differentiates_d_twice() -> None:
+    composed = compose("model=dcgan", *TINY, *NARROW["dcgan"], "constraint=[gradient_norm]", "model.discriminator.norm=false")
+    assert build(composed["model"], "model").differentiated_twice() == {"discriminator"}
 
 
 def test_run_of_one_process_leaves_no_variables_of_several(cli: Callable[..., Answer]) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from conftest import NARROW_ALL, TINY
+from helpers import compose
 from torch import Tensor, nn
 
+from ganexp.cli.build import build
 from ganexp.networks.output import Output
 from ganexp.regularizers import (
     DRAGAN,
@@ -115,8 +119,10 @@ def test_lecam_starts_at_an_update_of_d_also_if_it_is_lazy() -> None:
 def test_lecam_updates_its_averages_in_training_only() -> None:
     term = LeCam(start=0)
     term(play(Same(), column(1, 2), column(0, 0)))
+    assert term.means.tolist() == [1.5, 0]  # the first means, not averages that begin at 0
+    term(play(Same(), column(2, 3), column(0, 0)))
     before = {name: value.clone() for name, value in term.state_dict().items()}
-    assert before.keys() == {"means", "updates"} and before["means"][0].item() == pytest.approx(0.01 * 1.5)
+    assert before.keys() == {"means", "updates"} and before["means"][0].item() == pytest.approx(0.99 * 1.5 + 0.01 * 2.5)
     assert term.eval()(play(Same(), column(7, 7), column(7, 7))) is not None
     assert all(torch.equal(before[name], value) for name, value in term.state_dict().items())
     other = LeCam(start=0)
@@ -208,6 +214,15 @@ def test_latent_consistency_of_g_matches_the_closed_form() -> None:
     expected = -0.5 * 2 * 0.01 * g.a.detach() @ noise.T @ noise / 10  # 5 samples of 2 numbers
     torch.testing.assert_close(g.a.grad, expected, rtol=1e-4, atol=1e-6)
     assert not d.seen
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.9])
+def test_latent_consistency_refuses_mixed_styles(mixing: float) -> None:
+    composed = compose("model=stylegan2", "regularizer=[zcr]", *TINY, *NARROW_ALL, f"model.generator.mixing={mixing}")
+    system = build(composed["model"], "model")
+    expected = r"^regularizers\.zcr_d: .* set model\.generator\.mixing=0"
+    with pytest.raises(ValueError, match=expected) if mixing else nullcontext():
+        system.check_shapes((1, 8, 8))
 
 
 def test_latent_consistency_refuses_sigma_0() -> None:

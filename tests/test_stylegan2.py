@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from ganexp.cli.build import build
-from ganexp.constraints import SpectralNorm
 from ganexp.networks import stylegan2
 from ganexp.networks.layers import map_sizes
 from ganexp.networks.resampling import Filter, blur, down, up
@@ -368,12 +367,6 @@ def test_discriminator_serves_as_an_encoder() -> None:
         compose("model=vae", "model/discriminator@model.encoder=stylegan2", *SMALL, "model.latent.dim=3")["model"], "model"
     )
     system.check_shapes((1, 16, 16))
-
-
-def test_spectral_norm_applies_to_the_layers() -> None:
-    d = SpectralNorm().apply(tiny_d((1, 16, 16)))
-    assert d(torch.randn(4, 1, 16, 16), Y).logits.isfinite().all()
-    assert sum("original" in name for name, _ in d.named_parameters()) == 1 + 2 * 3 + 3
 
 
 def test_copy_has_its_own_mean_of_w() -> None:

@@ -71,9 +71,8 @@ class WGANGP(Term):
         super().__init__(weight, every)
 
     def forward(self, round: Round) -> Tensor:
-        real, fake = round.real.float(), round.fake.float()
-        mix = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
-        return self.weight * (round.gradient_at(torch.lerp(real, fake, mix)).norm(dim=1) - 1).square().mean()
+        mix = torch.rand(len(round.real), *[1] * (round.real.ndim - 1), device=round.real.device)
+        return self.weight * (round.gradient_at(torch.lerp(round.real, round.fake, mix)).norm(dim=1) - 1).square().mean()
 
 
 class AuxiliaryClassifier(Term):
@@ -123,7 +122,7 @@ class DRAGAN(Term):
         super().__init__(weight, every)
 
     def forward(self, round: Round) -> Tensor:
-        real = round.real.detach().float()
+        real = round.real.detach()
         noise = real.std() / 2 * torch.rand_like(real)
         mix = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
         return self.weight * (round.gradient_at(real + mix * noise).norm(dim=1) - 1).square().mean()
@@ -134,7 +133,8 @@ class LeCam(Term):
     on fake images (Tseng et al. 2021, arXiv:2104.03310, section 3.2).
 
     `decay`: of the averages, in [0, 1). `start`: number of updates of D before the term is active; until then the averages are
-    the current means. With model.accumulate each micro-batch counts as an update.
+    the current means. With model.accumulate each micro-batch counts as an update; of several processes, the first one's
+    means are used.
     """
 
     def __init__(self, weight: float = 0.3, every: int = 1, decay: float = 0.99, start: int = 1000):
@@ -154,7 +154,7 @@ class LeCam(Term):
         active = int(self.updates) >= self.start
         if self.training:
             current = torch.stack([real.detach().mean(), fake.detach().mean()])
-            self.means.lerp_(current, 1 - self.decay if active else 1.0)
+            self.means.lerp_(current, 1 - self.decay if active and self.updates else 1.0)
             self.updates += self.every
         if not active:
             return None
@@ -189,6 +189,7 @@ class LatentConsistency(Term):
     """Latent consistency regularization with z' = z + `sigma` · N(0, 1) (zCR, Zhao et al. 2021, arXiv:2002.04724, section 3.2).
 
     D minimizes weight · E (D(G(z)) - D(G(z')))², G minimizes -weight · the mean squared difference between G(z) and G(z').
+    Raises ValueError for a generator that mixes styles: its images differ even for equal z.
     """
 
     def __init__(self, player: Player, weight: float, sigma: float = 0.05, every: int = 1):
@@ -198,9 +199,11 @@ class LatentConsistency(Term):
         self.player, self.sigma = player, sigma
 
     def forward(self, round: Round) -> Tensor:
+        if getattr(round.generator, "mixing", 0):
+            raise ValueError("zcr compares images that differ in z only; set model.generator.mixing=0")
         perturbed = round.z + self.sigma * torch.randn_like(round.z)
         if self.player == "generator":
-            return -self.weight * (round.fake.float() - round.generator(perturbed, round.y)).square().mean()
+            return -self.weight * (round.fake - round.generator(perturbed, round.y)).square().mean()
         with torch.no_grad():
             fake = round.generator(perturbed, round.y)
         return self.weight * (round.output("fake").logits - round.score(fake).logits).square().mean()
@@ -211,7 +214,8 @@ class PathLength(Term):
     (Karras et al. 2020, arXiv:1912.04958, section 3.2).
 
     w is [n, dim], or [n, layers, dim] with the mean over layers, if the generator has `map` and `synthesize`; else z is used.
-    `fraction`: computed on this fraction of the batch, since it is costly. `decay`: of the moving average.
+    `fraction`: computed on this fraction of the batch, since it is costly. `decay`: of the moving average; of several processes,
+    the first one's lengths are averaged.
     """
 
     player = "generator"

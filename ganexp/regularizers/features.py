@@ -58,7 +58,7 @@ class SlicedFeatures(Term):
     def forward(self, round: Round) -> Tensor:
         if round.real.ndim != 4:
             raise ValueError(f"sliced_features needs images [C, H, W], not points of shape {list(round.real.shape[1:])}")
-        real, fake = round.real.detach().float(), round.fake.float()
+        real, fake = round.real.detach(), round.fake
         distances = [self.of_places(real, fake, 5)]
         while min(real.shape[2:]) >= 2 * WHOLE:
             real, fake = F.avg_pool2d(real, 2), F.avg_pool2d(fake, 2)
@@ -95,7 +95,8 @@ class SlicedFeatures(Term):
         halves = (x[: 2 * half].T.contiguous().view(-1, 2, half) for x in (real, fake))  # contiguous rows sort four times as fast
         a, b = (x.sort(2).values for x in halves)
         within = sum((x[:, 0] - x[:, 1]).square().mean(1) for x in (a, b))  # W(real, real') + W(fake, fake')
-        between = (a.mean(1) - b.mean(1)).square().mean(1) + within / 4  # the mean of the four W(real, fake)
+        # The mean of the four W(real, fake): the squared difference of the means, and the variance of each side's two halves
+        between = (a.mean(1) - b.mean(1)).square().mean(1) + within / 4
         variance = torch.cat([real, fake.detach()]).var(0)
         return ((between - within / 2) / variance.clamp(min=1e-8)).mean()
 

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ganexp.cli.build import build, one_line
@@ -30,6 +31,7 @@ MANUAL = {
         "for a short run set trainer.max_steps",
     ),
     "accumulate_grad_batches": "set model.accumulate, which splits the batch for both networks",
+    "sync_batchnorm": "on several GPUs batch norm sees the whole batch wherever torch can",
 }
 ALWAYS = {
     "enable_checkpointing": False,
@@ -69,9 +71,7 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
         # Otherwise Lightning takes SLURM's variables for its processes, which sbatch sets even where srun is not used.
         arguments = {**arguments, "plugins": [LightningEnvironment()]}
     try:
-        # On GPUs batch norm uses the statistics of the whole batch; torch has no SyncBatchNorm on CPUs.
-        on_gpu = torch.cuda.is_available() and node.get("accelerator") != "cpu"
-        trainer: pl.Trainer = build(node, "hardware", allowed)(**arguments, **ALWAYS, sync_batchnorm=on_gpu)
+        trainer: pl.Trainer = build(node, "hardware", allowed)(**arguments, **ALWAYS)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError, ImportError) as error:
         raise ConfigError(f"hardware: {one_line(error)}") from error
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy, Ranks):
@@ -82,6 +82,20 @@ def make_trainer(node: dict[str, Any], arguments: dict[str, Any], allowed: Seque
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     torch.backends.cudnn.allow_tf32 = False  # cuDNN's default rounds float32 to 10 bits: not what penalties and metrics claim
     return trainer
+
+
+def synchronize_batch_norm(system: System) -> list[str]:
+    """Make batch norm use the statistics of all processes' batches, on GPUs; torch has no SyncBatchNorm on CPUs, and cannot
+    differentiate it twice. Returns a note for each network that is therefore left as it is."""
+    notes = []
+    for name, network in system.networks().items():
+        if name not in system.differentiated_twice():
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        elif any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in network.modules()):
+            notes.append(
+                f"model.{name}: batch norm sees only each process's part of the batch, since a penalty differentiates it twice"
+            )
+    return notes
 
 
 def compile_networks(system: System, mode: str) -> None:

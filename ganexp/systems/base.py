@@ -118,6 +118,10 @@ class System(pl.LightningModule):
         """Returns, for the name of each optimizer, the networks it updates."""
         return {name: [network] for name, network in self.networks().items()}
 
+    def differentiated_twice(self) -> set[str]:
+        """Returns the names of the networks whose passes a penalty differentiates twice."""
+        return set()
+
     def period(self) -> int:
         """Returns the number of steps after which the work of a step repeats: some steps update G, some have lazy terms."""
         return 1

@@ -184,6 +184,11 @@ class GAN(System):
     def anneal_roots(self) -> dict[str, Any]:
         return {"model": self, "loss": self.loss, "regularizer": self.terms, "augment": self.augment}
 
+    def differentiated_twice(self) -> set[str]:
+        terms = cast(Mapping[str, Term], self.terms).values()
+        constrained = {"discriminator"} if any_second_order(self.constraints) else set()
+        return {term.player for term in terms if term.second_order} | constrained
+
     @property
     def samples_per_row(self) -> int:
         """The number of samples in one row of D's input. Every micro-batch is a multiple of it."""

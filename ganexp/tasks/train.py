@@ -42,7 +42,7 @@ from ganexp.runtime.continuing import continue_logs
 from ganexp.runtime.memory import keep_freed_memory
 from ganexp.runtime.places import check_apart, check_free, in_folder
 from ganexp.runtime.restoring import step_of, transfer
-from ganexp.runtime.trainer import choose_precision, compile_networks, has_bf16, make_trainer
+from ganexp.runtime.trainer import choose_precision, compile_networks, has_bf16, make_trainer, synchronize_batch_norm
 from ganexp.systems.base import System
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,8 @@ class Train:
         self.system.scalars.set_window(self.config["trainer"]["log_window"])
         self.trainer = self.make_trainer()
         check_devices(self.trainer, self.data, self.system)
+        if self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cuda":
+            self.notes += synchronize_batch_norm(self.system)
         if mode := self.config["hardware"].get("compile"):
             compile_networks(self.system, mode)
         try:
@@ -350,6 +352,8 @@ def check_devices(trainer: pl.Trainer, data: DataModule, system: System) -> None
     if local_batch_size % system.accumulate:
         raise ConfigError(f"model.accumulate: {system.accumulate} does not divide the batch of {local_batch_size} on each device")
     part, row = local_batch_size // system.accumulate, getattr(system, "samples_per_row", 1)
+    if part < 2:
+        raise ConfigError(f"data.batch_size: each part of {part} on a device must have at least 2 samples, as batch norm needs")
     if part % row:
         raise ConfigError(f"data.batch_size: each part of {part} on a device must be a multiple of the {row} samples of pack")
 
