@@ -227,8 +227,7 @@ def images_of(data: DataModule, device: torch.device) -> Sampler:
     """The samples of a data module, in order."""
 
     def sample(part: slice) -> tuple[Tensor, Tensor | None]:
-        return to_float(data.take(torch.arange(part.start, part.stop)).to(device)), data.y[part].to(
-            device
-        ) if data.classes else None
+        y = data.y[part].to(device) if data.classes else None
+        return to_float(data.take(torch.arange(part.start, part.stop)).to(device)), y
 
     return sample

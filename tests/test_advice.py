@@ -18,6 +18,7 @@ ADVICE = re.compile(rf"(?<![\w/{{.@])([a-z_]+(?:[./][a-z_0-9@.]+)*)=({VALUE})")
 KEYS = {*config.Config.__dataclass_fields__, "experiment", "hydra"}  # the first words of keys
 NEEDS = {  # what a key belongs to
     "model.discriminator": ["model=dcgan"],
+    "model.generator.mixing": ["model=stylegan2"],
     "extractor.weights": ["extractor=inception"],
     "task.grid": ["task=sample"],
     "task.npz": ["task=sample"],

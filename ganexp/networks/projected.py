@@ -101,8 +101,8 @@ class Discriminator(nn.Module):
 
     `width`: channels of the first mixed map. `levels`: number of scales with a head, largest first. `size`: px that the
     shorter side is resized to before the fixed network; null keeps the image's size. The authors' code resizes images below
-    224 px to 224. `norm`: batch norm in the heads. `minibatch_std`: groups of the minibatch standard deviation in each head,
-    0 for none. `classes`: the logits are label projections, of an embedding only (the authors' has a layer behind it); null
+    224 px to 224. `norm`: batch norm in the heads. `minibatch_std`: group size of MinibatchStd in each head; 0 disables
+    it. `classes`: the logits are label projections, of an embedding only (the authors' has a layer behind it); null
     ignores y. All trained convolutions have spectral norm. Heads with fewer patches repeat them, so that all heads have equal
     weight: at 64 px the deepest head has one patch, the others 25.
 

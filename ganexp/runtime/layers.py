@@ -102,9 +102,8 @@ def is_layer(module: nn.Module) -> bool:
 def kind(module: nn.Module) -> str:
     """Returns a module's name in papers, such as `conv 4×4, stride 2`."""
     normal = ", spectral norm" if is_parametrized(module, "weight") else ""
-    cls = (
-        type(module).__mro__[1] if is_parametrized(module) else type(module)
-    )  # torch creates a class for each parametrized module
+    # torch creates a class for each parametrized module
+    cls = type(module).__mro__[1] if is_parametrized(module) else type(module)
     if isinstance(module, CONVOLUTIONS):
         size = "×".join(map(str, module.kernel_size))
         stride = f", stride {module.stride[0]}" if module.stride[0] > 1 else ""

@@ -53,9 +53,8 @@ class Clock(pl.Callback):
 
     def __init__(self, started: float, period: int, pictures: int):
         self.started, self.period, self.pictures = started, period, pictures
-        self.laps: dict[tuple[str, str | None], list[float]] = defaultdict(
-            list
-        )  # seconds of ("start" | "step" | "end", callback)
+        # Seconds of ("start" | "step" | "end", callback)
+        self.laps: dict[tuple[str, str | None], list[float]] = defaultdict(list)
         self.startup, self.last, self.before_alone, self.until = 0.0, 0.0, 0.0, NEVER
 
     def setup(self, trainer: pl.Trainer, system: Any, stage: str) -> None:

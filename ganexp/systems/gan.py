@@ -113,7 +113,8 @@ class GAN(System):
         optimizer, _ = cast(list[LightningOptimizer], self.optimizers())
         due = self.due_terms("discriminator", self.global_step)
         for kinds in [["real"], ["fake"]] if self.separate else [["real", "fake"]]:
-            with nullcontext() if "fake" in kinds else uncounted(optimizer), uncompiled(any_second_order(due, self.constraints)):
+            counted = "fake" in kinds  # the last one, so that a step counts once
+            with nullcontext() if counted else uncounted(optimizer), uncompiled(any_second_order(due, self.constraints)):
                 losses = self.discriminator_losses(kinds, due if "real" in kinds else {}, real, fake, z, y)
                 self.optimize(optimizer, losses, self.clip_d, "discriminator")
             for constraint in self.constraints.values():
@@ -136,8 +137,9 @@ class GAN(System):
             self.scalars.add({names[kind]: x.sigmoid().mean() for kind, x in logits.items()})
             self.scalars.add({f"loss/discriminator/{name}": loss for name, loss in losses.items()} | round.scalars)
             yield total
-            for name, augment in cast(Mapping[str, Augmentation], self.augment).items() if "real" in kinds else ():
-                self.scalars.add({f"{name}/{k}": v for k, v in augment.observe(round.output("real")).items()})
+            if "real" in kinds:  # after the backward pass
+                for name, augment in cast(Mapping[str, Augmentation], self.augment).items():
+                    self.scalars.add({f"{name}/{k}": v for k, v in augment.observe(round.output("real")).items()})
 
     def generator_step(self, real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> None:
         _, optimizer = cast(list[LightningOptimizer], self.optimizers())
@@ -146,7 +148,7 @@ class GAN(System):
             self.optimize(optimizer, self.generator_losses(due, real, z, y, fake), self.clip_g, "generator")
 
     def generator_losses(self, due: dict[str, Term], real: Tensor, z: Tensor, y: Tensor, fake: Tensor | None) -> Iterator[Tensor]:
-        """Yields G's loss for each micro-batch. `fake`: G(z, y), if it has been computed already."""
+        """Yields G's loss for each micro-batch. `fake`: G(z, y) if it is computed already, with one micro-batch."""
         for micro_real, micro_z, micro_y in self.micro_batches(real, z, y):
             samples = self.generator(micro_z, micro_y) if fake is None else fake
             round = self.round(due, micro_real, samples, micro_z, micro_y)
