@@ -352,10 +352,10 @@ def check_devices(trainer: pl.Trainer, data: DataModule, system: System) -> None
     if local_batch_size % system.accumulate:
         raise ConfigError(f"model.accumulate: {system.accumulate} does not divide the batch of {local_batch_size} on each device")
     part, row = local_batch_size // system.accumulate, getattr(system, "samples_per_row", 1)
-    if part < 2:
-        raise ConfigError(f"data.batch_size: each part of {part} on a device must have at least 2 samples, as batch norm needs")
     if part % row:
         raise ConfigError(f"data.batch_size: each part of {part} on a device must be a multiple of the {row} samples of pack")
+    if part < 2:
+        raise ConfigError(f"data.batch_size: each part of {part} on a device must have at least 2 samples, as batch norm needs")
 
 
 def setup_metrics(setup: Callable[[], None]) -> None:
