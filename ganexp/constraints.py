@@ -32,7 +32,7 @@ class SpectralNorm(Constraint):
 
     def apply(self, discriminator: nn.Module) -> nn.Module:
         for layer in weighted_layers(discriminator):
-            if type(layer).forward not in (kind.forward for kind in get_args(WEIGHTED)):
+            if type(layer).forward not in (kind.forward for kind in get_args(WEIGHTED)):  # not torch's own
                 name = f"{type(layer).__module__}.{type(layer).__name__}"
                 raise ValueError(f"spectral normalization needs layers that do not rescale their weights, unlike {name}")
             if not cast(Tensor, layer.weight).any():

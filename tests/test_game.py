@@ -332,9 +332,12 @@ def test_batch_must_be_a_multiple_of_the_packed_samples(
     assert cli(*choices).code == 0
 
 
-def test_parts_of_one_sample_are_refused(cli: Callable[..., Answer]) -> None:
-    answer = cli("model=mlp", "data=sine", *BARE, *NARROW["mlp"], "data.batch_size=4", "model.accumulate=4")
-    assert answer.code == 2 and "data.batch_size: each part of 1 on a device must have at least 2 samples" in answer.err
+def test_parts_of_one_sample_are_refused_by_a_term_that_needs_two(cli: Callable[..., Answer]) -> None:
+    choices = ["model=dcgan", *BARE, *NARROW["dcgan"], "data.batch_size=4", "model.accumulate=4"]
+    answer = cli(*choices, "regularizer=[sliced_features]")
+    expected = "data.batch_size: each part of 1 on a device must have at least 2 samples, for sliced_features"
+    assert answer.code == 2 and expected in answer.err
+    assert cli(*choices).code == 0
 
 
 def test_images_are_float32_for_terms_and_augmentations() -> None:

@@ -57,7 +57,7 @@ def test_class_logits_are_the_mean_of_those_of_the_members() -> None:
     output = Discriminator({"one": one, "constant": Constant(1.0), "two": two})(X, Y)
     torch.testing.assert_close(output.classes, (one(X, Y).classes + two(X, Y).classes) / 2)
     assert Discriminator({"constant": Constant(1.0)})(X, Y).classes is None
-    with pytest.raises(ValueError, match=r"members: their class logits must be equally many, got \[5, 6\]; set one auxiliary"):
+    with pytest.raises(ValueError, match=r"class logits must be equally many, got \[5, 6\]; set the same auxiliary"):
         Discriminator({"one": one, "six": Plain([3, 16, 16], 2, auxiliary=6)})(X, Y)
 
 

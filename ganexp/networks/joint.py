@@ -28,6 +28,6 @@ class Discriminator(nn.Module):
         outputs = [as_output(member(x, y)) for member in self.members.values()]
         classes = [o.classes for o in outputs if o.classes is not None]
         if len(counts := {each.shape[1] for each in classes}) > 1:
-            raise ValueError(f"members: their class logits must be equally many, got {sorted(counts)}; set one auxiliary")
+            raise ValueError(f"members: their class logits must be equally many, got {sorted(counts)}; set the same auxiliary")
         features = tuple(f for o in outputs for f in o.features)
         return Output(equal_columns([o.logits for o in outputs]), torch.stack(classes).mean(0) if classes else None, features)

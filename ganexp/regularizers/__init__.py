@@ -22,13 +22,15 @@ class Term(nn.Module):
 
     Buffers are state, moved and checkpointed with the system; change them in training mode only. `differentiable`: the kinds of
     images ("real", "fake") at which the term needs D's gradient, so that it can share the loss's forward pass. `second_order`:
-    the term contains a gradient; torch.compile's networks can be differentiated only once, so the player's update then runs
-    without them. `weight` may be annealed: read it at every call. Raises ValueError for a negative weight or `every` below 1.
+    the term contains a gradient; torch can differentiate compiled networks and synchronized batch norm only once, so it does
+    without them. `min_samples`: the smallest micro-batch. `weight` may be annealed: read it at every call. Raises ValueError for
+    a negative weight or `every` below 1.
     """
 
     player: Player = "discriminator"
     differentiable: ClassVar[tuple[str, ...]] = ()
     second_order: ClassVar[bool] = False
+    min_samples: ClassVar[int] = 1
 
     def __init__(self, weight: float = 1.0, every: int = 1):
         super().__init__()
@@ -151,10 +153,11 @@ class LeCam(Term):
 
     def forward(self, round: Round) -> Tensor | None:
         real, fake = round.output("real").logits, round.output("fake").logits
-        active = int(self.updates) >= self.start
+        updates = int(self.updates)
+        active = updates >= self.start
         if self.training:
             current = torch.stack([real.detach().mean(), fake.detach().mean()])
-            self.means.lerp_(current, 1 - self.decay if active and self.updates else 1.0)
+            self.means.lerp_(current, 1 - self.decay if active and updates else 1.0)
             self.updates += self.every
         if not active:
             return None

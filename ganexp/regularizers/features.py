@@ -48,6 +48,7 @@ class SlicedFeatures(Term):
     """
 
     player = "generator"
+    min_samples = 2
 
     def __init__(self, weight: float = 1.0, every: int = 1, directions: int = 16):
         super().__init__(weight, every)

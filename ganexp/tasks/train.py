@@ -354,8 +354,11 @@ def check_devices(trainer: pl.Trainer, data: DataModule, system: System) -> None
     part, row = local_batch_size // system.accumulate, getattr(system, "samples_per_row", 1)
     if part % row:
         raise ConfigError(f"data.batch_size: each part of {part} on a device must be a multiple of the {row} samples of pack")
-    if part < 2:
-        raise ConfigError(f"data.batch_size: each part of {part} on a device must have at least 2 samples, as batch norm needs")
+    for name, term in getattr(system, "terms", {}).items():
+        if part < term.min_samples:
+            raise ConfigError(
+                f"data.batch_size: each part of {part} on a device must have at least {term.min_samples} samples, for {name}"
+            )
 
 
 def setup_metrics(setup: Callable[[], None]) -> None:
