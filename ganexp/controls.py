@@ -75,7 +75,7 @@ def set_number(target: Any, path: Sequence[str], value: float) -> Any:
         if isinstance(target, Tensor) and not target.ndim:
             return target.fill_(value)
         if isinstance(target, bool) or not isinstance(target, int | float):
-            raise ValueError(f"is {target!r}, not a number")
+            raise ValueError(f"is {'a method' if callable(target) else repr(target)}, not a number")
         return value
     name, *rest = path
     if isinstance(target, list | tuple):

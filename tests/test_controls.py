@@ -193,6 +193,7 @@ def anneal_option(name: str, key: str, start: float = 1.0, end: float = 0.1, ima
             ["anneal=[ada]", "augment=[ada]"],
             "anneal.ada.key: augment.ada.p is adapted during training unless its target is null",
         ),
+        ([anneal_option("a", "loss.real")], "anneal.a.key: loss.real is a method, not a number"),
         ([anneal_option("a", "nothing.x")], "anneal.a.key: nothing.x must begin with one of model, loss"),
         ([anneal_option("a", "optimizer.generator.lr")], "optimizer.generator.lr is set by the schedule; choose schedule=cosine"),
         (

@@ -284,7 +284,7 @@ def test_batch_norm_is_synchronized_unless_it_is_differentiated_twice(choices: l
 
 def test_sync_batchnorm_is_refused(cli: Callable[..., Answer]) -> None:
     answer = cli(*BARE, "+hardware.sync_batchnorm=true")
-    assert answer.code == 2 and "hardware.sync_batchnorm: on several GPUs batch norm sees the whole batch" in answer.err
+    assert answer.code == 2 and "hardware.sync_batchnorm: leave it out; on several GPUs" in answer.err
 
 
 def test_gradient_norm_differentiates_d_twice() -> None:

@@ -31,7 +31,7 @@ MANUAL = {
         "for a short run set trainer.max_steps",
     ),
     "accumulate_grad_batches": "set model.accumulate, which splits the batch for both networks",
-    "sync_batchnorm": "on several GPUs batch norm sees the whole batch wherever torch can",
+    "sync_batchnorm": "leave it out; on several GPUs batch norm sees the whole batch wherever torch can",
 }
 ALWAYS = {
     "enable_checkpointing": False,
